@@ -158,6 +158,7 @@ impl<'de> Visitor<'de> for &mut HeaderReader<'_> {
 struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
 
 #[derive(Deserialize)]
+#[serde(expecting = "an object of dtype, shape and data_offsets")]
 struct TensorInfo<'a> {
     #[serde(borrow)]
     dtype: Cow<'a, str>,
