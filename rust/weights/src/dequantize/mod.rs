@@ -4,12 +4,15 @@
 //! Multiplications and additions are rounded one by one, in the reference's order: never fused.
 
 mod codebook;
+mod finite;
 mod floats;
 mod k_quants;
 mod round_quants;
 
 use crate::dtype::Dtype;
 use crate::error::WeightsError;
+
+pub use finite::first_non_finite;
 
 /// Turn whole blocks of `dtype` into float32.
 ///
