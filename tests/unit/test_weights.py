@@ -83,9 +83,9 @@ def test_a_tensor_that_is_not_there_is_a_key_error(path: Path) -> None:
 
 def test_a_missing_file_names_its_near_matches(path: Path) -> None:
     with pytest.raises(errors.ModelNotFoundError, match=r"did you mean model\.safetensors") as info:
-        _core.Weights.open(path.with_name("modle.safetensors"))
+        _core.Weights.open(path.with_name("model.safetensor"))
     assert isinstance(info.value, FileNotFoundError)
-    assert info.value.path == str(path.with_name("modle.safetensors"))
+    assert info.value.path == str(path.with_name("model.safetensor"))
 
 
 def test_a_truncated_file_says_where_it_ends(path: Path) -> None:

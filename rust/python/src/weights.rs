@@ -151,8 +151,8 @@ impl Weights {
     fn raw<'py>(slf: &Bound<'py, Self>, name: &str) -> PyResult<Bound<'py, PyArray1<u8>>> {
         let view = ArrayView1::from(slf.get().tensor(name)?.bytes);
         // SAFETY: the bytes belong to the checkpoint that `slf` holds, which never moves or changes them, and the array
-        // holds `slf`. It is made read-only before anybody else sees it, and NumPy refuses to make it writeable again,
-        // because its base offers no writeable buffer.
+        // holds `slf`. It is made read-only before anybody else sees it, and NumPy refuses to make it writable again,
+        // because its base offers no writable buffer.
         let array = unsafe { PyArray1::borrow_from_array(&view, slf.clone().into_any()) };
         array.readwrite().make_nonwriteable();
         Ok(array)

@@ -314,7 +314,7 @@ pub enum WeightsError {
         /// Bytes asked for.
         required: u64,
     },
-    /// Bytes and output given to [`dequantize`](crate::dequantize) that do not fit each other.
+    /// Bytes and output given to [`dequantize`](crate::dequantize()) that do not fit each other.
     #[error(
         "{bytes} bytes of {dtype} are not {elements} elements (a block of {} elements takes {} bytes)",
         dtype.block_size(), dtype.block_bytes()
