@@ -7,7 +7,8 @@ use super::tiles::{LANES, TILE, any_at_least};
 
 /// One unit of probability mass: weights become integers, so that their sums are exact. A row of 2^23 tokens, all as
 /// good as the best, still fits in 64 bits; what is cut off a weight is below 2^-40 of the best token's.
-pub(super) const MASS_UNIT: f64 = (1u64 << 40) as f64;
+#[expect(clippy::cast_precision_loss, reason = "a power of two")]
+const MASS_UNIT: f64 = (1u64 << 40) as f64;
 
 /// Ids and logits of some tokens, ids ascending.
 #[derive(Debug, Default)]

@@ -1,17 +1,20 @@
 //! Where a ranking ends: the smallest set of best tokens whose weight reaches a target, ties by lower index.
 //!
 //! `top_k` counts tokens and `top_p` adds probabilities; both are one question, asked with integer weights, so that the
-//! answer is exact and no order of additions can change it. No full sort: up to 512 values are sorted, more are
-//! narrowed down by radix, three digits at most, each over the members of one bin only.
-//! A weighted quickselect was the other road: its pivots make ten times the branches on flat distributions.
+//! answer is exact and no order of additions can change it. No full sort: up to 512 values are sorted. More are first
+//! spread over 2048 bins of equal width, of which only the one where the target is reached is looked into; what is
+//! crowded even there goes by the digits of its key. Flat rows of 262,144 tokens so take a few linear passes.
+
+use super::tiles::{LANES, Row, larger, padded, tree_max};
 
 /// Up to this many values a sort is faster than clearing and walking the bins.
 const SORT_LIMIT: usize = 512;
 
+/// Bins of one narrowing.
+const BINS: usize = 1 << 11;
+
 /// Shift and width of the digits of a 32-bit key, most significant first.
 const DIGITS: [(u32, u32); 3] = [(21, 11), (10, 11), (0, 10)];
-
-const BINS: usize = 1 << 11;
 
 /// A place in the order "larger value first, then lower index": smaller is better.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -33,7 +36,6 @@ impl Place {
 
     /// The value (a zero is positive).
     #[inline(always)]
-    #[expect(clippy::cast_possible_truncation, reason = "the upper half")]
     pub(super) fn value(self) -> f32 {
         let ascending = !((self.0 >> 32) as u32);
         f32::from_bits(if ascending >> 31 == 1 {
@@ -58,14 +60,15 @@ fn descending(value: f32) -> u32 {
 /// Scratch of the search.
 #[derive(Debug, Default)]
 pub(super) struct PrefixEnd {
-    places: Vec<Place>,
+    /// `BINS`, and one more for `-inf`.
     bins: Vec<u64>,
     members: Vec<u32>,
+    places: Vec<Place>,
 }
 
 impl PrefixEnd {
-    /// The place of the last value of the smallest prefix of the order whose weights sum to at least `target`, or
-    /// `None` if all together do not. At least one value belongs to it. `weight(index)` is that of `values[index]`.
+    /// The place of the last value of the smallest prefix of the order whose weights sum to at least `target`, one
+    /// value or more; `None` if all together do not. `weight(index)` is that of `values[index]`; `-inf` has no place.
     #[inline(always)]
     pub(super) fn find(
         &mut self,
@@ -74,25 +77,35 @@ impl PrefixEnd {
         target: u64,
     ) -> Option<Place> {
         let mut before = 0;
-        if values.len() > SORT_LIMIT {
-            self.bins.resize(BINS, 0);
-            before = self.narrow_all(values, &weight, target)?;
-            for digit in 1..DIGITS.len() {
-                if self.members.len() <= SORT_LIMIT {
-                    break;
+        self.members.clear();
+        if values.len() <= SORT_LIMIT {
+            self.members.extend(
+                (0..)
+                    .zip(values)
+                    .filter(|(_, value)| **value > f32::NEG_INFINITY)
+                    .map(|(index, _)| index),
+            );
+        } else {
+            let spread = Spread::over(values);
+            if spread.is_single {
+                return first_reaching(0..index_of(values.len()), values, weight, 0, target);
+            }
+            before = self.narrow_all(values, spread, &weight, target)?;
+            for (shift, width) in DIGITS {
+                if self.members.len() > SORT_LIMIT {
+                    before = self.narrow_members(values, shift, width, &weight, before, target)?;
                 }
-                before = self.narrow_members(values, &weight, target, before, digit)?;
             }
             if self.members.len() > SORT_LIMIT {
                 // Every digit is the same: one value, its indices ascending.
-                return self.members.iter().find_map(|&index| {
-                    before += weight(index as usize);
-                    (before >= target).then(|| Place::new(values[index as usize], index))
-                });
+                return first_reaching(
+                    self.members.iter().copied(),
+                    values,
+                    weight,
+                    before,
+                    target,
+                );
             }
-        } else {
-            self.members.clear();
-            self.members.extend(0..index_of(values.len()));
         }
         self.places.clear();
         self.places.extend(
@@ -107,51 +120,162 @@ impl PrefixEnd {
         })
     }
 
-    /// First digit: the members of the bin in which `target` is reached; returns the weight before that bin.
+    /// Make the values of the bin in which `target` is reached the members; returns the weight before that bin.
     #[inline(always)]
     fn narrow_all(
         &mut self,
         values: &[f32],
+        spread: Spread,
         weight: &impl Fn(usize) -> u64,
         target: u64,
     ) -> Option<u64> {
-        let (shift, _) = DIGITS[0];
-        self.bins.fill(0);
-        let bins: &mut [u64; BINS] = self.bins.as_mut_slice().try_into().ok()?;
-        for (index, &value) in values.iter().enumerate() {
-            bins[(descending(value) >> shift) as usize % BINS] += weight(index);
-        }
-        let (bin, before) = crossing(bins, 0, target)?;
-        self.members.clear();
-        for (index, &value) in values.iter().enumerate() {
-            if descending(value) >> shift == bin {
-                self.members.push(index_of(index));
+        self.bins.clear();
+        self.bins.resize(BINS + 1, 0);
+        let (rows, rest) = values.as_chunks::<LANES>();
+        for (row, values) in rows.iter().enumerate() {
+            for (lane, bin) in spread.bins(values).into_iter().enumerate() {
+                self.bins[bin as usize] += weight(row * LANES + lane);
             }
         }
+        let rest_start = rows.len() * LANES;
+        for (index, &value) in rest.iter().enumerate() {
+            self.bins[spread.bin(value) as usize] += weight(rest_start + index);
+        }
+        let (crossed, before) = crossing(&self.bins[..BINS], 0, target)?;
+        for (row, values) in rows.iter().enumerate() {
+            let bins = spread.bins(values);
+            let mut hit = 0;
+            for bin in bins {
+                hit |= u32::from(bin == crossed);
+            }
+            if hit != 0 {
+                let indices = (index_of(row * LANES)..).zip(bins);
+                self.members.extend(
+                    indices
+                        .filter(|(_, bin)| *bin == crossed)
+                        .map(|(index, _)| index),
+                );
+            }
+        }
+        let indices = (index_of(rest_start)..).zip(rest);
+        self.members.extend(
+            indices
+                .filter(|(_, value)| spread.bin(**value) == crossed)
+                .map(|(index, _)| index),
+        );
         Some(before)
     }
 
-    /// A further digit: keeps the members of the bin in which `target` is reached.
+    /// Keep the members whose digit is that in which `target` is reached; returns the weight before it.
     #[inline(always)]
     fn narrow_members(
         &mut self,
         values: &[f32],
+        shift: u32,
+        width: u32,
         weight: &impl Fn(usize) -> u64,
-        target: u64,
         before: u64,
-        digit: usize,
+        target: u64,
     ) -> Option<u64> {
-        let (shift, width) = DIGITS[digit];
-        let digit_of =
-            |index: u32| descending(values[index as usize]) >> shift & ((1 << width) - 1);
+        let digit = |index: u32| descending(values[index as usize]) >> shift & ((1 << width) - 1);
         self.bins.fill(0);
         for &index in &self.members {
-            self.bins[digit_of(index) as usize] += weight(index as usize);
+            self.bins[digit(index) as usize] += weight(index as usize);
         }
-        let (bin, before) = crossing(&self.bins, before, target)?;
-        self.members.retain(|&index| digit_of(index) == bin);
+        let (crossed, before) = crossing(&self.bins[..BINS], before, target)?;
+        self.members.retain(|&index| digit(index) == crossed);
         Some(before)
     }
+}
+
+/// Bins of equal width over the finite values, the largest in bin 0; `-inf` in bin `BINS`. Halves, so that no
+/// difference overflows.
+#[derive(Clone, Copy)]
+struct Spread {
+    half_high: f32,
+    scale: f32,
+    /// All finite values are equal, or there is none.
+    is_single: bool,
+}
+
+impl Spread {
+    #[inline(always)]
+    #[expect(clippy::cast_precision_loss, reason = "a power of two less one")]
+    fn over(values: &[f32]) -> Self {
+        let (mut highs, mut lows) = ([f32::NEG_INFINITY; LANES], [f32::INFINITY; LANES]);
+        let (rows, rest) = values.as_chunks::<LANES>();
+        for row in rows.iter().chain([&padded(rest)]) {
+            for lane in 0..LANES {
+                highs[lane] = larger(row[lane], highs[lane]);
+                let finite = if row[lane] > f32::NEG_INFINITY {
+                    row[lane]
+                } else {
+                    f32::INFINITY
+                };
+                lows[lane] = if finite < lows[lane] {
+                    finite
+                } else {
+                    lows[lane]
+                };
+            }
+        }
+        let high = tree_max(highs);
+        let low = lows
+            .into_iter()
+            .fold(f32::INFINITY, |a, b| if b < a { b } else { a });
+        let half_range = high * 0.5 - low * 0.5;
+        Self {
+            half_high: high * 0.5,
+            scale: ((BINS - 1) as f32 / half_range).min(f32::MAX),
+            is_single: high <= low,
+        }
+    }
+
+    #[inline(always)]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        clippy::cast_precision_loss,
+        reason = "between 0 and BINS, and rounding down is meant"
+    )]
+    fn bin(self, value: f32) -> u32 {
+        let position = (self.half_high - value * 0.5) * self.scale;
+        let bounded = if position < BINS as f32 {
+            position
+        } else {
+            BINS as f32
+        };
+        bounded as u32
+    }
+
+    #[inline(always)]
+    fn bins(self, row: &Row) -> [u32; LANES] {
+        let mut bins = [0; LANES];
+        for lane in 0..LANES {
+            bins[lane] = self.bin(row[lane]);
+        }
+        bins
+    }
+}
+
+/// The first of `indices` of a value above `-inf` at which the running weight reaches `target`.
+#[inline(always)]
+fn first_reaching(
+    mut indices: impl Iterator<Item = u32>,
+    values: &[f32],
+    weight: impl Fn(usize) -> u64,
+    mut before: u64,
+    target: u64,
+) -> Option<Place> {
+    indices.find_map(|index| {
+        let value = values[index as usize];
+        before += if value > f32::NEG_INFINITY {
+            weight(index as usize)
+        } else {
+            return None;
+        };
+        (before >= target).then(|| Place::new(value, index))
+    })
 }
 
 /// The bin in which the running weight reaches `target`, and the weight before it.
@@ -209,6 +333,7 @@ mod tests {
         let mut places: Vec<Place> = (0..values.len())
             .map(|i| Place::new(values[i], i as u32))
             .collect();
+        places.retain(|place| place.value() > f32::NEG_INFINITY);
         places.sort_unstable();
         let mut sum = 0;
         places.into_iter().find(|place| {
@@ -224,13 +349,15 @@ mod tests {
         #[test]
         fn radix_and_sort_find_the_same_place(
             seeds in prop::collection::vec(any::<u32>(), 1..3000),
-            shape in 0..4,
+            shape in 0..6,
             share in 0.0..1.01f64,
         ) {
             let values: Vec<f32> = seeds.iter().map(|&seed| match shape {
                 0 => (seed % 7) as f32 - 3.0,
                 1 => 1.0 + (seed >> 9) as f32 / (1 << 24) as f32,
                 2 => 2.5,
+                3 => f32::from_bits(seed % 4000),
+                4 => if seed % 100 == 0 { -1e38 } else { (seed >> 8) as f32 * 1e-9 },
                 _ => Some(f32::from_bits(seed)).filter(|x| !x.is_nan()).unwrap_or(f32::NEG_INFINITY),
             }).collect();
             let weights: Vec<u64> = seeds.iter().map(|seed| u64::from(seed.rotate_left(13) % 1000)).collect();

@@ -12,8 +12,9 @@ use super::mass::{Softmax, TileSums};
 use super::scan::Scan;
 
 /// `top_p` first looks at tokens that could not be missed if at most this many tokens lay below them: true of nearly
-/// all rows of language models, whose nuclei are small. Where it is not, the vocabulary size takes its place.
-const HOPED_TAIL: f64 = 256.0;
+/// all rows of language models, whose nuclei are small. Where it is not, it looks further, `TAIL_STEP` times.
+const FIRST_TAIL: f64 = 256.0;
+const TAIL_STEP: f64 = 16.0;
 
 /// Scratch that truncation borrows.
 pub(super) struct Workspace<'a> {
@@ -83,18 +84,21 @@ fn keep_nucleus(
 ) {
     let total = work.sums.fill(logits, softmax);
     let missing = (1.0 - f64::from(top_p)) * total;
-    // Half of the bound, so that rounding in the sums cannot matter.
-    for tail in [HOPED_TAIL, 2.0 * logits.len() as f64] {
+    // Twice the vocabulary is the bound that loses nothing even if the sums were wrong in their first digits.
+    let last_tail = 2.0 * logits.len() as f64;
+    let mut tail = FIRST_TAIL;
+    loop {
+        tail = tail.min(last_tail);
         let floor = softmax.floor_of_weight(missing / tail);
         work.candidates
             .collect(logits, work.scan, floor.max(min_p_floor));
-        // Tokens under the floor of `min_p` are gone whether or not `top_p` would keep them.
-        if work
+        let is_reached = work
             .candidates
-            .keep_mass(top_p, Some(total), softmax, work.prefix_end)
-            || floor <= min_p_floor
-        {
+            .keep_mass(top_p, Some(total), softmax, work.prefix_end);
+        // Tokens under the floor of `min_p` are gone whether or not `top_p` would keep them.
+        if is_reached || floor <= min_p_floor || tail >= last_tail {
             return;
         }
+        tail *= TAIL_STEP;
     }
 }
