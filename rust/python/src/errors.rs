@@ -1,6 +1,7 @@
 //! Rust errors as the Python classes of `errors.py`. One match per crate's enum without `_ =>`, so that a new
 //! variant does not compile until it has a class.
 
+use inferlib_core::RecordError;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -21,11 +22,23 @@ pub(crate) fn set_error_classes(py: Python<'_>, classes: Bound<'_, PyDict>) {
 pub(crate) enum Error {
     /// A panic: a bug of ours.
     Internal(String),
+    /// An op or a program that the recorder refused.
+    Record(RecordError),
+    /// A buffer, weight, rotary table or KV layer of another recorder.
+    ForeignHandle,
+    /// A recorder that was used after `finish`.
+    RecorderFinished,
     /// An invalid argument: field and message.
     Request {
         field: &'static str,
         message: String,
     },
+}
+
+impl From<RecordError> for Error {
+    fn from(error: RecordError) -> Self {
+        Self::Record(error)
+    }
 }
 
 /// A class of `errors.py` with its message and keyword attributes.
@@ -76,6 +89,15 @@ fn describe(error: Error) -> PyError {
             format!("inferlib failed internally: {message}"),
         )
         .with_text("hint", "this is a bug; please report it"),
+        Error::Record(error) => PyError::new("ModelError", error.to_string()),
+        Error::ForeignHandle => PyError::new(
+            "ModelError",
+            "a buffer, weight, rotary table or KV layer belongs to another recorder",
+        ),
+        Error::RecorderFinished => PyError::new(
+            "ModelError",
+            "this recorder has finished; record another program with a new one",
+        ),
         Error::Request { field, message } => {
             PyError::new("RequestError", message).with_text("field", field)
         }
