@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 from tests.reference import ReferenceExecutor
 
 from inferlib.architectures import AddOne, Fields, UnpermuteQk, WeightMap, architecture_of_config
 from inferlib.transformer import record
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
 
 TINY = Path(__file__).parent / "golden" / "data" / "tiny"
 

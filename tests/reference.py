@@ -1,25 +1,34 @@
 """The oracle: replays a ``Program`` op by op in NumPy float64, with a dense KV cache.
 
-Slow and plain on purpose. Each op is a function of its own that other tests may call; ``ReferenceExecutor`` runs whole
-programs, for several sequences at once and in chunks of any size.
+Slow and plain on purpose. Each op is a function of its own that other tests may call;
+``ReferenceExecutor`` runs whole programs, for several sequences at once and in chunks of any size.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from inferlib._core import Program
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from inferlib._core import Program
 
 Array = NDArray[np.float64]
 
 
 def rms_norm(x: Array, weight: Array, eps: float) -> Array:
-    """``x / sqrt(mean(x²) + eps) * weight`` over each run of the weight's width; x ``[rows, n * width]``."""
+    """``x / sqrt(mean(x²) + eps) * weight`` over each run of the weight's width.
+
+    Args:
+        x: ``[rows, n * width]``.
+        weight: ``[width]``.
+        eps: Added to the mean square.
+    """
     groups = x.reshape(len(x), -1, len(weight))
     mean_square = np.mean(groups**2, axis=-1, keepdims=True)
     return (groups / np.sqrt(mean_square + eps) * weight).reshape(x.shape)
@@ -188,7 +197,7 @@ class ReferenceExecutor:
             np.asarray(logits_indices, np.int64),
         )
 
-    def _execute(
+    def _execute(  # noqa: C901  (one arm per op)
         self, kind: str, op: dict[str, Any], batch: _Batch, step: Step, wanted: set[str]
     ) -> None:
         buffers, weights = step.buffers, self.weights

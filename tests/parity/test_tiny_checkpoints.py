@@ -1,4 +1,4 @@
-"""The recorded forward pass against Hugging Face transformers, for a tiny checkpoint of each family."""
+"""The recorded forward pass against transformers, for a tiny checkpoint of each family."""
 
 import numpy as np
 import pytest
