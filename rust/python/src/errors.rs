@@ -3,6 +3,7 @@
 
 use std::path::Path;
 
+use inferlib_core::RecordError;
 use inferlib_weights::WeightsError;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
@@ -28,11 +29,23 @@ pub(crate) enum Error {
     Weights(WeightsError),
     /// Memory for an array that goes to Python could not be had.
     OutOfMemory { required: usize },
+    /// An op or a program that the recorder refused.
+    Record(RecordError),
+    /// A buffer, weight, rotary table or KV layer of another recorder.
+    ForeignHandle,
+    /// A recorder that was used after `finish`.
+    RecorderFinished,
     /// An invalid argument: field and message.
     Request {
         field: &'static str,
         message: String,
     },
+}
+
+impl From<RecordError> for Error {
+    fn from(error: RecordError) -> Self {
+        Self::Record(error)
+    }
 }
 
 /// A class of `errors.py` with its message and keyword attributes.
@@ -89,6 +102,15 @@ fn describe(error: Error) -> PyError {
             format!("{required} bytes of memory are not available"),
         )
         .with_number("required", u64::try_from(required).unwrap_or(u64::MAX)),
+        Error::Record(error) => PyError::new("ModelError", error.to_string()),
+        Error::ForeignHandle => PyError::new(
+            "ModelError",
+            "a buffer, weight, rotary table or KV layer belongs to another recorder",
+        ),
+        Error::RecorderFinished => PyError::new(
+            "ModelError",
+            "this recorder has finished; record another program with a new one",
+        ),
         Error::Request { field, message } => {
             PyError::new("RequestError", message).with_text("field", field)
         }
