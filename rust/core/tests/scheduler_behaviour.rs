@@ -14,8 +14,8 @@ use common::{
     request, step,
 };
 use inferlib_core::{
-    ConfigError, FinishReason, LogitsRow, NewRequest, PromptLimit, RequestStatus, SamplingParams,
-    Scheduler, SchedulerConfig, StepOutput, SubmitError, UpdateError,
+    ConfigError, FinishReason, LogitsRow, NewRequest, PrefixHash, PromptLimit, RequestStatus,
+    SamplingParams, Scheduler, SchedulerConfig, StepOutput, SubmitError, UpdateError,
 };
 
 fn build(config: SchedulerConfig) -> (Scheduler, FakeExecutor) {
@@ -124,29 +124,41 @@ fn generated_tokens_are_cached_too() {
 }
 
 #[test]
-fn salts_separate_and_caching_can_be_off() {
-    let (mut scheduler, mut executor) = build(config());
-    let mut cached = |salt: Option<&str>| {
-        let new = NewRequest {
-            cache_salt: salt.map(str::to_owned),
-            ..request(prompt(1, 40), params(1))
+fn salts_separate_even_where_hashes_collide() {
+    for bits in [128, 1] {
+        let prefix_hash = PrefixHash {
+            bits,
+            ..PrefixHash::default()
         };
-        let id = scheduler.submit(new, 0.0).unwrap();
-        drain(&mut scheduler, &mut executor);
-        scheduler.take(id).unwrap().num_cached_tokens
-    };
-    let salts = [
-        None,
-        Some("a"),
-        Some("b"),
-        Some(""),
-        None,
-        Some("a"),
-        Some("b"),
-        Some(""),
-    ];
-    assert_eq!(salts.map(&mut cached), [0, 0, 0, 0, 32, 32, 32, 32]);
+        let (mut scheduler, mut executor) = build(SchedulerConfig {
+            prefix_hash,
+            ..config()
+        });
+        let mut cached = |salt: Option<&str>| {
+            let new = NewRequest {
+                cache_salt: salt.map(str::to_owned),
+                ..request(prompt(1, 40), params(1))
+            };
+            let id = scheduler.submit(new, 0.0).unwrap();
+            drain(&mut scheduler, &mut executor);
+            scheduler.take(id).unwrap().num_cached_tokens
+        };
+        let salts = [
+            None,
+            Some("a"),
+            Some("b"),
+            Some(""),
+            None,
+            Some("a"),
+            Some("b"),
+            Some(""),
+        ];
+        assert_eq!(salts.map(&mut cached), [0, 0, 0, 0, 32, 32, 32, 32]);
+    }
+}
 
+#[test]
+fn prefix_caching_can_be_off() {
     let (mut scheduler, mut executor) = build(SchedulerConfig {
         enable_prefix_caching: false,
         ..config()
