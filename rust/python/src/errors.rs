@@ -26,8 +26,6 @@ pub(crate) enum Error {
     Internal(String),
     /// A checkpoint that cannot be opened or read.
     Weights(WeightsError),
-    /// Memory for an array that goes to Python could not be had.
-    OutOfMemory { required: usize },
     /// An invalid argument: field and message.
     Request {
         field: &'static str,
@@ -84,11 +82,6 @@ fn describe(error: Error) -> PyError {
         )
         .with_text("hint", "this is a bug; please report it"),
         Error::Weights(error) => describe_weights(&error),
-        Error::OutOfMemory { required } => PyError::new(
-            "OutOfMemoryError",
-            format!("{required} bytes of memory are not available"),
-        )
-        .with_number("required", u64::try_from(required).unwrap_or(u64::MAX)),
         Error::Request { field, message } => {
             PyError::new("RequestError", message).with_text("field", field)
         }
@@ -182,7 +175,7 @@ fn describe_weights(error: &WeightsError) -> PyError {
             found,
             limit: expected,
         } => differs(path, expected, found),
-        E::OutOfMemory { path: _, required } => {
+        E::OutOfMemory { path: _, required } | E::ArrayOutOfMemory { required } => {
             PyError::new("OutOfMemoryError", message).with_number("required", *required)
         }
         E::BlockLength { .. } => PyError::new("RequestError", message).with_text("field", "bytes"),
