@@ -3,6 +3,7 @@
 
 use std::path::Path;
 
+use inferlib_core::RecordError;
 use inferlib_weights::WeightsError;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
@@ -26,11 +27,23 @@ pub(crate) enum Error {
     Internal(String),
     /// A checkpoint that cannot be opened or read.
     Weights(WeightsError),
+    /// An op or a program that the recorder refused.
+    Record(RecordError),
+    /// A buffer, weight, rotary table or KV layer of another recorder.
+    ForeignHandle,
+    /// A recorder that was used after `finish`.
+    RecorderFinished,
     /// An invalid argument: field and message.
     Request {
         field: &'static str,
         message: String,
     },
+}
+
+impl From<RecordError> for Error {
+    fn from(error: RecordError) -> Self {
+        Self::Record(error)
+    }
 }
 
 /// A class of `errors.py` with its message and keyword attributes.
@@ -82,6 +95,15 @@ fn describe(error: Error) -> PyError {
         )
         .with_text("hint", "this is a bug; please report it"),
         Error::Weights(error) => describe_weights(&error),
+        Error::Record(error) => PyError::new("ModelError", error.to_string()),
+        Error::ForeignHandle => PyError::new(
+            "ModelError",
+            "a buffer, weight, rotary table or KV layer belongs to another recorder",
+        ),
+        Error::RecorderFinished => PyError::new(
+            "ModelError",
+            "this recorder has finished; record another program with a new one",
+        ),
         Error::Request { field, message } => {
             PyError::new("RequestError", message).with_text("field", field)
         }
