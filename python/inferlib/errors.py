@@ -1,0 +1,161 @@
+"""Every error that inferlib raises: one root, and each class is also the natural builtin.
+
+All carry ``code`` (a stable string), ``retryable`` and ``hint`` (what to do). The compiled module receives these
+classes once, at import, so that a vendored copy raises its own.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class InferlibError(Exception):
+    """Root of all inferlib errors.
+
+    Attributes:
+        code: Stable identifier, e.g. ``"prompt_too_long"``.
+        retryable: Whether the same call can succeed later without a change.
+        hint: What to do about it; may be empty.
+    """
+
+    code: ClassVar[str] = "inferlib"
+    retryable: ClassVar[bool] = False
+
+    def __init__(self, message: str = "", *, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+    def __str__(self) -> str:
+        message = super().__str__()
+        return f"{message} ({self.hint})" if self.hint else message
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickle by message and attributes: constructors have keyword-only arguments."""
+        return (_rebuild, (type(self), self.args, dict(self.__dict__)))
+
+
+def _rebuild(
+    cls: type[InferlibError], args: tuple[object, ...], state: dict[str, object]
+) -> InferlibError:
+    error = cls.__new__(cls)
+    error.args = args
+    error.__dict__.update(state)
+    return error
+
+
+class ModelError(InferlibError):
+    """Something is wrong with a model or its files."""
+
+    code = "model"
+
+
+class ModelNotFoundError(ModelError, FileNotFoundError):
+    """The path, alias or file does not exist."""
+
+    code = "model_not_found"
+
+
+class ModelFormatError(ModelError, ValueError):
+    """A model file is damaged, truncated or not what it claims to be."""
+
+    code = "model_format"
+
+
+class UnsupportedModelError(ModelError, ValueError):
+    """The architecture, tensor type or tokenizer is not supported; the message names it."""
+
+    code = "unsupported_model"
+
+
+class RequestError(InferlibError, ValueError):
+    """A request is invalid; ``field`` names the argument."""
+
+    code = "request"
+
+    def __init__(self, message: str = "", *, field: str = "", hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.field = field
+
+
+class PromptTooLongError(RequestError):
+    """The prompt (and one token) does not fit the context or the KV cache."""
+
+    code = "prompt_too_long"
+
+
+class TemplateError(RequestError):
+    """A chat template is missing, malformed, refused the messages or ran out of fuel."""
+
+    code = "template"
+
+
+class GrammarError(RequestError):
+    """A schema, regex or grammar is invalid or unsupported."""
+
+    code = "grammar"
+
+
+class OverloadedError(InferlibError, RuntimeError):
+    """The queue is full; try again later."""
+
+    code = "overloaded"
+    retryable = True
+
+
+class OutOfMemoryError(InferlibError, MemoryError):
+    """Not enough memory; ``required`` and ``available`` are in bytes."""
+
+    code = "out_of_memory"
+
+    def __init__(
+        self, message: str = "", *, required: int = 0, available: int = 0, hint: str = ""
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.required = required
+        self.available = available
+
+
+class ExecutorError(InferlibError, RuntimeError):
+    """A step failed on the device; the requests of that step ended."""
+
+    code = "executor"
+
+
+class ClosedError(InferlibError, RuntimeError):
+    """The model is closed."""
+
+    code = "closed"
+
+
+class ForkedProcessError(InferlibError, RuntimeError):
+    """The model was loaded before a fork; load it in the child."""
+
+    code = "forked_process"
+
+
+class InternalError(InferlibError, RuntimeError):
+    """A bug in inferlib; please report it with the message."""
+
+    code = "internal"
+
+
+CLASSES: dict[str, type[InferlibError]] = {
+    cls.__name__: cls
+    for cls in (
+        InferlibError,
+        ModelError,
+        ModelNotFoundError,
+        ModelFormatError,
+        UnsupportedModelError,
+        RequestError,
+        PromptTooLongError,
+        TemplateError,
+        GrammarError,
+        OverloadedError,
+        OutOfMemoryError,
+        ExecutorError,
+        ClosedError,
+        ForkedProcessError,
+        InternalError,
+    )
+}

@@ -1,0 +1,235 @@
+//! The recorded forward pass: ops over named buffers, weights by canonical name, KV groups. Data only; an executor
+//! (the CPU's in `rust/cpu`, CUDA's and the `NumPy` oracle in Python) replays it for every [`crate::Batch`].
+//!
+//! Dynamic dimensions are named by [`Rows`] and come from the batch, so a program is recorded once per model.
+
+/// Which dimension of the batch a buffer's rows follow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Rows {
+    /// One row per scheduled token.
+    Tokens,
+    /// One row per token whose logits are wanted (`Batch::logits_indices`).
+    Sampled,
+    /// One row per sequence of the batch.
+    Sequences,
+}
+
+/// Index into [`Program::buffers`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct BufferId(pub u32);
+
+/// Index into [`Program::weights`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct WeightId(pub u32);
+
+/// Index into [`Program::ropes`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct RopeId(pub u32);
+
+/// A named `[rows, width]` float buffer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Buffer {
+    /// The recorder's name, e.g. `layers.3.attn_out`.
+    pub name: String,
+    /// What its rows count.
+    pub rows: Rows,
+    /// Elements per row.
+    pub width: usize,
+}
+
+/// A weight that the program reads; `shape` is `[width]` for a vector and `[out_features, in_features]` for a matrix.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WeightDecl {
+    /// Canonical name, e.g. `layers.3.self_attn.qkv_proj.weight`.
+    pub name: String,
+    /// One or two dimensions, outermost first.
+    pub shape: Vec<usize>,
+}
+
+/// Rotary embedding: pair `i` of a head turns by `position * inv_freq[i]`; both halves are scaled by `scale`
+/// (yarn's attention factor; 1 otherwise). Pairs are `(i, i + rotary_dim / 2)`, Hugging Face's layout.
+///
+/// Source: Su et al. 2021.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RopeDecl {
+    /// One frequency per pair: `rotary_dim / 2` values, scaling already applied.
+    pub inv_freq: Vec<f32>,
+    /// Multiplies cosine and sine.
+    pub scale: f32,
+}
+
+/// Layers that share one block table per sequence.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KvGroup {
+    /// Number of layers whose K and V live in each of the group's blocks.
+    pub num_layers: usize,
+    /// KV heads per layer.
+    pub num_kv_heads: usize,
+    /// Elements of a K head.
+    pub k_head_dim: usize,
+    /// Elements of a V head.
+    pub v_head_dim: usize,
+    /// Tokens that a query may see, itself included; `None` means all.
+    pub window: Option<usize>,
+}
+
+/// Where one layer's K and V live: group and layer within the group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct KvLayer {
+    /// Index into [`Program::kv_groups`].
+    pub group: usize,
+    /// Layer within the group.
+    pub layer: usize,
+}
+
+/// Activation of a gated or plain MLP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Activation {
+    /// `x * sigmoid(x)`.
+    Silu,
+    /// `0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))`.
+    GeluTanh,
+    /// `0.5 x (1 + erf(x / sqrt(2)))`.
+    Gelu,
+}
+
+/// One step of the forward pass. Widths are those of the named buffers; every op reads whole rows.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Op {
+    /// `out[t] = weight[token_ids[t]] * scale`.
+    Embedding {
+        /// `[vocab_size, hidden_size]`.
+        weight: WeightId,
+        /// Multiplies the row (Gemma: `sqrt(hidden_size)`), 1 otherwise.
+        scale: f32,
+        /// `[tokens, hidden_size]`.
+        out: BufferId,
+    },
+    /// `out = x / sqrt(mean(x^2) + eps) * weight`, per group of `weight` width within the row (heads for qk-norm).
+    RmsNorm {
+        /// Input rows.
+        x: BufferId,
+        /// First element of `x` that is normalised.
+        start: usize,
+        /// Elements normalised from `start`, a multiple of the weight's width; the rest of the row is untouched.
+        len: usize,
+        /// `[group]`; Gemma's `1 + w` is already added by the loader.
+        weight: WeightId,
+        /// Added to the mean square.
+        eps: f32,
+        /// May equal `x` (qk-norm works in place on a slice of the fused qkv row).
+        out: BufferId,
+    },
+    /// `out = x @ weight.T + bias`.
+    Linear {
+        /// `[rows, in_features]`.
+        x: BufferId,
+        /// `[out_features, in_features]`.
+        weight: WeightId,
+        /// `[out_features]`.
+        bias: Option<WeightId>,
+        /// `[rows, out_features]`.
+        out: BufferId,
+    },
+    /// Rotate the heads in `x[start .. start + num_heads * head_dim]`, in place, by the token's position.
+    Rope {
+        /// The fused qkv row, or any row of heads.
+        x: BufferId,
+        /// First element of the first head.
+        start: usize,
+        /// Heads rotated.
+        num_heads: usize,
+        /// Elements per head; `2 * inv_freq.len()` of them are rotated.
+        head_dim: usize,
+        /// Frequencies.
+        rope: RopeId,
+    },
+    /// Write this step's K and V into the blocks at `Batch::slot_mapping`.
+    StoreKv {
+        /// Rows that hold K at `k_start` and V at `v_start`.
+        x: BufferId,
+        /// First element of K.
+        k_start: usize,
+        /// First element of V.
+        v_start: usize,
+        /// Where to.
+        kv: KvLayer,
+    },
+    /// Causal attention from this step's queries to their sequences' blocks (this step's K and V included).
+    Attention {
+        /// Rows that hold the queries at `q_start`, `num_heads * head_dim` of them.
+        q: BufferId,
+        /// First element of the queries.
+        q_start: usize,
+        /// Query heads.
+        num_heads: usize,
+        /// Where from; the group gives KV heads, dimensions and window.
+        kv: KvLayer,
+        /// Multiplies the scores.
+        scale: f32,
+        /// `softcap * tanh(score / softcap)`, Gemma 2.
+        softcap: Option<f32>,
+        /// `[tokens, num_heads * v_head_dim]`.
+        out: BufferId,
+    },
+    /// `out[i] = act(x[i]) * x[width + i]`: `x` is a fused `gate_up` row, `[rows, 2 * width]`.
+    ActAndMul {
+        /// Gate in the first half, up in the second.
+        x: BufferId,
+        /// Activation of the gate.
+        activation: Activation,
+        /// `[rows, width]`.
+        out: BufferId,
+    },
+    /// `out = a + b`; `out` may equal either.
+    Add {
+        /// First summand.
+        a: BufferId,
+        /// Second summand.
+        b: BufferId,
+        /// Sum.
+        out: BufferId,
+    },
+    /// `out[i] = x[logits_indices[i]]`.
+    GatherRows {
+        /// `[tokens, width]`.
+        x: BufferId,
+        /// `[sampled, width]`.
+        out: BufferId,
+    },
+    /// `out = x @ weight.T`, then `softcap * tanh(out / softcap)` if given: the logits.
+    LmHead {
+        /// `[sampled, hidden_size]`.
+        x: BufferId,
+        /// `[vocab_size, hidden_size]`; may be the embedding's weight.
+        weight: WeightId,
+        /// Gemma 2's final cap.
+        softcap: Option<f32>,
+        /// `[sampled, vocab_size]`.
+        out: BufferId,
+    },
+    /// Off by default; when a request asks for `name`, the rows of `x` are handed out here.
+    Capture {
+        /// Stable name, e.g. `blocks.3.hook_resid_pre`.
+        name: String,
+        /// What is read.
+        x: BufferId,
+    },
+}
+
+/// One forward pass, frozen after recording.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Program {
+    /// Buffers by id.
+    pub buffers: Vec<Buffer>,
+    /// Weights by id.
+    pub weights: Vec<WeightDecl>,
+    /// Rotary tables by id.
+    pub ropes: Vec<RopeDecl>,
+    /// KV groups; a sequence has one block table in each.
+    pub kv_groups: Vec<KvGroup>,
+    /// In order of execution.
+    pub ops: Vec<Op>,
+    /// Width of the logits.
+    pub vocab_size: usize,
+}
