@@ -57,7 +57,7 @@ impl DecodeState {
         match leading_space {
             LeadingSpace::Keep => self.push_bytes(bytes, out),
             LeadingSpace::DropOne => {
-                self.push_bytes(bytes.strip_prefix(b" ").unwrap_or(bytes), out)
+                self.push_bytes(bytes.strip_prefix(b" ").unwrap_or(bytes), out);
             }
             LeadingSpace::DropFromFirstToken => {
                 let kept: Vec<u8> = bytes.iter().copied().filter(|&byte| byte != b' ').collect();

@@ -22,7 +22,7 @@ const TOKEN_TYPES: &str = "tokenizer.ggml.token_type";
 /// The `tokenizer.ggml.*` keys of a GGUF file. `None` is a key that the file does not have.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct GgufVocabulary<'a> {
-    /// `model`: `"gpt2"` (byte-level BPE) or `"llama"` (SentencePiece BPE).
+    /// `model`: `"gpt2"` (byte-level BPE) or `"llama"` (`SentencePiece` BPE).
     pub model: &'a str,
     /// `pre`: how byte-level BPE cuts text into words.
     pub pre: Option<&'a str>,
@@ -168,8 +168,8 @@ impl GgufVocabulary<'_> {
         };
         let bos_id = check("tokenizer.ggml.bos_token_id", self.bos_token_id)?;
         let eos_id = check("tokenizer.ggml.eos_token_id", self.eos_token_id)?;
-        let eot_id = check("tokenizer.ggml.eot_token_id", self.eot_token_id)?;
-        let eom_id = check("tokenizer.ggml.eom_token_id", self.eom_token_id)?;
+        let end_of_turn_id = check("tokenizer.ggml.eot_token_id", self.eot_token_id)?;
+        let end_of_message_id = check("tokenizer.ggml.eom_token_id", self.eom_token_id)?;
         let unknown_id = check("tokenizer.ggml.unknown_token_id", self.unknown_token_id)?;
         let pad_id = check("tokenizer.ggml.padding_token_id", self.padding_token_id)?;
         let adds_bos_by_default = match spelling {
@@ -193,7 +193,7 @@ impl GgufVocabulary<'_> {
             "tokenizer.ggml.add_eos_token",
             eos_id,
         )?;
-        for id in [eot_id, eom_id].into_iter().flatten() {
+        for id in [end_of_turn_id, end_of_message_id].into_iter().flatten() {
             vocabulary.table.set_kind(id, TokenKind::Control);
         }
         let control = vocabulary
@@ -204,11 +204,13 @@ impl GgufVocabulary<'_> {
         Ok(SpecialTokens {
             bos_id,
             eos_id,
-            eot_id,
+            eot_id: end_of_turn_id,
             unknown_id,
             pad_id,
             end_ids: special_tokens::end_ids(
-                [eos_id, eot_id, eom_id].into_iter().flatten(),
+                [eos_id, end_of_turn_id, end_of_message_id]
+                    .into_iter()
+                    .flatten(),
                 control,
             ),
             add_bos: self
@@ -259,7 +261,7 @@ impl GgufVocabulary<'_> {
             table,
             mergeable,
             scores,
-            vocabulary.byte_ids,
+            &vocabulary.byte_ids,
             special.unknown_id,
         )?;
         Ok(Model::SentencePiece {
@@ -344,7 +346,7 @@ impl Vocabulary {
     }
 }
 
-/// `▁` is how SentencePiece writes a space.
+/// `▁` is how `SentencePiece` writes a space.
 fn unescape(token: &str) -> Cow<'_, str> {
     if token.contains('▁') {
         Cow::Owned(token.replace('▁', " "))

@@ -250,6 +250,12 @@ impl Stage {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+    use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
+    use tokenizers::{
+        OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer as _,
+        SplitDelimiterBehavior,
+    };
 
     fn split(name: &str, text: &str) -> Vec<String> {
         let mut words = Vec::new();
@@ -323,5 +329,63 @@ mod tests {
         };
         assert_eq!((field, found.as_str()), ("tokenizer.ggml.pre", "nonesuch"));
         assert!(supported.contains("qwen2"));
+    }
+
+    /// The same rules on the backtracking engine of the `tokenizers` crate, look-ahead included.
+    fn split_by_backtracking(splits: &[Split], text: &str) -> Vec<String> {
+        let mut pieces = PreTokenizedString::from(text);
+        for split in splits {
+            split.pre_tokenize(&mut pieces).unwrap();
+        }
+        let pieces = pieces.get_splits(OffsetReferential::Original, OffsetType::Byte);
+        pieces
+            .into_iter()
+            .map(|(piece, _, _)| piece.to_owned())
+            .filter(|piece| !piece.is_empty())
+            .collect()
+    }
+
+    fn backtracking(family: &Family) -> Vec<Split> {
+        let expression = |rule: &Rule| match rule {
+            Matches(expression) => (*expression).to_owned(),
+            Words(expression) => format!(r"{expression}|\s+(?!\S)|\s+"),
+        };
+        let isolate = |rule| {
+            let pattern = SplitPattern::Regex(expression(rule));
+            Split::new(pattern, SplitDelimiterBehavior::Isolated, false).unwrap()
+        };
+        family.rules.iter().map(isolate).collect()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(400))]
+        #[test]
+        fn automata_split_as_backtracking_does(
+            texts in proptest::collection::vec(
+                prop_oneof![
+                    "[ \t\r\n\u{a0}\u{3000}'/.,!$+<~|(]{0,4}",
+                    "[a-cA-C0-9sStTdDmMlLvVeErR']{0,5}",
+                    "[éßǅʰªΩЖ中テ한नम\u{301}\u{94d}²Ⅷ٣]{0,4}",
+                    "\\PC{0,3}",
+                ],
+                0..8,
+            ),
+        ) {
+            thread_local! {
+                static BOTH: Vec<(&'static str, PreTokenizer, Vec<Split>)> = FAMILIES
+                    .iter()
+                    .map(|family| (family.names[0], PreTokenizer::named(family.names[0]).unwrap(), backtracking(family)))
+                    .collect();
+            }
+            let text = texts.concat();
+            BOTH.with(|both| {
+                for (name, automata, splits) in both {
+                    let mut words = Vec::new();
+                    automata.split(&text, &mut |word| words.push(word.to_owned()));
+                    prop_assert_eq!(words, split_by_backtracking(splits, &text), "{} {:?}", name, text);
+                }
+                Ok(())
+            })?;
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! SentencePiece's BPE: characters merged by the score of the token that they make, leftmost on a tie.
+//! `SentencePiece`'s BPE: characters merged by the score of the token that they make, leftmost on a tie.
 //!
 //! There are no words here: in principle the whole text is one. But no merge can join two characters that stand side by
 //! side in no token, so the text is cut at such places first ([`Bridges`]), which changes no result and makes
@@ -63,7 +63,7 @@ impl SentencePieceModel {
         tokens: &TokenTable,
         mergeable: impl Iterator<Item = u32>,
         scores: &[f32],
-        byte_ids: [Option<u32>; 256],
+        byte_ids: &[Option<u32>; 256],
         unknown_id: Option<u32>,
     ) -> Result<Self, TextError> {
         if scores.len() != tokens.len() {
@@ -86,7 +86,7 @@ impl SentencePieceModel {
         }
         Ok(Self {
             priorities: scores.iter().copied().map(priority).collect(),
-            byte_ids,
+            byte_ids: *byte_ids,
             unknown_id,
             bridges,
         })

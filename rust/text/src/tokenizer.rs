@@ -6,6 +6,8 @@ use crate::gguf::GgufVocabulary;
 use crate::native::NativeTokenizer;
 use crate::special_tokens::SpecialTokens;
 use crate::token_table::{TokenKind, TokenTable};
+use crate::tokenizer_config::TokenizerConfig;
+use crate::tokenizer_json::JsonTokenizer;
 
 /// The longest text that one call encodes: 64 MiB.
 pub const MAX_TEXT_BYTES: usize = 64 << 20;
@@ -37,14 +39,22 @@ pub struct Tokenizer {
 
 #[derive(Debug)]
 enum Engine {
-    Native(NativeTokenizer),
+    Native(Box<NativeTokenizer>),
+    Json(Box<JsonTokenizer>),
 }
 
 impl Tokenizer {
     /// From the metadata of a GGUF file.
     pub fn from_gguf(vocabulary: &GgufVocabulary<'_>) -> Result<Self, TextError> {
         Ok(Self {
-            engine: Engine::Native(vocabulary.build()?),
+            engine: Engine::Native(Box::new(vocabulary.build()?)),
+        })
+    }
+
+    /// From the bytes of a `tokenizer.json`; the names of BOS and EOS stand in `tokenizer_config.json`.
+    pub fn from_json(json: &[u8], config: &TokenizerConfig) -> Result<Self, TextError> {
+        Ok(Self {
+            engine: Engine::Json(Box::new(JsonTokenizer::new(json, config)?)),
         })
     }
 
@@ -58,6 +68,7 @@ impl Tokenizer {
         }
         match &self.engine {
             Engine::Native(tokenizer) => Ok(tokenizer.encode(text, options)),
+            Engine::Json(tokenizer) => tokenizer.encode(text, options),
         }
     }
 
@@ -89,6 +100,7 @@ impl Tokenizer {
     pub fn id_to_token(&self, id: u32) -> Option<String> {
         match &self.engine {
             Engine::Native(tokenizer) => tokenizer.id_to_token(id),
+            Engine::Json(tokenizer) => tokenizer.id_to_token(id),
         }
     }
 
@@ -97,6 +109,7 @@ impl Tokenizer {
     pub fn token_to_id(&self, token: &str) -> Option<u32> {
         match &self.engine {
             Engine::Native(tokenizer) => tokenizer.token_to_id(token),
+            Engine::Json(tokenizer) => tokenizer.token_to_id(token),
         }
     }
 
@@ -111,6 +124,7 @@ impl Tokenizer {
     pub fn special_tokens(&self) -> &SpecialTokens {
         match &self.engine {
             Engine::Native(tokenizer) => &tokenizer.special,
+            Engine::Json(tokenizer) => &tokenizer.special,
         }
     }
 
@@ -128,6 +142,7 @@ impl Tokenizer {
     pub(crate) fn table(&self) -> &TokenTable {
         match &self.engine {
             Engine::Native(tokenizer) => &tokenizer.table,
+            Engine::Json(tokenizer) => &tokenizer.table,
         }
     }
 }
