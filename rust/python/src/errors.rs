@@ -4,6 +4,7 @@
 use std::path::Path;
 
 use inferlib_core::RecordError;
+use inferlib_text::{TemplateProblem, TextError};
 use inferlib_weights::WeightsError;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
@@ -27,6 +28,8 @@ pub(crate) enum Error {
     Internal(String),
     /// A checkpoint that cannot be opened or read.
     Weights(WeightsError),
+    /// A vocabulary, text or template that was refused.
+    Text(TextError),
     /// Memory for an array that goes to Python could not be had.
     OutOfMemory { required: usize },
     /// An op or a program that the recorder refused.
@@ -97,6 +100,7 @@ fn describe(error: Error) -> PyError {
         )
         .with_text("hint", "this is a bug; please report it"),
         Error::Weights(error) => describe_weights(&error),
+        Error::Text(error) => describe_text(&error),
         Error::OutOfMemory { required } => PyError::new(
             "OutOfMemoryError",
             format!("{required} bytes of memory are not available"),
@@ -208,6 +212,42 @@ fn describe_weights(error: &WeightsError) -> PyError {
             PyError::new("OutOfMemoryError", message).with_number("required", *required)
         }
         E::BlockLength { .. } => PyError::new("RequestError", message).with_text("field", "bytes"),
+    }
+}
+
+impl From<TextError> for Error {
+    fn from(error: TextError) -> Self {
+        Self::Text(error)
+    }
+}
+
+fn describe_text(error: &TextError) -> PyError {
+    use TextError as E;
+    let message = error.to_string();
+    let request = |field: &str| PyError::new("RequestError", &message).with_text("field", field);
+    match error {
+        E::InvalidVocabulary { .. }
+        | E::InvalidTokenizerJson { .. }
+        | E::InvalidTokenizerConfig { .. } => PyError::new("ModelFormatError", message),
+        E::UnsupportedTokenizer { .. } => PyError::new("UnsupportedModelError", message),
+        E::UnknownTokenId { .. } | E::LengthMismatch { .. } => request("token_ids"),
+        E::TextTooLong { .. } | E::Unencodable { .. } => request("text"),
+        E::InvalidStop { .. } | E::TooManyStops { .. } => request("stop"),
+        E::UnknownStream { .. } | E::DuplicateStream { .. } => request("key"),
+        E::Template(template) => {
+            let field = match template.problem {
+                TemplateProblem::Argument => "variables",
+                TemplateProblem::Raised => "messages",
+                TemplateProblem::Syntax | TemplateProblem::Limit | TemplateProblem::Failed => {
+                    "chat_template"
+                }
+            };
+            let error = PyError::new("TemplateError", message).with_text("field", field);
+            match template.line.and_then(|line| u64::try_from(line).ok()) {
+                Some(line) => error.with_number("line", line),
+                None => error,
+            }
+        }
     }
 }
 
