@@ -2,7 +2,7 @@
 
 use pyo3::prelude::*;
 use pyo3::types::{
-    PyBool, PyDict, PyFloat, PyInt, PyList, PyMapping, PySequence, PyString, PyTuple,
+    PyBool, PyByteArray, PyBytes, PyDict, PyFloat, PyInt, PyMapping, PySequence, PyString,
 };
 use serde_json::{Map, Number, Value};
 
@@ -64,10 +64,8 @@ impl Conversion {
             }
             return Ok(Value::Object(fields));
         }
-        if value.is_instance_of::<PyList>()
-            || value.is_instance_of::<PyTuple>()
-            || value.cast::<PySequence>().is_ok()
-        {
+        let is_bytes = value.is_instance_of::<PyBytes>() || value.is_instance_of::<PyByteArray>();
+        if !is_bytes && value.cast::<PySequence>().is_ok() {
             let items = value
                 .try_iter()?
                 .map(|item| self.convert(&item?, depth + 1));

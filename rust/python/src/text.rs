@@ -450,7 +450,7 @@ fn token_ids_of(token_ids: &Bound<'_, PyAny>) -> PyResult<Vec<u32>> {
     let check = |id: i64| u32::try_from(id).map_err(|_| wrong(id));
     if let Ok(array) = token_ids.extract::<PyReadonlyArray1<'_, i32>>() {
         return array
-            .as_slice()?
+            .as_array()
             .iter()
             .map(|&id| check(id.into()))
             .collect();
