@@ -106,9 +106,14 @@ class PromptTooLongError(RequestError):
 
 
 class TemplateError(RequestError):
-    """A chat template is missing, malformed, refused the messages or ran out of fuel."""
+    """A chat template is missing, malformed, refused the messages or ran out of fuel.
+
+    Attributes:
+        line: Line of the template, from 1, if it is one line's fault.
+    """
 
     code = "template"
+    line: int | None = None
 
 
 class GrammarError(RequestError):

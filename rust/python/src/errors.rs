@@ -6,6 +6,7 @@ use std::path::Path;
 use inferlib_core::validation::InvalidParam;
 use inferlib_core::{ConfigError, RecordError, SubmitError, UpdateError};
 use inferlib_cpu::CpuError;
+use inferlib_text::{TemplateProblem, TextError};
 use inferlib_weights::WeightsError;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
@@ -29,6 +30,8 @@ pub(crate) enum Error {
     Internal(String),
     /// A checkpoint that cannot be opened or read.
     Weights(WeightsError),
+    /// A vocabulary, text or template that was refused.
+    Text(TextError),
     /// An op or a program that the recorder refused.
     Record(RecordError),
     /// A buffer, weight, rotary table or KV layer of another recorder.
@@ -105,6 +108,7 @@ fn describe(error: Error) -> PyError {
         )
         .with_text("hint", "this is a bug; please report it"),
         Error::Weights(error) => describe_weights(&error),
+        Error::Text(error) => describe_text(&error),
         Error::Record(error) => PyError::new("ModelError", error.to_string()),
         Error::ForeignHandle => PyError::new(
             "ModelError",
@@ -295,6 +299,42 @@ fn describe_weights(error: &WeightsError) -> PyError {
             PyError::new("OutOfMemoryError", message).with_number("required", *required)
         }
         E::BlockLength { .. } => PyError::new("RequestError", message).with_text("field", "bytes"),
+    }
+}
+
+impl From<TextError> for Error {
+    fn from(error: TextError) -> Self {
+        Self::Text(error)
+    }
+}
+
+fn describe_text(error: &TextError) -> PyError {
+    use TextError as E;
+    let message = error.to_string();
+    let request = |field: &str| PyError::new("RequestError", &message).with_text("field", field);
+    match error {
+        E::InvalidVocabulary { .. }
+        | E::InvalidTokenizerJson { .. }
+        | E::InvalidTokenizerConfig { .. } => PyError::new("ModelFormatError", message),
+        E::UnsupportedTokenizer { .. } => PyError::new("UnsupportedModelError", message),
+        E::UnknownTokenId { .. } | E::LengthMismatch { .. } => request("token_ids"),
+        E::TextTooLong { .. } | E::Unencodable { .. } => request("text"),
+        E::InvalidStop { .. } | E::TooManyStops { .. } => request("stop"),
+        E::UnknownStream { .. } | E::DuplicateStream { .. } => request("key"),
+        E::Template(template) => {
+            let field = match template.problem {
+                TemplateProblem::Argument => "variables",
+                TemplateProblem::Raised => "messages",
+                TemplateProblem::Syntax | TemplateProblem::Limit | TemplateProblem::Failed => {
+                    "chat_template"
+                }
+            };
+            let error = PyError::new("TemplateError", message).with_text("field", field);
+            match template.line.and_then(|line| u64::try_from(line).ok()) {
+                Some(line) => error.with_number("line", line),
+                None => error,
+            }
+        }
     }
 }
 
