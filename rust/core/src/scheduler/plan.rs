@@ -1,9 +1,25 @@
 //! `schedule`: decode rows first, then prefill chunks, then admissions, in order of rank under one token budget.
 
+use std::ops::Bound::{Excluded, Unbounded};
+
 use super::Scheduler;
 use super::requests::Request;
 use super::sequences::SequenceStatus;
 use crate::batch::Batch;
+
+/// Most sequences of a step that are left waiting for a prefix which somebody else computes; bounds the time spent on
+/// looking past them.
+const MAX_DEFERRED: usize = 16;
+
+/// What became of a sequence that wanted blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Admission {
+    Admitted,
+    /// Its next block is being computed in this step by another sequence: in the next step it is a cache hit.
+    Deferred,
+    /// There is no room.
+    Refused,
+}
 
 /// One sequence of the step in flight.
 #[derive(Clone, Copy, Debug)]
@@ -83,16 +99,24 @@ impl Scheduler {
             .config
             .max_num_seqs
             .min(self.config.max_num_batched_tokens);
-        while *budget > 0 && self.running.len() < max_num_seqs {
-            let Some(&(rank, slot)) = self.waiting.first() else {
+        let mut after = Unbounded;
+        let mut num_deferred = 0;
+        while *budget > 0 && self.running.len() < max_num_seqs && num_deferred < MAX_DEFERRED {
+            let Some(&next) = self.waiting.range((after, Unbounded)).next() else {
                 return;
             };
-            if !self.admit(slot) {
-                return;
+            match self.admit(next.1) {
+                Admission::Admitted => {
+                    self.waiting.remove(&next);
+                    self.start(next.1, now);
+                    self.plan_chunk(next.1, budget);
+                }
+                Admission::Deferred => {
+                    num_deferred += 1;
+                    after = Excluded(next);
+                }
+                Admission::Refused => return,
             }
-            self.waiting.remove(&(rank, slot));
-            self.start(slot, now);
-            self.plan_chunk(slot, budget);
         }
     }
 
@@ -138,22 +162,49 @@ impl Scheduler {
     /// Give a waiting sequence blocks for all its tokens: shared with a sibling, cached, or new. It must fit now, and
     /// leave a spare block for every running sequence, each of which will need one within 16 steps; otherwise it
     /// would be admitted only to thrash.
-    fn admit(&mut self, slot: usize) -> bool {
+    fn admit(&mut self, slot: usize) -> Admission {
         let request = &self.requests[self.sequences.request[slot]];
         let num_tokens = self.sequences.num_tokens[slot];
         let spare = self.running.len();
         if let Some(source) = self.fork_source(request, slot) {
-            return self.kv.can_grow(1 + spare) && self.fork(source, slot);
+            let fits = self.kv.can_grow(1 + spare) && self.fork(source, slot);
+            return if fits {
+                Admission::Admitted
+            } else {
+                Admission::Refused
+            };
         }
         let tokens = request.tokens(self.sequences.rank[slot].sequence_index);
         let max_blocks = request.max_cached_tokens(num_tokens) / crate::BLOCK_SIZE;
         let found = self.kv.match_prefix(slot, tokens, max_blocks);
-        let fits = self.kv.fits(&found, num_tokens, spare);
-        if fits {
-            self.kv.admit(slot, &found, num_tokens);
-            self.sequences.num_computed_tokens[slot] = found.num_blocks * crate::BLOCK_SIZE;
+        if found.num_blocks < max_blocks && self.is_being_computed(request, slot, found.num_blocks)
+        {
+            return Admission::Deferred;
         }
-        fits
+        if !self.kv.fits(&found, num_tokens, spare) {
+            return Admission::Refused;
+        }
+        self.kv.admit(slot, &found, num_tokens);
+        self.sequences.num_computed_tokens[slot] = found.num_blocks * crate::BLOCK_SIZE;
+        Admission::Admitted
+    }
+
+    /// Whether this step fills the block at `block` for a sequence that is equal to this one up to its end.
+    fn is_being_computed(&self, request: &Request, slot: usize, block: usize) -> bool {
+        if !self.config.enable_prefix_caching {
+            return false;
+        }
+        let tokens = request.tokens(self.sequences.rank[slot].sequence_index);
+        let end = (block + 1) * crate::BLOCK_SIZE;
+        self.scheduled.iter().any(|entry| {
+            let start = self.sequences.num_computed_tokens[entry.slot];
+            let other = &self.requests[self.sequences.request[entry.slot]];
+            let other_index = self.sequences.rank[entry.slot].sequence_index;
+            start < end
+                && end <= start + entry.num_tokens
+                && request.cache_salt == other.cache_salt
+                && tokens.starts_alike(&other.tokens(other_index), end)
+        })
     }
 
     /// A running sibling that has computed the prompt up to its last token, for a sequence without output.
