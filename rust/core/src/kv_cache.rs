@@ -9,7 +9,7 @@ mod integrity;
 pub mod prefix_cache;
 mod tokens;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::num::NonZeroU64;
 
 pub use block_pool::{BlockPool, FreeEnd};
@@ -105,6 +105,8 @@ pub struct KvCache {
     chains: Vec<Option<Chain>>,
     /// Scratch of `match_prefix`, one list per group.
     matched: Vec<Vec<BlockId>>,
+    /// Hashes of the blocks that the step being planned will fill.
+    announced: HashSet<u128>,
 }
 
 impl KvCache {
@@ -126,6 +128,7 @@ impl KvCache {
             copy_sources: Vec::new(),
             chains: Vec::new(),
             matched: vec![Vec::new(); groups.len()],
+            announced: HashSet::new(),
         }
     }
 
@@ -246,6 +249,36 @@ impl KvCache {
             num_blocks: chain.num_blocks,
             chain: Some(chain),
         }
+    }
+
+    /// The step being planned computes a sequence up to `num_computed` tokens: remember the blocks that become full.
+    pub fn announce(&mut self, slot: usize, tokens: TokenView<'_>, num_computed: usize) {
+        let (Some(key), Some(chain)) = (self.hash, self.chains[slot]) else {
+            return;
+        };
+        let mut hash = chain.hash;
+        for block in chain.num_blocks..num_computed / BLOCK_SIZE {
+            hash = key.mix(hash, &tokens.block(block));
+            self.announced.insert(hash);
+        }
+    }
+
+    /// Whether the block after those just matched was announced: after this step it is a hit. A collision of hashes
+    /// makes somebody wait for nothing, no more.
+    #[must_use]
+    pub fn is_announced(&self, found: &PrefixMatch, tokens: TokenView<'_>) -> bool {
+        let (Some(key), Some(chain)) = (self.hash, found.chain) else {
+            return false;
+        };
+        !self.announced.is_empty()
+            && self
+                .announced
+                .contains(&key.mix(chain.hash, &tokens.block(chain.num_blocks)))
+    }
+
+    /// Another step is planned.
+    pub fn clear_announced(&mut self) {
+        self.announced.clear();
     }
 
     /// Whether a sequence of `num_tokens` fits with the blocks just matched, leaving `spare` blocks free.

@@ -60,18 +60,6 @@ impl TokenView<'_> {
         out.extend_from_slice(output);
     }
 
-    /// Whether the first `count` tokens of both are equal.
-    #[must_use]
-    pub fn starts_alike(&self, other: &TokenView<'_>, count: usize) -> bool {
-        if self.len() < count || other.len() < count {
-            return false;
-        }
-        // The prompts' common part at once: that is nearly always all.
-        let common = self.prompt.len().min(other.prompt.len()).min(count);
-        self.prompt[..common] == other.prompt[..common]
-            && (common..count).all(|position| self.get(position) == other.get(position))
-    }
-
     fn slices(&self, positions: Range<usize>) -> (&[i32], &[i32]) {
         let count = self.prompt.len();
         let prompt = &self.prompt[positions.start.min(count)..positions.end.min(count)];
@@ -84,22 +72,6 @@ impl TokenView<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn equal_beginnings_are_found_wherever_the_prompt_ends() {
-        let tokens: Vec<i32> = (0..40).collect();
-        let mut other = tokens.clone();
-        other[30] = 99;
-        for ends in [(0, 0), (10, 20), (20, 10), (40, 40), (35, 5)] {
-            let (prompt, output) = tokens.split_at(ends.0);
-            let one = TokenView { prompt, output };
-            let (prompt, output) = other.split_at(ends.1);
-            let two = TokenView { prompt, output };
-            assert!(one.starts_alike(&two, 30));
-            assert!(!one.starts_alike(&two, 31));
-            assert!(!one.starts_alike(&one, 41));
-        }
-    }
 
     #[test]
     fn ranges_and_blocks_may_straddle_prompt_and_output() {

@@ -47,6 +47,7 @@ impl Scheduler {
     /// The batch is refilled; its buffers are reused.
     pub fn schedule_into(&mut self, batch: &mut Batch, now: f64) -> bool {
         self.discard_step();
+        self.kv.clear_announced();
         let mut budget = self.config.max_num_batched_tokens;
         let num_preemptions = self.totals.num_preemptions;
         self.plan_decode_rows(&mut budget);
@@ -122,7 +123,14 @@ impl Scheduler {
 
     fn plan_chunk(&mut self, slot: usize, budget: &mut usize) {
         let most = self.config.max_chunk.unwrap_or(usize::MAX).min(*budget);
-        self.plan(slot, self.sequences.remaining(slot).min(most), budget);
+        let num_tokens = self.sequences.remaining(slot).min(most);
+        self.plan(slot, num_tokens, budget);
+        if !self.waiting.is_empty() {
+            let tokens = self.requests[self.sequences.request[slot]]
+                .tokens(self.sequences.rank[slot].sequence_index);
+            let end = self.sequences.num_computed_tokens[slot] + num_tokens;
+            self.kv.announce(slot, tokens, end);
+        }
     }
 
     fn plan(&mut self, slot: usize, num_tokens: usize, budget: &mut usize) {
@@ -177,8 +185,7 @@ impl Scheduler {
         let tokens = request.tokens(self.sequences.rank[slot].sequence_index);
         let max_blocks = request.max_cached_tokens(num_tokens) / crate::BLOCK_SIZE;
         let found = self.kv.match_prefix(slot, tokens, max_blocks);
-        if found.num_blocks < max_blocks && self.is_being_computed(request, slot, found.num_blocks)
-        {
+        if found.num_blocks < max_blocks && self.kv.is_announced(&found, tokens) {
             return Admission::Deferred;
         }
         if !self.kv.fits(&found, num_tokens, spare) {
@@ -187,24 +194,6 @@ impl Scheduler {
         self.kv.admit(slot, &found, num_tokens);
         self.sequences.num_computed_tokens[slot] = found.num_blocks * crate::BLOCK_SIZE;
         Admission::Admitted
-    }
-
-    /// Whether this step fills the block at `block` for a sequence that is equal to this one up to its end.
-    fn is_being_computed(&self, request: &Request, slot: usize, block: usize) -> bool {
-        if !self.config.enable_prefix_caching {
-            return false;
-        }
-        let tokens = request.tokens(self.sequences.rank[slot].sequence_index);
-        let end = (block + 1) * crate::BLOCK_SIZE;
-        self.scheduled.iter().any(|entry| {
-            let start = self.sequences.num_computed_tokens[entry.slot];
-            let other = &self.requests[self.sequences.request[entry.slot]];
-            let other_index = self.sequences.rank[entry.slot].sequence_index;
-            start < end
-                && end <= start + entry.num_tokens
-                && request.cache_salt == other.cache_salt
-                && tokens.starts_alike(&other.tokens(other_index), end)
-        })
     }
 
     /// A running sibling that has computed the prompt up to its last token, for a sequence without output.
