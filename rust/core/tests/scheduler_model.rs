@@ -116,7 +116,7 @@ impl Naive {
             .limits
             .max_num_seqs
             .min(self.limits.max_num_batched_tokens);
-        if !preempted || self.planned.is_empty() {
+        if !preempted {
             for index in 0..self.requests.len() {
                 if self.requests[index].is_running {
                     continue;

@@ -52,8 +52,8 @@ impl Scheduler {
         let num_preemptions = self.totals.num_preemptions;
         self.plan_decode_rows(&mut budget);
         self.plan_prefill_chunks(&mut budget);
-        // What was just taken from a victim is not given to somebody else, unless nothing runs at all.
-        if self.scheduled.is_empty() || num_preemptions == self.totals.num_preemptions {
+        // What was just taken from a victim is not given to somebody else.
+        if num_preemptions == self.totals.num_preemptions {
             self.plan_admissions(&mut budget, now);
         }
         debug_assert!(
