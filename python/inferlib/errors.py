@@ -1,7 +1,7 @@
 """Every error that inferlib raises: one root, and each class is also the natural builtin.
 
-All carry ``code`` (a stable string), ``retryable`` and ``hint`` (what to do). The compiled module receives these
-classes once, at import, so that a vendored copy raises its own.
+All carry ``code`` (a stable string), ``retryable`` and ``hint`` (what to do). The compiled module
+receives these classes once, at import, so that a vendored copy raises its own.
 """
 
 from __future__ import annotations
@@ -77,6 +77,12 @@ class RequestError(InferlibError, ValueError):
         self.field = field
 
 
+class UnknownKeywordError(RequestError, TypeError):
+    """A keyword argument does not exist; ``field`` is the keyword, the hint the nearest one."""
+
+    code = "unknown_keyword"
+
+
 class PromptTooLongError(RequestError):
     """The prompt (and one token) does not fit the context or the KV cache."""
 
@@ -133,6 +139,12 @@ class ForkedProcessError(InferlibError, RuntimeError):
     code = "forked_process"
 
 
+class ReentrantCallError(InferlibError, RuntimeError):
+    """A signal handler or a finalizer waits for the model whose step it interrupted."""
+
+    code = "reentrant_call"
+
+
 class InternalError(InferlibError, RuntimeError):
     """A bug in inferlib; please report it with the message."""
 
@@ -148,6 +160,7 @@ CLASSES: dict[str, type[InferlibError]] = {
         ModelFormatError,
         UnsupportedModelError,
         RequestError,
+        UnknownKeywordError,
         PromptTooLongError,
         TemplateError,
         GrammarError,
@@ -156,6 +169,7 @@ CLASSES: dict[str, type[InferlibError]] = {
         ExecutorError,
         ClosedError,
         ForkedProcessError,
+        ReentrantCallError,
         InternalError,
     )
 }
