@@ -167,7 +167,11 @@ class StepDriver:
     def leading(self) -> bool:
         """Whether somebody runs steps now."""
         with self.lock:
-            return self._living_leader() is not None
+            return self.has_leader()
+
+    def has_leader(self) -> bool:
+        """Whether somebody runs steps now; the lock is held."""
+        return self._living_leader() is not None
 
     # Leading
 
@@ -197,7 +201,7 @@ class StepDriver:
         with self.lock:
             if not ran and not ready():
                 self._work.fail(InternalError("no request can advance"))
-            self._wake()
+            self.wake()
 
     def _leave(self, waiter: _ThreadWaiter) -> None:
         with self.lock:
@@ -207,12 +211,13 @@ class StepDriver:
     def _react(self) -> None:
         if self._living_leader() is None:
             self._work.settle()
-            self._wake()
+            self.wake()
             # No thread can start: the event loops ask again at their next slice, and are told.
             with contextlib.suppress(RuntimeError):
                 self._appoint()
 
-    def _wake(self) -> None:
+    def wake(self) -> None:
+        """Wake whoever waits for what has happened; the lock is held."""
         for waiter in list(self._waiters):
             if waiter.ready() or waiter.is_lost():
                 del self._waiters[waiter]
@@ -256,7 +261,7 @@ class StepDriver:
         except BaseException as error:  # nobody above would see it
             with self.lock:
                 self._work.fail(error)
-                self._wake()
+                self.wake()
         finally:
             if self._leader is me:
                 self._leader = None

@@ -1,0 +1,498 @@
+"""The engine: one step is schedule, run, update; everything else is about who may interrupt it.
+
+Interrupts. Python may raise ``KeyboardInterrupt`` between any two bytecodes of the main thread, so
+also in the middle of a step's bookkeeping, which concerns the requests of other callers, too. Two
+means: what exists once only is moved into its container by one C call (``_move``), which no
+interrupt can split; and ``_step_is_open`` stays set until a step is accounted for: whoever runs the
+next step finds it set and rebuilds from the scheduler's records what may have been missed
+(``_recover``). Nothing is lost and nothing happens twice.
+"""
+
+from __future__ import annotations
+
+import collections
+import copy
+import os
+import time
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+
+from .driving import StepDriver
+from .errors import ClosedError, ForkedProcessError, InferlibError, InternalError
+from .request import SEQUENCES_PER_REQUEST, Request
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, MutableSequence, Sequence
+
+    from numpy.typing import NDArray
+
+    from ._core import Events, Scheduler, SchedulerStats, SequenceOutput, TextStreams
+    from .executors.base import Executor
+
+CLOSE_TIMEOUT_SECONDS = 60.0
+LOOK_AHEAD_TOKENS = 16
+"""So many tokens more than were read does a thread generate for the stream of an event loop."""
+
+Argument = TypeVar("Argument")
+Result = TypeVar("Result")
+
+
+class Engine:
+    """Runs the requests of one model.
+
+    Args:
+        scheduler: Decides what runs.
+        executor: Runs it.
+        text: Turns tokens into text; ``None`` if there is no tokenizer.
+        dedicated: Whether a thread drives while there is work, not the callers.
+    """
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        executor: Executor,
+        text: TextStreams | None,
+        *,
+        dedicated: bool = False,
+    ) -> None:
+        self._scheduler = scheduler
+        self._executor = executor
+        self._text = text
+        self._driver = StepDriver(self, dedicated=dedicated)
+        self._requests: dict[int, Request] = {}
+        self._invisible: dict[int, Request] = {}
+        self._cancelled: collections.deque[Request] = collections.deque()
+        self._step_is_open = False
+        self._is_closed = False
+        self._is_released = False
+        self._process_id = os.getpid()
+
+    # One step
+
+    def step(self) -> Events | None:
+        """Advance every scheduled sequence; ``None`` if there is nothing to do."""
+        batch = self._scheduler.schedule(time.monotonic())
+        if batch is None:
+            return None
+        output = self._executor.run(batch)
+        return self._scheduler.update(output, time.monotonic())
+
+    def run_step(self) -> bool:
+        """Run one step and account for it; see ``driving.Work``."""
+        try:
+            with self._driver.lock:
+                if self._step_is_open:
+                    self._recover()
+                self.settle()
+                if self._is_closed:
+                    return False
+            self._step_is_open = True
+            events = self.step()
+            if events is not None:
+                self._account(events)
+            self._step_is_open = False
+        except Exception as error:
+            with self._driver.lock:
+                self.fail(error)
+            return True
+        return events is not None
+
+    def _account(self, events: Events) -> None:
+        """Bring the text up to date, end what ended."""
+        text, now = self._text, time.monotonic()
+        advance = None
+        if text is not None and len(events.token_ids):
+            advance = text.advance(*self._text_rows(events))
+        with self._driver.lock:
+            if advance is not None:
+                for stop in advance.stops:
+                    self._stop_at_string(stop.key, stop.stop_index, now)
+                for failure in advance.failures:
+                    self._fail_text(failure.key, now)
+                self._show_text(now)
+            for request_id in events.finished_requests.tolist():
+                self._retire(self._requests[request_id])
+
+    def _text_rows(self, events: Events) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+        """Keys and tokens of a step, without final tokens that are not text."""
+        keys = events.request_ids * SEQUENCES_PER_REQUEST + events.sequence_indices
+        silent = [
+            row
+            for row in np.flatnonzero(events.finished).tolist()
+            if int(events.token_ids[row])
+            in self._requests[int(events.request_ids[row])].silent_token_ids
+        ]
+        if silent:
+            return np.delete(keys, silent), np.delete(events.token_ids, silent)
+        return keys, events.token_ids
+
+    def _stop_at_string(self, key: int, stop_index: int, now: float) -> None:
+        request_id, index = divmod(key, SEQUENCES_PER_REQUEST)
+        request = self._requests[request_id]
+        request.stop_strings[index] = tuple(request.params.stop)[stop_index]
+        self._scheduler.finish(request_id, index, "stop", now)
+        if self._scheduler.is_finished(request_id):
+            self._retire(request)
+
+    def _fail_text(self, key: int, now: float) -> None:
+        """A token of this sequence is no token of the tokenizer."""
+        request_id, index = divmod(key, SEQUENCES_PER_REQUEST)
+        request = self._requests.get(request_id)
+        if request is None or not request.params.detokenize:
+            return
+        self._scheduler.finish(request_id, index, "error", now)
+        if self._scheduler.is_finished(request_id):
+            self._retire(request)
+
+    def _show_text(self, now: float) -> None:
+        """Note when the text of a request first shows: usually in the step of its first token."""
+        for request in list(self._invisible.values()):
+            for key, pieces in zip(request.text_keys, request.pieces, strict=True):
+                self._take_text(key, pieces)
+            if any(map(any, request.pieces)):
+                request.first_visible = now
+                del self._invisible[request.id]
+
+    def _take_text(self, key: int, pieces: list[str]) -> None:
+        if self._text is not None:
+            _move(pieces, self._text.take_text, key)
+
+    def _retire(self, request: Request) -> None:
+        """Take over the results of a request that ended; the lock is held."""
+        if request.is_done:
+            return
+        if not request.results:
+            _move(request.results, self._scheduler.take, request.id)
+        if self._text is not None and request.params.detokenize:
+            if not request.text_is_final:
+                for key, pieces in zip(request.text_keys, request.pieces, strict=True):
+                    self._text.finish(key)
+                    self._take_text(key, pieces)
+                request.text_is_final = True
+            for key in request.text_keys:
+                self._text.remove(key)
+            if request.first_visible is None and any(map(any, request.pieces)):
+                request.first_visible = time.monotonic()
+        self._invisible.pop(request.id, None)
+        self._driver.forget(request)
+        request.is_done = True
+        self._requests.pop(request.id, None)
+
+    # Interrupts and failures
+
+    def _recover(self) -> None:
+        """Make good a step whose bookkeeping was interrupted; the lock is held.
+
+        Costs a decode of all running requests, after an interrupt only.
+        """
+        now = time.monotonic()
+        self._scheduler.discard_step()
+        for request in list(self._requests.values()):
+            finished = bool(request.results) or self._scheduler.is_finished(request.id)
+            if self._text is not None and request.params.detokenize:
+                self._rebuild_text(request, now, finished=finished)
+                finished = finished or self._scheduler.is_finished(request.id)
+            if finished:
+                self._retire(request)
+        self._step_is_open = False
+
+    def _rebuild_text(self, request: Request, now: float, *, finished: bool) -> None:
+        """Decode a request's text again from its first token."""
+        assert self._text is not None  # noqa: S101  # for the type checker
+        for index, key in enumerate(request.text_keys):
+            sequence = self._sequence(request, index, 0)
+            token_ids = np.asarray(sequence.token_ids, np.int32)
+            ended = sequence.finish_reason is not None and token_ids.size
+            if ended and int(token_ids[-1]) in request.silent_token_ids:
+                token_ids = token_ids[:-1]
+            self._text.remove(key)
+            self._insert_text(request, key)
+            advance = self._text.advance(np.full(token_ids.size, key, np.int64), token_ids)
+            for stop in advance.stops:
+                request.stop_strings[index] = tuple(request.params.stop)[stop.stop_index]
+                self._scheduler.finish(request.id, index, "stop", now)
+            if finished:
+                self._text.finish(key)
+            request.pieces[index][:] = [self._text.take_text(key)]
+        request.text_is_final = finished
+
+    def settle(self) -> None:
+        """Apply cancellations; see ``driving.Work``."""
+        while self._cancelled:
+            request = self._cancelled[0]
+            if request.ids and not request.is_done:
+                if not request.results:
+                    self._scheduler.cancel(request.id, time.monotonic())
+                self._retire(request)
+            self._cancelled.popleft()
+
+    def has_work(self) -> bool:
+        """Whether a request is unfinished; see ``driving.Work``."""
+        return bool(self._requests)
+
+    def fail(self, error: BaseException) -> None:
+        """End all requests with an error; see ``driving.Work``."""
+        if not isinstance(error, InferlibError):
+            cause, error = (
+                error,
+                InternalError(
+                    f"a step failed: {type(error).__name__}: {error}",
+                    hint="this is a bug; please report it with the traceback",
+                ),
+            )
+            error.__cause__ = cause
+        self._scheduler.discard_step()
+        self._step_is_open = False
+        for request in list(self._requests.values()):
+            if not request.results:
+                self._scheduler.cancel(request.id, time.monotonic())
+                self._scheduler.take(request.id)
+            if self._text is not None:
+                for key in request.text_keys:
+                    self._text.remove(key)
+            request.error = error
+            request.is_done = True
+            self._driver.forget(request)
+        self._requests.clear()
+        self._invisible.clear()
+
+    # What callers do
+
+    def submit(self, requests: Iterable[Request]) -> None:
+        """Queue requests: all, or none of them.
+
+        Raises:
+            RequestError: One can never run.
+            OverloadedError: The queue is full.
+            ClosedError: The model is closed.
+            ForkedProcessError: This process was forked after the model was loaded.
+        """
+        self.check_usable()
+        submitted: list[Request] = []
+        try:
+            for request in requests:
+                submitted.append(request)
+                self._submit(request)
+        except BaseException:
+            self.cancel(submitted)
+            raise
+        self._driver.changed()
+
+    def _submit(self, request: Request) -> None:
+        params = request.params
+        submit = partial(
+            self._scheduler.submit,
+            params=request.scheduler_params,
+            n=params.n,
+            seed=params.seed,
+            cache_salt=request.cache_salt,
+            priority=request.priority,
+            now=time.monotonic(),
+        )
+        with self._driver.lock:
+            if self._is_closed:
+                raise ClosedError("the model is closed")
+            _move(request.ids, submit, np.asarray(request.prompt_token_ids, np.int32))
+            self._requests[request.id] = request
+            if self._text is not None and params.detokenize:
+                for key in request.text_keys:
+                    self._insert_text(request, key)
+                self._invisible[request.id] = request
+
+    def _insert_text(self, request: Request, key: int) -> None:
+        params = request.params
+        assert self._text is not None  # noqa: S101  # for the type checker
+        self._text.insert(
+            key,
+            stop=list(params.stop),
+            include_stop=params.include_stop_str_in_output,
+            skip_special=params.skip_special_tokens,
+            min_tokens=params.min_tokens,
+            continues=True,
+        )
+
+    def cancel(self, requests: Iterable[Request]) -> None:
+        """End requests with ``finish_reason="abort"``, at the end of the current step at latest."""
+        self._mark_cancelled(requests)
+        self._driver.changed()
+
+    def abandon(self, requests: Iterable[Request]) -> None:
+        """``cancel`` for finalizers: takes no lock that this thread may hold."""
+        self._mark_cancelled(requests)
+        self._driver.try_changed()
+
+    def _mark_cancelled(self, requests: Iterable[Request]) -> None:
+        for request in requests:
+            if not request.is_done:
+                request.is_cancelled = True
+                self._cancelled.append(request)
+
+    def wait(
+        self,
+        requests: Sequence[Request],
+        *,
+        timeout_seconds: float | None = None,
+        ready: Callable[[], bool] | None = None,
+    ) -> bool:
+        """Block until all are done (or ``ready()``), running steps if need be.
+
+        ``False`` on a timeout. On an interrupt the requests go on; the caller cancels them.
+        """
+        self.check_not_forked()
+        ready = ready or _all_done(requests)
+        return self._driver.wait_until(ready, timeout_seconds=timeout_seconds)
+
+    async def wait_async(
+        self, requests: Sequence[Request], *, ready: Callable[[], bool] | None = None
+    ) -> None:
+        """Wait for the same without blocking the event loop; a thread runs the steps.
+
+        If the loop is closed meanwhile, the requests are cancelled.
+        """
+        self.check_not_forked()
+        ready = ready or _all_done(requests)
+        await self._driver.wait_until_async(ready, abandon=partial(self._mark_cancelled, requests))
+
+    def look_ahead(self, request: Request, num_read_tokens: Callable[[], int]) -> None:
+        """Let a thread generate ``LOOK_AHEAD_TOKENS`` more than were read, for ``async for``."""
+
+        def wants_step() -> bool:
+            ahead = self.num_output_tokens(request) - num_read_tokens()
+            return not request.is_done and ahead < LOOK_AHEAD_TOKENS * request.params.n
+
+        self._driver.look_ahead(request, wants_step)
+
+    def num_output_tokens(self, request: Request) -> int:
+        """Count the generated tokens of all sequences of a request."""
+        if request.results:
+            return sum(len(sequence.token_ids) for sequence in request.results[0].sequences)
+        return self._scheduler.num_output_tokens(request.id)
+
+    def read(self, request: Request, index: int, start: int) -> tuple[SequenceOutput, str]:
+        """Return one sequence from token ``start`` on, and all of its text so far.
+
+        Raises:
+            InferlibError: The request failed.
+        """
+        with self._driver.lock:
+            raise_error_of(request)
+            if not request.is_done and request.params.detokenize:
+                self._take_text(request.text_keys[index], request.pieces[index])
+            return self._sequence(request, index, start), request.text(index)
+
+    def _sequence(self, request: Request, index: int, start: int) -> SequenceOutput:
+        if request.results:
+            return SequenceTail(request.results[0].sequences[index], start)
+        return self._scheduler.sequence_since(request.id, index, start)
+
+    def stats(self) -> SchedulerStats:
+        """Count requests, tokens and blocks.
+
+        Raises:
+            ClosedError: The model is closed.
+            ForkedProcessError: This process was forked after the model was loaded.
+        """
+        self.check_usable()
+        self._driver.changed()
+        with self._driver.lock:
+            return self._scheduler.stats()
+
+    # The end
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether ``close`` was called."""
+        return self._is_closed
+
+    def check_usable(self) -> None:
+        """Refuse to work after ``close`` or ``fork``.
+
+        Raises:
+            ClosedError: The model is closed.
+            ForkedProcessError: This process was forked after the model was loaded.
+        """
+        self.check_not_forked()
+        if self._is_closed:
+            raise ClosedError("the model is closed", hint="load it again")
+
+    def check_not_forked(self) -> None:
+        """Refuse to work in a child of the process that loaded the model.
+
+        Its threads do not exist there and its locks may be held for ever.
+
+        Raises:
+            ForkedProcessError: This process was forked after the model was loaded.
+        """
+        if os.getpid() != self._process_id:
+            raise ForkedProcessError(
+                "this process was forked after the model was loaded",
+                hint="load the model in the child, or use the start method 'spawn'",
+            )
+
+    def close(self) -> None:
+        """End all requests with ``ClosedError`` and give everything back; may be called again.
+
+        In a forked child it does nothing.
+        """
+        if os.getpid() != self._process_id:
+            return
+        with self._driver.lock:
+            if not self._is_closed:
+                self._is_closed = True
+                if self._driver.has_leader():
+                    self._executor.abort()
+        while not self._release():
+            self._driver.wait_idle(CLOSE_TIMEOUT_SECONDS)
+
+    def _release(self) -> bool:
+        """Free memory and threads unless somebody is still in a step."""
+        with self._driver.lock:
+            if self._is_released:
+                return True
+            if self._driver.has_leader():
+                return False
+            self.fail(ClosedError("the model was closed while this request ran"))
+            self._driver.wake()
+            self._executor.close()
+            self._is_released = True
+            return True
+
+
+class SequenceTail:
+    """A finished sequence from one of its tokens on."""
+
+    def __init__(self, sequence: SequenceOutput, start: int) -> None:
+        self.token_ids = sequence.token_ids[start:]
+        self.logprobs = sequence.logprobs[start:]
+        self.finish_reason = sequence.finish_reason
+        self.stop_token_id = sequence.stop_token_id
+
+
+def raise_error_of(request: Request) -> None:
+    """Raise a request's error, if it has one, as an exception of its own for each caller."""
+    if request.error is not None:
+        raise copy.copy(request.error) from request.error
+
+
+def _all_done(requests: Sequence[Request]) -> Callable[[], bool]:
+    """Whether all requests are done, in constant time per call on average."""
+    pending = list(requests)
+
+    def all_done() -> bool:
+        while pending and pending[-1].is_done:
+            pending.pop()
+        return not pending
+
+    return all_done
+
+
+def _move(
+    container: MutableSequence[Result], source: Callable[[Argument], Result], argument: Argument
+) -> None:
+    """Append ``source(argument)``, which gives it once only, to ``container``.
+
+    ``container.append(source(argument))`` would lose it to an interrupt between the two calls.
+    """
+    container.extend(map(source, (argument,)))

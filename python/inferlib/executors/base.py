@@ -1,0 +1,27 @@
+"""What the engine needs of an executor."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from .._core import Batch, StepOutput
+
+
+class Executor(Protocol):
+    """Runs the program of one model for one batch after another; one call at a time."""
+
+    def run(self, batch: Batch) -> StepOutput:
+        """Compute one step.
+
+        Raises:
+            ExecutorError: The device failed.
+            OutOfMemoryError: Memory for the step's buffers is missing.
+            KeyboardInterrupt: It was interrupted; nothing counts as computed.
+        """
+
+    def abort(self) -> None:
+        """Let the step that is running now end early, from another thread; then ``run`` raises."""
+
+    def close(self) -> None:
+        """Give weights, KV cache and threads back; nobody is in ``run``."""
