@@ -108,10 +108,18 @@ class Engine:
         with self._driver.lock:
             if advance is not None:
                 for stop in advance.stops:
-                    self._stop_at_string(stop.key, stop.stop_index, now)
+                    request, index = self._sequence_of(stop.key)
+                    request.stop_strings[index] = request.params.stop_strings[stop.stop_index]
+                    self._end(request, index, "stop", now)
                 for failure in advance.failures:
-                    self._fail_text(failure.key, now)
+                    request, index = self._sequence_of(failure.key)
+                    if request.params.detokenize and index not in request.ended:
+                        self._end(request, index, "error", now)
                 self._show_text(now)
+            for row in np.flatnonzero(events.finished).tolist():
+                request = self._requests.get(int(events.request_ids[row]))
+                if request is not None:
+                    self._end_text(request, int(events.sequence_indices[row]))
             for request_id in events.finished_requests.tolist():
                 self._retire(self._requests[request_id])
 
@@ -128,23 +136,25 @@ class Engine:
             return np.delete(keys, silent), np.delete(events.token_ids, silent)
         return keys, events.token_ids
 
-    def _stop_at_string(self, key: int, stop_index: int, now: float) -> None:
+    def _sequence_of(self, key: int) -> tuple[Request, int]:
         request_id, index = divmod(key, SEQUENCES_PER_REQUEST)
-        request = self._requests[request_id]
-        request.stop_strings[index] = tuple(request.params.stop)[stop_index]
-        self._scheduler.finish(request_id, index, "stop", now)
-        if self._scheduler.is_finished(request_id):
+        return self._requests[request_id], index
+
+    def _end(self, request: Request, index: int, reason: str, now: float) -> None:
+        """End a sequence because of its text."""
+        self._scheduler.finish(request.id, index, reason, now)
+        self._end_text(request, index)
+        if self._scheduler.is_finished(request.id):
             self._retire(request)
 
-    def _fail_text(self, key: int, now: float) -> None:
-        """A token of this sequence is no token of the tokenizer."""
-        request_id, index = divmod(key, SEQUENCES_PER_REQUEST)
-        request = self._requests.get(request_id)
-        if request is None or not request.params.detokenize:
+    def _end_text(self, request: Request, index: int) -> None:
+        """Make the text of a sequence final."""
+        if self._text is None or not request.params.detokenize or index in request.ended:
             return
-        self._scheduler.finish(request_id, index, "error", now)
-        if self._scheduler.is_finished(request_id):
-            self._retire(request)
+        key = request.text_keys[index]
+        self._text.finish(key)
+        self._take_text(key, request.pieces[index])
+        request.ended.add(index)
 
     def _show_text(self, now: float) -> None:
         """Note when the text of a request first shows: usually in the step of its first token."""
@@ -165,16 +175,13 @@ class Engine:
             return
         if not request.results:
             _move(request.results, self._scheduler.take, request.id)
-        if self._text is not None and request.params.detokenize:
-            if not request.text_is_final:
-                for key, pieces in zip(request.text_keys, request.pieces, strict=True):
-                    self._text.finish(key)
-                    self._take_text(key, pieces)
-                request.text_is_final = True
+        for index in range(request.params.n):
+            self._end_text(request, index)
+        if self._text is not None:
             for key in request.text_keys:
                 self._text.remove(key)
-            if request.first_visible is None and any(map(any, request.pieces)):
-                request.first_visible = time.monotonic()
+        if request.first_visible is None and any(map(any, request.pieces)):
+            request.first_visible = time.monotonic()
         self._invisible.pop(request.id, None)
         self._driver.forget(request)
         request.is_done = True
@@ -190,33 +197,33 @@ class Engine:
         now = time.monotonic()
         self._scheduler.discard_step()
         for request in list(self._requests.values()):
-            finished = bool(request.results) or self._scheduler.is_finished(request.id)
             if self._text is not None and request.params.detokenize:
-                self._rebuild_text(request, now, finished=finished)
-                finished = finished or self._scheduler.is_finished(request.id)
-            if finished:
+                for index in range(request.params.n):
+                    self._rebuild_text(request, index, now)
+            if request.results or self._scheduler.is_finished(request.id):
                 self._retire(request)
         self._step_is_open = False
 
-    def _rebuild_text(self, request: Request, now: float, *, finished: bool) -> None:
-        """Decode a request's text again from its first token."""
+    def _rebuild_text(self, request: Request, index: int, now: float) -> None:
+        """Decode a sequence again from its first token."""
         assert self._text is not None  # noqa: S101  # for the type checker
-        for index, key in enumerate(request.text_keys):
-            sequence = self._sequence(request, index, 0)
-            token_ids = np.asarray(sequence.token_ids, np.int32)
-            ended = sequence.finish_reason is not None and token_ids.size
-            if ended and int(token_ids[-1]) in request.silent_token_ids:
-                token_ids = token_ids[:-1]
-            self._text.remove(key)
-            self._insert_text(request, key)
-            advance = self._text.advance(np.full(token_ids.size, key, np.int64), token_ids)
-            for stop in advance.stops:
-                request.stop_strings[index] = tuple(request.params.stop)[stop.stop_index]
-                self._scheduler.finish(request.id, index, "stop", now)
-            if finished:
-                self._text.finish(key)
-            request.pieces[index][:] = [self._text.take_text(key)]
-        request.text_is_final = finished
+        sequence, key = self._sequence(request, index, 0), request.text_keys[index]
+        ended = sequence.finish_reason is not None
+        token_ids = np.asarray(sequence.token_ids, np.int32)
+        if ended and token_ids.size and int(token_ids[-1]) in request.silent_token_ids:
+            token_ids = token_ids[:-1]
+        self._text.remove(key)
+        self._insert_text(request, key)
+        advance = self._text.advance(np.full(token_ids.size, key, np.int64), token_ids)
+        for stop in advance.stops:
+            request.stop_strings[index] = request.params.stop_strings[stop.stop_index]
+            self._scheduler.finish(request.id, index, "stop", now)
+            ended = True
+        if ended:
+            self._text.finish(key)
+        request.pieces[index][:] = [self._text.take_text(key)]
+        if ended:
+            request.ended.add(index)
 
     def settle(self) -> None:
         """Apply cancellations; see ``driving.Work``."""
@@ -306,7 +313,7 @@ class Engine:
         assert self._text is not None  # noqa: S101  # for the type checker
         self._text.insert(
             key,
-            stop=list(params.stop),
+            stop=list(params.stop_strings),
             include_stop=params.include_stop_str_in_output,
             skip_special=params.skip_special_tokens,
             min_tokens=params.min_tokens,

@@ -39,7 +39,7 @@ class Request:
         first_visible: When text first showed.
         results: The finished request, once it ended.
         error: Why there is no result.
-        text_is_final: Whether no more text comes.
+        ended: Indices of sequences whose text is final.
         is_cancelled: Whether somebody asked for its end.
         is_done: Whether ``results`` and ``pieces`` are complete, or ``error`` is set.
     """
@@ -58,7 +58,7 @@ class Request:
     first_visible: float | None = None
     results: list[RequestOutput] = field(default_factory=list)
     error: InferlibError | None = None
-    text_is_final: bool = False
+    ended: set[int] = field(default_factory=set)
     is_cancelled: bool = False
     is_done: bool = False
 

@@ -120,6 +120,11 @@ class SamplingParams:
         for name, value in _checked(self).items():
             object.__setattr__(self, name, value)
 
+    @property
+    def stop_strings(self) -> tuple[str, ...]:
+        """``stop`` as it was normalised."""
+        return self.stop  # type: ignore[return-value]  # since `__post_init__`
+
     def __reduce__(self) -> tuple[partial[SamplingParams], tuple[()]]:
         """Pickle by keyword: a mapping proxy cannot be pickled."""
         return partial(type(self), **self.to_dict()), ()
