@@ -44,9 +44,13 @@ def _rebuild(
 
 
 class ModelError(InferlibError):
-    """Something is wrong with a model or its files."""
+    """Something is wrong with a model or its files; ``path`` is the file, where there is one."""
 
     code = "model"
+
+    def __init__(self, message: str = "", *, path: str | None = None, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.path = path
 
 
 class ModelNotFoundError(ModelError, FileNotFoundError):
@@ -55,10 +59,28 @@ class ModelNotFoundError(ModelError, FileNotFoundError):
     code = "model_not_found"
 
 
+class ModelReadError(ModelError, OSError):
+    """A model file exists, but the system does not let it be read."""
+
+    code = "model_read"
+
+
 class ModelFormatError(ModelError, ValueError):
-    """A model file is damaged, truncated or not what it claims to be."""
+    """A model file is damaged, truncated or not what it claims to be.
+
+    Attributes:
+        offset: Where in the file, in bytes, if that is known.
+        expected: What should be there, if it can be said shortly.
+        found: What is there.
+    """
 
     code = "model_format"
+
+    def __init__(self, message: str = "", *, path: str | None = None, hint: str = "") -> None:
+        super().__init__(message, path=path, hint=hint)
+        self.offset: int | None = None
+        self.expected: str | None = None
+        self.found: str | None = None
 
 
 class UnsupportedModelError(ModelError, ValueError):
@@ -157,6 +179,7 @@ CLASSES: dict[str, type[InferlibError]] = {
         InferlibError,
         ModelError,
         ModelNotFoundError,
+        ModelReadError,
         ModelFormatError,
         UnsupportedModelError,
         RequestError,

@@ -1,6 +1,10 @@
 //! Rust errors as the Python classes of `errors.py`. One match per crate's enum without `_ =>`, so that a new
 //! variant does not compile until it has a class.
 
+use std::path::Path;
+
+use inferlib_core::RecordError;
+use inferlib_weights::WeightsError;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -21,11 +25,27 @@ pub(crate) fn set_error_classes(py: Python<'_>, classes: Bound<'_, PyDict>) {
 pub(crate) enum Error {
     /// A panic: a bug of ours.
     Internal(String),
+    /// A checkpoint that cannot be opened or read.
+    Weights(WeightsError),
+    /// Memory for an array that goes to Python could not be had.
+    OutOfMemory { required: usize },
+    /// An op or a program that the recorder refused.
+    Record(RecordError),
+    /// A buffer, weight, rotary table or KV layer of another recorder.
+    ForeignHandle,
+    /// A recorder that was used after `finish`.
+    RecorderFinished,
     /// An invalid argument: field and message.
     Request {
         field: &'static str,
         message: String,
     },
+}
+
+impl From<RecordError> for Error {
+    fn from(error: RecordError) -> Self {
+        Self::Record(error)
+    }
 }
 
 /// A class of `errors.py` with its message and keyword attributes.
@@ -76,10 +96,123 @@ fn describe(error: Error) -> PyError {
             format!("inferlib failed internally: {message}"),
         )
         .with_text("hint", "this is a bug; please report it"),
+        Error::Weights(error) => describe_weights(&error),
+        Error::OutOfMemory { required } => PyError::new(
+            "OutOfMemoryError",
+            format!("{required} bytes of memory are not available"),
+        )
+        .with_number("required", u64::try_from(required).unwrap_or(u64::MAX)),
+        Error::Record(error) => PyError::new("ModelError", error.to_string()),
+        Error::ForeignHandle => PyError::new(
+            "ModelError",
+            "a buffer, weight, rotary table or KV layer belongs to another recorder",
+        ),
+        Error::RecorderFinished => PyError::new(
+            "ModelError",
+            "this recorder has finished; record another program with a new one",
+        ),
         Error::Request { field, message } => {
             PyError::new("RequestError", message).with_text("field", field)
         }
     }
+}
+
+impl From<WeightsError> for Error {
+    fn from(error: WeightsError) -> Self {
+        Self::Weights(error)
+    }
+}
+
+fn describe_weights(error: &WeightsError) -> PyError {
+    use WeightsError as E;
+    let message = error.to_string();
+    let not_found = |path: &Path| with_path(PyError::new("ModelNotFoundError", &message), path);
+    let format = |path: &Path| with_path(PyError::new("ModelFormatError", &message), path);
+    let unsupported =
+        |path: &Path| with_path(PyError::new("UnsupportedModelError", &message), path);
+    let differs = |path: &Path, expected: &u64, found: &u64| {
+        format(path)
+            .with_text("expected", expected.to_string())
+            .with_text("found", found.to_string())
+    };
+    match error {
+        E::NotFound { path, near: _ }
+        | E::NoWeights { path, found: _ }
+        | E::MissingShard { path, shard: _ } => not_found(path),
+        E::Unreadable { path, source: _ } | E::NotAFile { path } => {
+            with_path(PyError::new("ModelReadError", &message), path)
+        }
+        E::ManyCheckpoints { path, found: _ }
+        | E::Empty { path }
+        | E::GitLfsPointer { path, size: _ }
+        | E::HtmlPage { path }
+        | E::DuplicateKey { path, key: _ }
+        | E::DuplicateTensor { path, tensor: _ }
+        | E::ShapeTooLarge { path, .. }
+        | E::PartialBlock { path, .. }
+        | E::ShardPath { path, shard: _ }
+        | E::ShardMismatch { path, .. } => format(path),
+        E::Pickle { path }
+        | E::Archive { path, kind: _ }
+        | E::LegacyGgml { path, magic: _ }
+        | E::UnsupportedVersion { path, version: _ }
+        | E::BigEndian { path }
+        | E::UnsupportedDtype { path, .. } => unsupported(path),
+        E::UnknownFormat { path, found } => format(path)
+            .with_text("expected", "GGUF or safetensors")
+            .with_text("found", found),
+        E::Truncated {
+            path,
+            what: _,
+            offset,
+            expected,
+            found,
+        } => differs(path, expected, found).with_number("offset", *offset),
+        E::Malformed {
+            path,
+            offset,
+            expected,
+            found,
+        } => format(path)
+            .with_number("offset", *offset)
+            .with_text("expected", expected)
+            .with_text("found", found),
+        E::TrailingBytes {
+            path,
+            expected,
+            found,
+        }
+        | E::Changed {
+            path,
+            expected,
+            found,
+        }
+        | E::TensorSize {
+            path,
+            expected,
+            found,
+            ..
+        }
+        | E::TensorOffset {
+            path,
+            expected,
+            found,
+            tensor: _,
+        }
+        | E::HeaderTooLarge {
+            path,
+            found,
+            limit: expected,
+        } => differs(path, expected, found),
+        E::OutOfMemory { path: _, required } => {
+            PyError::new("OutOfMemoryError", message).with_number("required", *required)
+        }
+        E::BlockLength { .. } => PyError::new("RequestError", message).with_text("field", "bytes"),
+    }
+}
+
+fn with_path(error: PyError, path: &Path) -> PyError {
+    error.with_text("path", path.to_string_lossy())
 }
 
 fn raise(py: Python<'_>, error: PyError) -> PyResult<PyErr> {

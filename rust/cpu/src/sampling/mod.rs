@@ -1,0 +1,230 @@
+//! From a row of logits to a token: one [`Sampler`] per worker, one call per row.
+//!
+//! In this order: soundness check, raw log-probabilities, bias, allowed tokens, bad words, `min_tokens`, penalties,
+//! temperature, `top_k`, `top_p`, `min_p`, draw. The result is a function of the row, its parameters, its history and
+//! the key `(seed, sequence_index, position)` alone: no state, no libm, fixed orders of sums (`tiles`), integer masses
+//! where a decision hangs on a sum (`cut`). So it is the same in every batch, thread, vector width and machine.
+//!
+//! What a row of V tokens costs, in passes over V: greedy one (maximum and check); `top_k` or `min_p` one and a few
+//! tiles; no truncation, `top_p` alone or log-probabilities one more, of exponentials; edits one more to scan again.
+//!
+//! Every pass is `#[inline(always)]`, down from [`Sampler::run`], and written for LLVM to vectorise: called from a
+//! `#[target_feature]` function, the whole sampler is compiled for those features. Multiplications and additions stay
+//! separate, since a fused one is slow where there is no instruction for it.
+#![forbid(unsafe_code)]
+#![expect(
+    clippy::inline_always,
+    reason = "a pass must take the target features of its caller"
+)]
+
+mod candidates;
+mod cut;
+mod edits;
+mod exp_ln;
+mod logprobs;
+mod mass;
+mod philox;
+mod scan;
+mod tiles;
+mod truncate;
+
+use inferlib_core::{LogitsRow, LogprobsMode, RowLogprobs, RowStatus, SampledRow};
+
+use candidates::Candidates;
+use cut::PrefixEnd;
+use edits::Edits;
+use logprobs::Report;
+use mass::{Softmax, TileSums};
+use scan::Scan;
+use truncate::{Workspace, truncate};
+
+/// The result of one row.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RowResult {
+    /// The drawn token, or the target of a scored row. Of no meaning if the status is `Failed`.
+    pub token_id: i32,
+    /// Whether there is a token.
+    pub status: RowStatus,
+    /// Present where the request asked for log-probabilities and the status is `Ok`.
+    pub logprobs: Option<RowLogprobs>,
+}
+
+/// Draws tokens. Holds scratch only: any row may go to any sampler.
+#[derive(Debug)]
+pub struct Sampler {
+    scan: Scan,
+    sums: TileSums,
+    candidates: Candidates,
+    prefix_end: PrefixEnd,
+    edits: Edits,
+    /// The model's own logits, where edits would overwrite what log-probabilities still need.
+    raw: Vec<f32>,
+}
+
+impl Sampler {
+    /// With scratch for rows of `vocab_size` logits (longer rows let it grow): address space of 13 bytes per token,
+    /// committed only as far as rows need it.
+    #[must_use]
+    pub fn new(vocab_size: usize) -> Self {
+        Self {
+            scan: Scan::with_capacity(vocab_size),
+            sums: TileSums::with_capacity(vocab_size),
+            candidates: Candidates::with_capacity(vocab_size),
+            prefix_end: PrefixEnd::default(),
+            edits: Edits::with_capacity(vocab_size),
+            raw: Vec::new(),
+        }
+    }
+
+    /// Draw or score one row.
+    ///
+    /// `logits` holds the model's logits, one per token, and is overwritten where the request asks for bias, masks or
+    /// penalties. `history` holds the row's prompt and output tokens, `row.history_prompt_len` of the prompt first; it
+    /// may be empty where `SamplingParams::needs_history` is false. Tokens outside the vocabulary are passed over.
+    ///
+    /// `Failed` means that a logit is NaN or `+inf`, that no token is left to draw, or that the target of a scored row
+    /// is outside the vocabulary. A scored row reports the model's own distribution (`LogprobsMode::Raw`): nothing was
+    /// drawn from any other. Log-probabilities of a processed greedy row are those after bias, masks and penalties.
+    /// Lists hold tokens of positive probability only, so they may be shorter than asked for.
+    #[inline(always)]
+    pub fn run(&mut self, logits: &mut [f32], row: &SampledRow, history: &[i32]) -> RowResult {
+        let result = match row.kind {
+            LogitsRow::Score { target } => self.score(logits, row, target),
+            LogitsRow::Sample => self.sample(logits, row, history),
+        };
+        match result {
+            Some((token_id, logprobs)) => RowResult {
+                token_id,
+                status: RowStatus::Ok,
+                logprobs,
+            },
+            None => RowResult {
+                token_id: 0,
+                status: RowStatus::Failed,
+                logprobs: None,
+            },
+        }
+    }
+
+    #[inline(always)]
+    fn score(
+        &mut self,
+        logits: &[f32],
+        row: &SampledRow,
+        target: i32,
+    ) -> Option<(i32, Option<RowLogprobs>)> {
+        let max = self.scan.run(logits)?;
+        let token = usize::try_from(target)
+            .ok()
+            .filter(|&token| token < logits.len())?;
+        let count = row.params.prompt_logprobs.unwrap_or(0);
+        let report = self.report_row(logits, Softmax::new(max, 1.0), count);
+        Some((target, Some(report.finish(logits, token))))
+    }
+
+    #[inline(always)]
+    fn sample(
+        &mut self,
+        logits: &mut [f32],
+        row: &SampledRow,
+        history: &[i32],
+    ) -> Option<(i32, Option<RowLogprobs>)> {
+        let params = &*row.params;
+        let raw_count = params
+            .logprobs
+            .filter(|_| params.logprobs_mode == LogprobsMode::Raw);
+        let processed_count = params
+            .logprobs
+            .filter(|_| params.logprobs_mode == LogprobsMode::Processed);
+
+        let mut max = self.scan.run(logits)?;
+        let raw_report =
+            raw_count.map(|count| self.report_row(logits, Softmax::new(max, 1.0), count));
+        let edited = edits::are_wanted(row, history);
+        if edited {
+            if raw_report.is_some() {
+                self.raw.clear();
+                self.raw.extend_from_slice(logits);
+            }
+            self.edits.apply(logits, row, history);
+            max = self.scan.run(logits)?;
+        }
+
+        let (token, processed_report) = if params.temperature > 0.0 {
+            self.draw(
+                logits,
+                row,
+                Softmax::new(max, params.temperature),
+                processed_count,
+            )
+        } else {
+            let token = self.scan.argmax(logits, max);
+            (
+                token,
+                processed_count.map(|count| self.report_row(logits, Softmax::new(max, 1.0), count)),
+            )
+        };
+
+        let logprobs = match (raw_report, processed_report) {
+            (Some(report), _) if edited => Some(report.finish(&self.raw, token)),
+            (Some(report), _) | (None, Some(report)) => Some(report.finish(logits, token)),
+            (None, None) => None,
+        };
+        i32::try_from(token).ok().map(|token| (token, logprobs))
+    }
+
+    /// Truncate, draw, and describe the distribution that was drawn from if `count` is present.
+    #[inline(always)]
+    fn draw(
+        &mut self,
+        logits: &[f32],
+        row: &SampledRow,
+        softmax: Softmax,
+        count: Option<u32>,
+    ) -> (usize, Option<Report>) {
+        let uniform = philox::uniform(row.seed, row.sequence_index, row.position);
+        let mut work = Workspace {
+            scan: &mut self.scan,
+            sums: &mut self.sums,
+            candidates: &mut self.candidates,
+            prefix_end: &mut self.prefix_end,
+        };
+        if truncate(&mut work, logits, &row.params, &softmax) {
+            let total = self.sums.fill(self.candidates.logits(), &softmax);
+            let index = self.sums.draw(self.candidates.logits(), &softmax, uniform);
+            let token = self.candidates.id(index);
+            let report = count.map(|count| {
+                Report::of_candidates(
+                    &mut self.candidates,
+                    &mut self.prefix_end,
+                    softmax,
+                    total,
+                    count as usize,
+                )
+            });
+            (token, report)
+        } else {
+            self.sums.fill(logits, &softmax);
+            let token = self.sums.draw(logits, &softmax, uniform);
+            (
+                token,
+                count.map(|count| self.report_row(logits, softmax, count)),
+            )
+        }
+    }
+
+    /// Describe the distribution over a whole row that was scanned.
+    #[inline(always)]
+    fn report_row(&mut self, logits: &[f32], softmax: Softmax, count: u32) -> Report {
+        let total = self.sums.fill(logits, &softmax);
+        Report::of_row(
+            logits,
+            &mut self.scan,
+            &mut self.candidates,
+            &mut self.prefix_end,
+            softmax,
+            total,
+            count as usize,
+        )
+    }
+}
