@@ -173,16 +173,25 @@ class StepDriver:
         """Whether somebody runs steps now; the lock is held."""
         return self._living_leader() is not None
 
+    def check_not_leading(self) -> None:
+        """Refuse to wait for oneself; the lock is held.
+
+        Raises:
+            ReentrantCallError: The calling thread is in the middle of a step.
+        """
+        leader = self._living_leader()
+        if leader is not None and leader.thread_id == threading.get_ident():
+            raise ReentrantCallError(
+                "this thread is already running a step of the same model",
+                hint="a signal handler or a finalizer cannot wait for it; use another thread",
+            )
+
     # Leading
 
     def _lead_or_register(self, waiter: _ThreadWaiter) -> bool:
         with self.lock:
+            self.check_not_leading()
             leader = self._living_leader()
-            if leader is not None and leader.thread_id == threading.get_ident():
-                raise ReentrantCallError(
-                    "this thread is already running a step of the same model",
-                    hint="a signal handler or a finalizer cannot wait for it; use another thread",
-                )
             if leader is None and not self._dedicated:
                 self._leader = waiter
                 self._waiters.pop(waiter, None)

@@ -87,7 +87,8 @@ class Engine:
                     self._recover()
                 self.settle()
                 if self._is_closed:
-                    return False
+                    self.fail(_closed_while_running())
+                    return True
             self._step_is_open = True
             events = self.step()
             if events is not None:
@@ -95,7 +96,7 @@ class Engine:
             self._step_is_open = False
         except Exception as error:
             with self._driver.lock:
-                self.fail(error)
+                self.fail(_closed_while_running() if self._is_closed else error)
             return True
         return events is not None
 
@@ -327,6 +328,8 @@ class Engine:
 
     def abandon(self, requests: Iterable[Request]) -> None:
         """``cancel`` for finalizers: takes no lock that this thread may hold."""
+        if os.getpid() != self._process_id:
+            return
         self._mark_cancelled(requests)
         self._driver.try_changed()
 
@@ -370,12 +373,20 @@ class Engine:
             return not request.is_done and ahead < LOOK_AHEAD_TOKENS * request.params.n
 
         self._driver.look_ahead(request, wants_step)
+        if request.is_done:  # meanwhile, so nobody else would forget it
+            with self._driver.lock:
+                self._driver.forget(request)
 
     def num_output_tokens(self, request: Request) -> int:
         """Count the generated tokens of all sequences of a request."""
-        if request.results:
-            return sum(len(sequence.token_ids) for sequence in request.results[0].sequences)
-        return self._scheduler.num_output_tokens(request.id)
+        if not request.results:
+            try:
+                return self._scheduler.num_output_tokens(request.id)
+            except KeyError:
+                pass  # it ended meanwhile
+        return sum(
+            len(sequence.token_ids) for result in request.results for sequence in result.sequences
+        )
 
     def read(self, request: Request, index: int, start: int) -> tuple[SequenceOutput, str]:
         """Return one sequence from token ``start`` on, and all of its text so far.
@@ -442,10 +453,14 @@ class Engine:
         """End all requests with ``ClosedError`` and give everything back; may be called again.
 
         In a forked child it does nothing.
+
+        Raises:
+            ReentrantCallError: The calling thread is in the middle of a step.
         """
         if os.getpid() != self._process_id:
             return
         with self._driver.lock:
+            self._driver.check_not_leading()
             if not self._is_closed:
                 self._is_closed = True
                 if self._driver.has_leader():
@@ -460,7 +475,7 @@ class Engine:
                 return True
             if self._driver.has_leader():
                 return False
-            self.fail(ClosedError("the model was closed while this request ran"))
+            self.fail(_closed_while_running())
             self._driver.wake()
             self._executor.close()
             self._is_released = True
@@ -481,6 +496,10 @@ def raise_error_of(request: Request) -> None:
     """Raise a request's error, if it has one, as an exception of its own for each caller."""
     if request.error is not None:
         raise copy.copy(request.error) from request.error
+
+
+def _closed_while_running() -> ClosedError:
+    return ClosedError("the model was closed while this request ran")
 
 
 def _all_done(requests: Sequence[Request]) -> Callable[[], bool]:

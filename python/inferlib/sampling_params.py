@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from types import MappingProxyType
-from typing import Any, Literal, SupportsIndex, get_args
+from typing import Any, Literal, SupportsIndex, TypedDict, get_args
 
 from .errors import RequestError
 from .validation import (
@@ -29,6 +29,36 @@ MAX_STOPS = 64
 MAX_STOP_BYTES = 1024
 MAX_BAD_WORDS = 1024
 MAX_LOGPROBS = 1024
+
+
+class SamplingOptions(TypedDict, total=False):
+    """``SamplingParams`` as keywords of a call."""
+
+    max_tokens: int | Literal["auto"] | None
+    min_tokens: int
+    temperature: float | None
+    top_k: int | None
+    top_p: float | None
+    min_p: float | None
+    presence_penalty: float
+    frequency_penalty: float
+    repetition_penalty: float | None
+    seed: int | None
+    n: int
+    stop: str | Iterable[str]
+    include_stop_str_in_output: bool
+    stop_token_ids: Iterable[int]
+    ignore_eos: bool
+    logprobs: int | None
+    prompt_logprobs: int | None
+    prompt_logprobs_start: int
+    logprobs_mode: LogprobsMode
+    logit_bias: Mapping[int, float] | None
+    allowed_token_ids: Iterable[int] | None
+    bad_words: Iterable[str | Iterable[int]] | None
+    skip_special_tokens: bool
+    spaces_between_special_tokens: bool
+    detokenize: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
