@@ -35,10 +35,9 @@ class InferlibError(Exception):
 
 
 def _rebuild(
-    cls: type[InferlibError], args: tuple[object, ...], state: dict[str, object]
+    cls: type[InferlibError], args: tuple[str, ...], state: dict[str, object]
 ) -> InferlibError:
-    error = cls.__new__(cls)
-    error.args = args
+    error = cls(*args)
     error.__dict__.update(state)
     return error
 

@@ -219,7 +219,7 @@ class Model:
             InferlibError: A step failed, or the model was closed.
         """
         one, requests = self._requests(prompt, params, options)
-        completions = self._run(requests, progress)
+        completions = self._run(requests, progress=progress)
         return completions[0] if one else completions
 
     @overload
@@ -331,7 +331,7 @@ class Model:
             InferlibError: A step failed, or the model was closed.
         """
         one, requests = self._chat_requests(messages, params, options)
-        completions = self._run(requests, progress)
+        completions = self._run(requests, progress=progress)
         return completions[0] if one else completions
 
     @overload
@@ -501,7 +501,7 @@ class Model:
 
     # From requests to results
 
-    def _run(self, requests: list[Request], progress: bool | None) -> list[Completion]:
+    def _run(self, requests: list[Request], *, progress: bool | None) -> list[Completion]:
         """Run requests to their ends; if that fails or is interrupted, cancel them all."""
         bar = progress_of(len(requests), progress=progress)
         try:

@@ -79,8 +79,9 @@ class SamplingParams:
     Attributes:
         max_tokens: Most tokens to generate; ``finish_reason`` is then ``"length"``. ``"auto"`` is
             256, or what the context still holds if that is less; ``None`` is to the end of the
-            context. A number that can never fit is refused. The lengths in
-            ``generation_config.json`` are not read: how much to generate is the caller's business.
+            context. A number that can never fit is refused; 0 is allowed with ``prompt_logprobs``.
+            The lengths in ``generation_config.json`` are not read: how much to generate is the
+            caller's business.
         min_tokens: Stop tokens cannot be drawn until this many tokens were generated, and stop
             strings are not looked at.
         temperature: Divides the logits. 0 is greedy: the largest logit after bias, masks and
@@ -230,8 +231,8 @@ _NUMBERS = (
     ("temperature", 0.0, 1e4),
     ("top_p", 0.0, 1.0),
     ("min_p", 0.0, 1.0),
-    ("presence_penalty", -100.0, 100.0),
-    ("frequency_penalty", -100.0, 100.0),
+    ("presence_penalty", -2.0, 2.0),
+    ("frequency_penalty", -2.0, 2.0),
     ("repetition_penalty", 0.0, 100.0),
 )
 _NOT_NONE = ("min_tokens", "n", "prompt_logprobs_start", "presence_penalty", "frequency_penalty")
@@ -284,6 +285,12 @@ def _check_together(checked: dict[str, Any], *, detokenize: bool) -> None:
         raise RequestError(
             "stop needs text", field="stop", hint="use stop_token_ids, or drop detokenize=False"
         )
+    if checked["max_tokens"] == 0 and checked.get("prompt_logprobs") is None:
+        raise RequestError(
+            "max_tokens=0 generates nothing",
+            field="max_tokens",
+            hint="ask for at least 1, or for prompt_logprobs",
+        )
     limit, least = checked["max_tokens"], checked["min_tokens"]
     if isinstance(limit, int) and least > limit:
         raise RequestError(
@@ -306,7 +313,7 @@ def _max_tokens(value: object) -> object:
         raise RequestError(
             f'max_tokens must be a whole number, "auto" or None, not {value!r}', field="max_tokens"
         )
-    return integer("max_tokens", value, 1, INT32_MAX)
+    return integer("max_tokens", value, 0, INT32_MAX)
 
 
 def _stop_strings(value: object) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
+from tests.unit.fakes import BOS, EOS, assert_idle, continuation, fake_model, text_of
 
 from inferlib.errors import (
     ClosedError,
@@ -24,8 +25,6 @@ from inferlib.errors import (
 )
 from inferlib.model import CallOptions, LoadOptions, Model
 from inferlib.sampling_params import SamplingOptions, SamplingParams
-
-from .fakes import BOS, EOS, assert_idle, continuation, fake_model, text_of
 
 
 @pytest.fixture
@@ -746,40 +745,50 @@ def test_results_are_plain_data(model):
     assert "fake" in repr(model)
 
 
+def generated(model, prompt, count):
+    return model.generate(prompt, max_tokens=count).text
+
+
+def streamed(model, prompt, count):
+    return "".join(map(str, model.stream(prompt, max_tokens=count)))
+
+
+def generated_in_a_loop(model, prompt, count):
+    return asyncio.run(model.agenerate(prompt, max_tokens=count)).text
+
+
+def streamed_in_a_loop(model, prompt, count):
+    async def consume():
+        return "".join([str(d) async for d in model.astream(prompt, max_tokens=count)])
+
+    return asyncio.run(consume())
+
+
+def submitted_after_one_that_was_given_up(model, prompt, count):
+    with model.stream(prompt, max_tokens=100) as given_up:
+        next(given_up)
+    return model.submit(prompt, max_tokens=count).result().text
+
+
 def test_threads_and_loops_at_once(model):
-    """64 callers of five kinds; each gets exactly its own text."""
+    """64 calls of five kinds from 16 threads; each gets exactly its own text."""
+    calls = (
+        generated,
+        streamed,
+        generated_in_a_loop,
+        streamed_in_a_loop,
+        submitted_after_one_that_was_given_up,
+    )
     failures = []
 
-    def generate(prompt, count):
-        return model.generate(prompt, max_tokens=count).text
-
-    def stream(prompt, count):
-        return "".join(map(str, model.stream(prompt, max_tokens=count)))
-
-    def agenerate(prompt, count):
-        return asyncio.run(model.agenerate(prompt, max_tokens=count)).text
-
-    def astream(prompt, count):
-        async def consume():
-            return "".join([str(d) async for d in model.astream(prompt, max_tokens=count)])
-
-        return asyncio.run(consume())
-
-    def submit(prompt, count):
-        with model.stream(prompt, max_tokens=100) as abandoned:
-            next(abandoned)
-        return model.submit(prompt, max_tokens=count).result().text
-
-    calls = (generate, stream, agenerate, astream, submit)
-
-    def call(seed):
+    def work(seed):
         for turn in range(4):
             prompt, count = f"{seed}/{turn}", 5 + (seed * 7 + turn * 3) % 40
-            text = calls[(seed + turn) % 5](prompt, count)
+            text = calls[(seed + turn) % len(calls)](model, prompt, count)
             if text != text_of(prompt, count):
                 failures.append((prompt, text))
 
-    threads = [threading.Thread(target=call, args=(seed,)) for seed in range(16)]
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(16)]
     for thread in threads:
         thread.start()
     for thread in threads:
