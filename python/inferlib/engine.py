@@ -83,8 +83,6 @@ class Engine:
         """Run one step and account for it; see ``driving.Work``."""
         try:
             with self._driver.lock:
-                if self._step_is_open:
-                    self._recover()
                 self.settle()
                 if self._is_closed:
                     self.fail(_closed_while_running())
@@ -109,40 +107,37 @@ class Engine:
         with self._driver.lock:
             if advance is not None:
                 for stop in advance.stops:
-                    request, index = self._sequence_of(stop.key)
-                    request.stop_strings[index] = request.params.stop_strings[stop.stop_index]
-                    self._end(request, index, "stop", now)
+                    self._end(stop.key, "stop", now, stop_index=stop.stop_index)
                 for failure in advance.failures:
-                    request, index = self._sequence_of(failure.key)
-                    if request.params.detokenize and index not in request.ended:
-                        self._end(request, index, "error", now)
+                    self._end(failure.key, "error", now)
                 self._show_text(now)
             for row in np.flatnonzero(events.finished).tolist():
                 request = self._requests.get(int(events.request_ids[row]))
                 if request is not None:
                     self._end_text(request, int(events.sequence_indices[row]))
             for request_id in events.finished_requests.tolist():
-                self._retire(self._requests[request_id])
+                self._retire(self._requests.get(request_id))
 
     def _text_rows(self, events: Events) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
         """Keys and tokens of a step, without final tokens that are not text."""
         keys = events.request_ids * SEQUENCES_PER_REQUEST + events.sequence_indices
-        silent = [
-            row
-            for row in np.flatnonzero(events.finished).tolist()
-            if int(events.token_ids[row])
-            in self._requests[int(events.request_ids[row])].silent_token_ids
-        ]
+        silent = []
+        for row in np.flatnonzero(events.finished).tolist():
+            request = self._requests.get(int(events.request_ids[row]))
+            if request is not None and int(events.token_ids[row]) in request.silent_token_ids:
+                silent.append(row)
         if silent:
             return np.delete(keys, silent), np.delete(events.token_ids, silent)
         return keys, events.token_ids
 
-    def _sequence_of(self, key: int) -> tuple[Request, int]:
+    def _end(self, key: int, reason: str, now: float, *, stop_index: int | None = None) -> None:
+        """End a sequence because of its text: a stop string, or a token that is none."""
         request_id, index = divmod(key, SEQUENCES_PER_REQUEST)
-        return self._requests[request_id], index
-
-    def _end(self, request: Request, index: int, reason: str, now: float) -> None:
-        """End a sequence because of its text."""
+        request = self._requests.get(request_id)
+        if request is None or index not in request.opened or index in request.ended:
+            return  # token ids only, or its submission was interrupted
+        if stop_index is not None:
+            request.stop_strings[index] = request.params.stop_strings[stop_index]
         self._scheduler.finish(request.id, index, reason, now)
         self._end_text(request, index)
         if self._scheduler.is_finished(request.id):
@@ -150,7 +145,7 @@ class Engine:
 
     def _end_text(self, request: Request, index: int) -> None:
         """Make the text of a sequence final."""
-        if self._text is None or not request.params.detokenize or index in request.ended:
+        if self._text is None or index not in request.opened or index in request.ended:
             return
         key = request.text_keys[index]
         self._text.finish(key)
@@ -160,8 +155,8 @@ class Engine:
     def _show_text(self, now: float) -> None:
         """Note when the text of a request first shows: usually in the step of its first token."""
         for request in list(self._invisible.values()):
-            for key, pieces in zip(request.text_keys, request.pieces, strict=True):
-                self._take_text(key, pieces)
+            for index in request.opened - request.ended:
+                self._take_text(request.text_keys[index], request.pieces[index])
             if any(map(any, request.pieces)):
                 request.first_visible = now
                 del self._invisible[request.id]
@@ -170,9 +165,9 @@ class Engine:
         if self._text is not None:
             _move(pieces, self._text.take_text, key)
 
-    def _retire(self, request: Request) -> None:
+    def _retire(self, request: Request | None) -> None:
         """Take over the results of a request that ended; the lock is held."""
-        if request.is_done:
+        if request is None or request.is_done:
             return
         if not request.results:
             _move(request.results, self._scheduler.take, request.id)
@@ -198,8 +193,8 @@ class Engine:
         now = time.monotonic()
         self._scheduler.discard_step()
         for request in list(self._requests.values()):
-            if self._text is not None and request.params.detokenize:
-                for index in range(request.params.n):
+            if self._text is not None:
+                for index in request.opened:
                     self._rebuild_text(request, index, now)
             if request.results or self._scheduler.is_finished(request.id):
                 self._retire(request)
@@ -214,7 +209,7 @@ class Engine:
         if ended and token_ids.size and int(token_ids[-1]) in request.silent_token_ids:
             token_ids = token_ids[:-1]
         self._text.remove(key)
-        self._insert_text(request, key)
+        self._insert_text(request, index)
         advance = self._text.advance(np.full(token_ids.size, key, np.int64), token_ids)
         for stop in advance.stops:
             request.stop_strings[index] = request.params.stop_strings[stop.stop_index]
@@ -227,7 +222,9 @@ class Engine:
             request.ended.add(index)
 
     def settle(self) -> None:
-        """Apply cancellations; see ``driving.Work``."""
+        """Make good an interrupted step, apply cancellations; see ``driving.Work``."""
+        if self._step_is_open:
+            self._recover()
         while self._cancelled:
             request = self._cancelled[0]
             if request.ids and not request.is_done:
@@ -305,21 +302,22 @@ class Engine:
             _move(request.ids, submit, np.asarray(request.prompt_token_ids, np.int32))
             self._requests[request.id] = request
             if self._text is not None and params.detokenize:
-                for key in request.text_keys:
-                    self._insert_text(request, key)
                 self._invisible[request.id] = request
+                for index in range(params.n):
+                    self._insert_text(request, index)
 
-    def _insert_text(self, request: Request, key: int) -> None:
+    def _insert_text(self, request: Request, index: int) -> None:
         params = request.params
         assert self._text is not None  # noqa: S101  # for the type checker
         self._text.insert(
-            key,
+            request.text_keys[index],
             stop=list(params.stop_strings),
             include_stop=params.include_stop_str_in_output,
             skip_special=params.skip_special_tokens,
             min_tokens=params.min_tokens,
             continues=True,
         )
+        request.opened.add(index)
 
     def cancel(self, requests: Iterable[Request]) -> None:
         """End requests with ``finish_reason="abort"``, at the end of the current step at latest."""
@@ -396,7 +394,7 @@ class Engine:
         """
         with self._driver.lock:
             raise_error_of(request)
-            if not request.is_done and request.params.detokenize:
+            if index in request.opened and index not in request.ended:
                 self._take_text(request.text_keys[index], request.pieces[index])
             return self._sequence(request, index, start), request.text(index)
 

@@ -259,7 +259,7 @@ class Model:
         Raises:
             RequestError: The prompt or an option is invalid, at once.
         """
-        return Stream(*self._submitted(self._one(self._requests(prompt, params, options))))
+        return Stream(*self._pending(self._one(self._requests(prompt, params, options))))
 
     def astream(
         self,
@@ -272,7 +272,7 @@ class Model:
         Raises:
             RequestError: The prompt or an option is invalid, at once.
         """
-        return AsyncStream(*self._submitted(self._one(self._requests(prompt, params, options))))
+        return AsyncStream(*self._pending(self._one(self._requests(prompt, params, options))))
 
     def submit(
         self,
@@ -285,7 +285,7 @@ class Model:
         Raises:
             RequestError: The prompt or an option is invalid.
         """
-        return Handle(*self._submitted(self._one(self._requests(prompt, params, options))))
+        return Handle(*self._pending(self._one(self._requests(prompt, params, options))))
 
     # Chatting
 
@@ -372,7 +372,7 @@ class Model:
             RequestError: A message or an option is invalid, at once.
             TemplateError: There is no chat template, or it refuses the messages.
         """
-        return Stream(*self._submitted(self._one(self._chat_requests(messages, params, options))))
+        return Stream(*self._pending(self._one(self._chat_requests(messages, params, options))))
 
     def astream_chat(
         self,
@@ -387,7 +387,7 @@ class Model:
             TemplateError: There is no chat template, or it refuses the messages.
         """
         return AsyncStream(
-            *self._submitted(self._one(self._chat_requests(messages, params, options)))
+            *self._pending(self._one(self._chat_requests(messages, params, options)))
         )
 
     # About the model
@@ -537,9 +537,8 @@ class Model:
             )
         return requests[0]
 
-    def _submitted(self, request: Request) -> tuple[Engine, Request, TokenText, Model]:
-        """Submit a request; what a stream or handle is made from."""
-        self._engine.submit([request])
+    def _pending(self, request: Request) -> tuple[Engine, Request, TokenText, Model]:
+        """What a stream or handle is made from."""
         return self._engine, request, self._token_text, self
 
     def _token_text(self, token_id: int) -> str | None:

@@ -39,7 +39,8 @@ class Request:
         first_visible: When text first showed.
         results: The finished request, once it ended.
         error: Why there is no result.
-        ended: Indices of sequences whose text is final.
+        opened: Indices of sequences that have a text stream.
+        ended: Those of them whose text is final.
         is_cancelled: Whether somebody asked for its end.
         is_done: Whether ``results`` and ``pieces`` are complete, or ``error`` is set.
     """
@@ -58,6 +59,7 @@ class Request:
     first_visible: float | None = None
     results: list[RequestOutput] = field(default_factory=list)
     error: InferlibError | None = None
+    opened: set[int] = field(default_factory=set)
     ended: set[int] = field(default_factory=set)
     is_cancelled: bool = False
     is_done: bool = False

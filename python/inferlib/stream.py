@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 
 
 class _Pending:
-    """A submitted request, and whatever must live until it ended."""
+    """Submits a request, and holds whatever must live until it ended.
+
+    The object exists before the request does: whenever an interrupt comes, somebody cancels it.
+    """
 
     def __init__(
         self,
@@ -31,17 +34,17 @@ class _Pending:
         token_text: Callable[[int], str | None],
         owner: object,
     ) -> None:
-        self._engine = engine
-        self._request = request
         self._token_text = token_text
         self._owner = owner  # a model that is dropped closes its engine
-
-    def _abandon(self) -> None:
-        self._engine.abandon([self._request])
+        self._engine = engine
+        self._request = request
+        engine.submit([request])
 
     def __del__(self) -> None:
         """Cancel what nobody can read any more."""
-        self._abandon()
+        request = getattr(self, "_request", None)  # absent if interrupted at once
+        if request is not None:
+            self._engine.abandon([request])
 
 
 class Handle(_Pending):
@@ -103,9 +106,9 @@ class _Stream(_Pending):
         token_text: Callable[[int], str | None],
         owner: object,
     ) -> None:
-        super().__init__(engine, request, token_text, owner)
-        self._reader = DeltaReader(engine, request, token_text)
         self._is_closed = False
+        self._reader = DeltaReader(engine, request, token_text)
+        super().__init__(engine, request, token_text, owner)
 
     @property
     def completion(self) -> Completion | None:
