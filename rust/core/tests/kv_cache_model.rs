@@ -2,6 +2,8 @@
 //! choose the same blocks, find the same prefixes and evict in the same order.
 #![allow(
     clippy::unwrap_used,
+    clippy::similar_names,
+    clippy::needless_for_each,
     clippy::allow_attributes,
     reason = "a test that unwraps says what it expects"
 )]
@@ -362,7 +364,9 @@ impl Pair {
             ..NaiveSequence::default()
         };
         for (group, table) in self.naive.groups.iter_mut().zip(&from.tables) {
-            table[..shared].iter().for_each(|&block| group.touch(block));
+            for &block in &table[..shared] {
+                group.touch(block);
+            }
             let partial = !keep.is_multiple_of(BLOCK_SIZE);
             sequence.copy_sources.push(partial.then(|| table[shared]));
             if partial {

@@ -3,7 +3,8 @@
 
 use std::path::Path;
 
-use inferlib_core::RecordError;
+use inferlib_core::validation::InvalidParam;
+use inferlib_core::{ConfigError, RecordError, SubmitError, UpdateError};
 use inferlib_weights::WeightsError;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
@@ -35,6 +36,12 @@ pub(crate) enum Error {
     ForeignHandle,
     /// A recorder that was used after `finish`.
     RecorderFinished,
+    /// Limits or memory that a scheduler cannot work with.
+    Config(ConfigError),
+    /// A request that was refused.
+    Submit(SubmitError),
+    /// A step's result that is not the step's: a bug of the executor.
+    Update(UpdateError),
     /// An invalid argument: field and message.
     Request {
         field: &'static str,
@@ -111,9 +118,62 @@ fn describe(error: Error) -> PyError {
             "ModelError",
             "this recorder has finished; record another program with a new one",
         ),
+        Error::Config(error) => {
+            let field = match error {
+                ConfigError::NoGroups | ConfigError::NumBlocks { .. } => "groups",
+                ConfigError::Limit { field, value: _ } => field,
+            };
+            PyError::new("RequestError", error.to_string()).with_text("field", field)
+        }
+        Error::Submit(error) => describe_submit(&error),
+        Error::Update(error) => match error {
+            UpdateError::NoStep
+            | UpdateError::Length { .. }
+            | UpdateError::MissingLogprobs { row: _ } => {
+                PyError::new("InternalError", format!("wrong step output: {error}"))
+            }
+        },
         Error::Request { field, message } => {
             PyError::new("RequestError", message).with_text("field", field)
         }
+    }
+}
+
+impl From<ConfigError> for Error {
+    fn from(error: ConfigError) -> Self {
+        Self::Config(error)
+    }
+}
+
+impl From<SubmitError> for Error {
+    fn from(error: SubmitError) -> Self {
+        Self::Submit(error)
+    }
+}
+
+impl From<InvalidParam> for Error {
+    fn from(error: InvalidParam) -> Self {
+        Self::Submit(error.into())
+    }
+}
+
+impl From<UpdateError> for Error {
+    fn from(error: UpdateError) -> Self {
+        Self::Update(error)
+    }
+}
+
+fn describe_submit(error: &SubmitError) -> PyError {
+    let message = error.to_string();
+    let request = |field| PyError::new("RequestError", &message).with_text("field", field);
+    match error {
+        SubmitError::PromptTooLong { .. } => {
+            PyError::new("PromptTooLongError", &message).with_text("field", "prompt")
+        }
+        SubmitError::EmptyPrompt | SubmitError::TokenOutOfRange { .. } => request("prompt"),
+        SubmitError::InvalidParams(error) => request(error.field),
+        SubmitError::InvalidN { .. } => request("n"),
+        SubmitError::Overloaded { .. } => PyError::new("OverloadedError", &message),
     }
 }
 
