@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +39,7 @@ def is_one_conversation(messages: object) -> bool:
 
 def encode_conversation(
     messages: Sequence[Message],
-    template: ChatTemplate | None,
+    template: ChatTemplate | TemplateError | None,
     tokenizer: Tokenizer | None,
     *,
     tools: Sequence[Mapping[str, Any]] | None = None,
@@ -62,6 +63,8 @@ def encode_conversation(
             field="chat_template",
             hint="give one to from_pretrained(chat_template=...), or use generate()",
         )
+    if isinstance(template, TemplateError):
+        raise copy.copy(template) from template
     for index, message in enumerate(messages):
         _check_message(index, message)
     if continue_final_message and messages[-1]["role"] != "assistant":
@@ -80,13 +83,32 @@ def encode_conversation(
         [dict(message) for message in messages],
         tools=None if tools is None else [dict(tool) for tool in tools],
         add_generation_prompt=not continue_final_message,
-        continue_final_message=continue_final_message,
-        extra=extra,
+        variables=extra,
     )
+    if continue_final_message:
+        text = _cut_after_final_message(text, messages[-1])
     token_ids = encode_text(text, tokenizer, add_special_tokens=False)
     if not token_ids:
         raise TemplateError("the chat template wrote nothing", field="messages")
     return EncodedPrompt(text=text, token_ids=token_ids)
+
+
+def _cut_after_final_message(text: str, message: Message) -> str:
+    """Drop what the template writes after the final message, so that it can go on."""
+    content = message.get("content")
+    if not isinstance(content, str) or not content.strip():
+        raise RequestError(
+            "continue_final_message needs a final message with text", field="messages"
+        )
+    # A template may strip a message's ends; what it drops at the end is dropped here, too.
+    content = content if content in text else content.strip()
+    start = text.rfind(content)
+    if start < 0:
+        raise TemplateError(
+            "the chat template does not write the final message as it is",
+            field="continue_final_message",
+        )
+    return text[: start + len(content)]
 
 
 def _check_message(index: int, message: object) -> None:

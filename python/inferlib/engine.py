@@ -72,11 +72,11 @@ class Engine:
     # One step
 
     def step(self) -> Events | None:
-        """Advance every scheduled sequence; ``None`` if there is nothing to do."""
+        """Advance every scheduled sequence; ``None`` if there is nothing to do, or if aborted."""
         batch = self._scheduler.schedule(time.monotonic())
-        if batch is None:
+        output = None if batch is None else self._executor.run(batch)
+        if output is None:
             return None
-        output = self._executor.run(batch)
         return self._scheduler.update(output, time.monotonic())
 
     def run_step(self) -> bool:
@@ -96,7 +96,7 @@ class Engine:
             with self._driver.lock:
                 self.fail(_closed_while_running() if self._is_closed else error)
             return True
-        return events is not None
+        return events is not None or self._is_closed
 
     def _account(self, events: Events) -> None:
         """Bring the text up to date, end what ended."""
@@ -106,10 +106,11 @@ class Engine:
             advance = text.advance(*self._text_rows(events))
         with self._driver.lock:
             if advance is not None:
-                for stop in advance.stops:
-                    self._end(stop.key, "stop", now, stop_index=stop.stop_index)
-                for failure in advance.failures:
-                    self._end(failure.key, "error", now)
+                stops, failures = advance
+                for key, _, stop_index in stops:
+                    self._end(key, "stop", now, stop_index=stop_index)
+                for key, _, _ in failures:
+                    self._end(key, "error", now)
                 self._show_text(now)
             for row in np.flatnonzero(events.finished).tolist():
                 request = self._requests.get(int(events.request_ids[row]))
@@ -118,9 +119,11 @@ class Engine:
             for request_id in events.finished_requests.tolist():
                 self._retire(self._requests.get(request_id))
 
-    def _text_rows(self, events: Events) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    def _text_rows(self, events: Events) -> tuple[NDArray[np.uint64], NDArray[np.int32]]:
         """Keys and tokens of a step, without final tokens that are not text."""
-        keys = events.request_ids * SEQUENCES_PER_REQUEST + events.sequence_indices
+        keys = (events.request_ids * SEQUENCES_PER_REQUEST + events.sequence_indices).view(
+            np.uint64
+        )
         silent = []
         for row in np.flatnonzero(events.finished).tolist():
             request = self._requests.get(int(events.request_ids[row]))
@@ -210,9 +213,9 @@ class Engine:
             token_ids = token_ids[:-1]
         self._text.remove(key)
         self._insert_text(request, index)
-        advance = self._text.advance(np.full(token_ids.size, key, np.int64), token_ids)
-        for stop in advance.stops:
-            request.stop_strings[index] = request.params.stop_strings[stop.stop_index]
+        stops, _ = self._text.advance(np.full(token_ids.size, key, np.uint64), token_ids)
+        for _, _, stop_index in stops:
+            request.stop_strings[index] = request.params.stop_strings[stop_index]
             self._scheduler.finish(request.id, index, "stop", now)
             ended = True
         if ended:

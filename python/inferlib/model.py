@@ -127,7 +127,7 @@ class Model:
             name_or_path: A directory in Hugging Face's layout, a ``.gguf`` file, or the alias of
                 an installed model package (``"smollm2"``).
             device: ``"auto"`` or ``"cpu"``.
-            precision: ``"fast"``, ``"balanced"`` or ``"exact"``; see ``EngineConfig``.
+            precision: ``"fast"`` or ``"exact"``; see ``EngineConfig``.
             kv_cache: Memory for keys and values: ``"2GiB"``, ``"64k tokens"`` or ``"auto"``.
             max_model_len: Longest sequence in tokens; ``None`` is what the model was made for.
             threads: CPU threads; ``None`` is one per usable core.
@@ -170,9 +170,10 @@ class Model:
     def __reduce__(self) -> tuple[Callable[..., Model], tuple[object, ...]]:
         """Pickle by path: the copy is loaded anew, in another process too."""
         parts = self._parts
-        if parts.source is None:
+        source = parts.checkpoint.source
+        if source is None:
             raise TypeError("a model that was not loaded from a file cannot be pickled")
-        return _load_again, (type(self), parts.source, parts.config, parts.given_chat_template)
+        return _load_again, (type(self), source, parts.config, parts.given_chat_template)
 
     # Generating
 
@@ -395,7 +396,7 @@ class Model:
     @property
     def tokenizer(self) -> Tokenizer | None:
         """Text to token ids and back; ``None`` if the checkpoint has none."""
-        return self._parts.tokenizer
+        return self._parts.checkpoint.tokenizer
 
     @property
     def max_model_len(self) -> int:
@@ -419,7 +420,7 @@ class Model:
         parts = self._parts
         state = ", closed" if self.is_closed else ""
         return (
-            f"<Model {parts.name}: {parts.spec.architecture}, "
+            f"<Model {parts.checkpoint.name}: {parts.checkpoint.spec.architecture}, "
             f"context {self.max_model_len:,}, "
             f"KV cache {parts.builder.kv_cache_tokens:,} tokens "
             f"({format_bytes(parts.kv_cache_bytes)}), "
@@ -489,7 +490,7 @@ class Model:
         one = is_one_conversation(messages)
         conversations = cast("Sequence[Any]", [messages] if one else messages)
         encoded = [
-            encode_conversation(each, self._parts.chat_template, self.tokenizer, **chat)
+            encode_conversation(each, self._parts.checkpoint.chat_template, self.tokenizer, **chat)
             for each in conversations
         ]
         return one, self._build(encoded, sampling, call)
@@ -547,7 +548,7 @@ class Model:
             return None
         text = self._token_texts.get(token_id)
         if text is None:
-            text = self.tokenizer.decode([token_id], skip_special_tokens=False)
+            text = self.tokenizer.decode([token_id], skip_special=False)
             self._token_texts[token_id] = text
         return text
 

@@ -82,16 +82,9 @@ def encode_text(text: str, tokenizer: Tokenizer, *, add_special_tokens: bool) ->
     Raises:
         RequestError: The text holds a lone surrogate or is too long.
     """
-    try:
-        token_ids = tokenizer.encode(text, add_special_tokens=add_special_tokens).tolist()
-    except UnicodeEncodeError as error:
-        raise RequestError(
-            f"the prompt holds a lone surrogate at character {error.start}",
-            field="prompt",
-            hint='decode its bytes with errors="replace"',
-        ) from None
-    bos = tokenizer.bos_token_id
-    if add_special_tokens and bos is not None and token_ids[:2] == [bos, bos]:
+    token_ids: list[int] = tokenizer.encode(text, add_special=add_special_tokens).tolist()
+    bos = tokenizer.bos_id
+    if add_special_tokens and tokenizer.add_bos and token_ids[:2] == [bos, bos]:
         del token_ids[0]
     return token_ids
 

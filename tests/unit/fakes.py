@@ -16,6 +16,7 @@ import numpy as np
 from inferlib.assembly import ModelParts
 from inferlib.config import EngineConfig
 from inferlib.engine import Engine
+from inferlib.errors import RequestError
 from inferlib.model import Model
 from inferlib.request_builder import RequestBuilder
 
@@ -37,18 +38,22 @@ def text_of(prompt: str, num_tokens: int, sequence_index: int = 0) -> str:
 
 
 class FakeTokenizer:
-    bos_token_id = BOS
+    bos_id = BOS
+    add_bos = True
+    end_ids = (EOS,)
     vocab_size = VOCAB_SIZE
 
-    def encode(self, text, *, add_special_tokens=True):
+    def encode(self, text, *, add_special=True):
+        if any("\ud800" <= character <= "\udfff" for character in text):
+            raise RequestError("a lone surrogate", field="prompt")
         ids = []
         for index, part in enumerate(text.split("<s>")):
             ids += ([BOS] if index else []) + list(part.encode())
-        return np.array(([BOS] if add_special_tokens else []) + ids, np.int32)
+        return np.array(([BOS] if add_special else []) + ids, np.int32)
 
-    def decode(self, token_ids, *, skip_special_tokens=True):
+    def decode(self, token_ids, *, skip_special=True):
         names = {BOS: "<s>", EOS: "</s>"}
-        special = "" if skip_special_tokens else None
+        special = "" if skip_special else None
         parts = [
             bytes([i]) if i < 256 else (names.get(i, "?") if special is None else special).encode()
             for i in token_ids
@@ -57,11 +62,11 @@ class FakeTokenizer:
 
 
 class FakeTemplate:
-    def render(self, messages, *, tools, add_generation_prompt, extra, **_):
+    def render(self, messages, *, tools, add_generation_prompt, variables):
         text = "<s>" + "".join(f"[{m['role']}]{m.get('content')}" for m in messages)
         text += "".join(f"[tool]{tool['name']}" for tool in tools or ())
-        text += "".join(f"[{name}={value}]" for name, value in extra.items())
-        return text + ("[assistant]" if add_generation_prompt else "")
+        text += "".join(f"[{name}={value}]" for name, value in variables.items())
+        return text + ("[assistant]" if add_generation_prompt else "[end]")
 
 
 @dataclass
@@ -305,13 +310,15 @@ class FakeTextStreams:
 
     def advance(self, keys, token_ids):
         stops, failures = [], []
-        for key, token in zip(keys.tolist(), token_ids.tolist(), strict=True):
+        assert (keys.dtype, token_ids.dtype) == (np.uint64, np.int32)
+        pairs = zip(keys.tolist(), token_ids.tolist(), strict=True)
+        for position, (key, token) in enumerate(pairs):
             stream = self.streams.get(key)
             if stream is None:
-                failures.append(SimpleNamespace(key=key))
+                failures.append((key, position, KeyError(key)))
             elif (hit := stream.push(token)) is not None:
-                stops.append(SimpleNamespace(key=key, stop_index=hit))
-        return SimpleNamespace(stops=stops, failures=failures)
+                stops.append((key, position, hit))
+        return stops, failures
 
     def take_text(self, key):
         return self.streams[key].take()
@@ -349,10 +356,14 @@ def fake_model(*, dedicated: bool = False, tokenizer: bool = True, generation_co
     fake_tokenizer = FakeTokenizer() if tokenizer else None
     model = Model(
         ModelParts(
-            name="fake",
-            source=None,
+            checkpoint=SimpleNamespace(
+                name="fake",
+                source=None,
+                spec=SimpleNamespace(architecture="fake"),
+                tokenizer=fake_tokenizer,
+                chat_template=FakeTemplate() if tokenizer else None,
+            ),
             config=EngineConfig(driver="thread" if dedicated else "caller"),
-            spec=SimpleNamespace(architecture="fake"),
             engine=Engine(scheduler, executor, text, dedicated=dedicated),
             builder=FakeBuilder(
                 tokenizer=fake_tokenizer,
@@ -362,8 +373,6 @@ def fake_model(*, dedicated: bool = False, tokenizer: bool = True, generation_co
                 max_model_len=MAX_MODEL_LEN,
                 kv_cache_tokens=4 * MAX_MODEL_LEN,
             ),
-            tokenizer=fake_tokenizer,
-            chat_template=FakeTemplate() if tokenizer else None,
             given_chat_template=None,
             kv_cache_bytes=2**20,
         )

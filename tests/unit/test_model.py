@@ -515,7 +515,7 @@ class TestChat:
             model.chat(self.messages, chat_template_kwargs={"messages": []})
 
     def test_a_model_without_template_or_tokenizer(self, model):
-        object.__setattr__(model._parts, "chat_template", None)
+        model._parts.checkpoint.chat_template = None
         with pytest.raises(TemplateError, match="no chat template"):
             model.chat(self.messages)
         with fake_model(tokenizer=False) as other, pytest.raises(RequestError, match="tokenizer"):

@@ -226,7 +226,11 @@ def test_sampling_parameters_are_readable_and_comparable():
 
 @pytest.mark.parametrize(
     ("options", "field"),
-    [({"groups": []}, "groups"), ({"groups": [(0, None)]}, "groups"), ({"max_num_seqs": 0}, "max_num_seqs")],
+    [
+        ({"groups": []}, "groups"),
+        ({"groups": [(0, None)]}, "groups"),
+        ({"max_num_seqs": 0}, "max_num_seqs"),
+    ],
 )
 def test_an_impossible_configuration_is_named(options, field):
     with pytest.raises(errors.RequestError) as caught:

@@ -11,17 +11,16 @@ if TYPE_CHECKING:
 class Executor(Protocol):
     """Runs the program of one model for one batch after another; one call at a time."""
 
-    def run(self, batch: Batch) -> StepOutput:
-        """Compute one step.
+    def run(self, batch: Batch) -> StepOutput | None:
+        """Compute one step; ``None`` if ``abort`` was called: nothing counts as computed.
 
         Raises:
             ExecutorError: The device failed.
             OutOfMemoryError: Memory for the step's buffers is missing.
-            KeyboardInterrupt: It was interrupted; nothing counts as computed.
         """
 
     def abort(self) -> None:
-        """Let the step that is running now end early, from another thread; then ``run`` raises."""
+        """Let the step that is running now end early, from another thread; then ``run`` gives ``None``."""
 
     def close(self) -> None:
         """Give weights, KV cache and threads back; nobody is in ``run``."""
