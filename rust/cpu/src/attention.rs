@@ -290,13 +290,20 @@ unsafe fn run_tile<I: Isa, E: KvElement>(
             while query < queries {
                 let q = scratch.q.as_ptr().add(query * task.cache.k_head_dim);
                 let to = scratch.scores.as_mut_ptr().add(query * TILE + column);
-                match queries - query {
-                    1 => scores::<I, E, 1>(q, k, task.cache.k_head_dim, to),
-                    2 => scores::<I, E, 2>(q, k, task.cache.k_head_dim, to),
-                    3 => scores::<I, E, 3>(q, k, task.cache.k_head_dim, to),
-                    4 => scores::<I, E, 4>(q, k, task.cache.k_head_dim, to),
-                    5 | 6 => scores::<I, E, 6>(q, k, task.cache.k_head_dim, to),
-                    _ => scores::<I, E, 8>(q, k, task.cache.k_head_dim, to),
+                let left = (queries - query).min(8);
+                if I::WIDE_TILES {
+                    match left {
+                        1 => scores::<I, E, 1>(q, k, task.cache.k_head_dim, to),
+                        2 => scores::<I, E, 2>(q, k, task.cache.k_head_dim, to),
+                        3 => scores::<I, E, 3>(q, k, task.cache.k_head_dim, to),
+                        4 => scores::<I, E, 4>(q, k, task.cache.k_head_dim, to),
+                        5 | 6 => scores::<I, E, 6>(q, k, task.cache.k_head_dim, to),
+                        _ => scores::<I, E, 8>(q, k, task.cache.k_head_dim, to),
+                    }
+                } else {
+                    for i in 0..left {
+                        scores::<I, E, 1>(q.add(i), k, task.cache.k_head_dim, to.add(i * TILE));
+                    }
                 }
                 query += 8;
             }
@@ -319,49 +326,19 @@ unsafe fn run_tile<I: Isa, E: KvElement>(
                 task.softcap,
             );
         }
+        let group = if I::WIDE_TILES { 4 } else { 1 };
         let mut query = 0;
         while query < queries {
             let weights = scratch.scores.as_ptr().add(query * TILE);
             let state = scratch.state.as_mut_ptr().add(query * width + 2);
-            match queries - query {
-                1 => weigh::<I, E, 1>(
-                    task,
-                    table,
-                    unit.head,
-                    (start, lo, hi),
-                    weights,
-                    state,
-                    width,
-                ),
-                2 => weigh::<I, E, 2>(
-                    task,
-                    table,
-                    unit.head,
-                    (start, lo, hi),
-                    weights,
-                    state,
-                    width,
-                ),
-                3 => weigh::<I, E, 3>(
-                    task,
-                    table,
-                    unit.head,
-                    (start, lo, hi),
-                    weights,
-                    state,
-                    width,
-                ),
-                _ => weigh::<I, E, 4>(
-                    task,
-                    table,
-                    unit.head,
-                    (start, lo, hi),
-                    weights,
-                    state,
-                    width,
-                ),
+            let sight = (start, lo, hi);
+            match (queries - query).min(group) {
+                1 => weigh::<I, E, 1>(task, table, unit.head, sight, weights, state, width),
+                2 => weigh::<I, E, 2>(task, table, unit.head, sight, weights, state, width),
+                3 => weigh::<I, E, 3>(task, table, unit.head, sight, weights, state, width),
+                _ => weigh::<I, E, 4>(task, table, unit.head, sight, weights, state, width),
             }
-            query += 4;
+            query += group;
         }
     }
 }
@@ -476,10 +453,10 @@ unsafe fn weigh<I: Isa, E: KvElement, const M: usize>(
     while d < stride {
         // SAFETY: as `run_tile`; `d + vectors * 16 <= stride`.
         unsafe {
-            if stride - d >= 4 * LANES {
+            if I::WIDE_TILES && stride - d >= 4 * LANES {
                 columns::<I, E, M, 4>(task, table, head, (start, lo, hi), weights, state, width, d);
                 d += 4 * LANES;
-            } else if stride - d >= 2 * LANES {
+            } else if I::WIDE_TILES && stride - d >= 2 * LANES {
                 columns::<I, E, M, 2>(task, table, head, (start, lo, hi), weights, state, width, d);
                 d += 2 * LANES;
             } else {

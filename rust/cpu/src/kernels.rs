@@ -1,22 +1,36 @@
 //! One table of function pointers per executor: every kernel compiled once per tier, inside that tier's features.
 
-use std::ops::Range;
-
 use inferlib_core::program::Activation;
 
 use crate::activations::{self, ActivationsView, Need};
 use crate::attention::{self, AttentionScratch, AttentionTask, Merge, Unit};
+use crate::formats::Format;
 use crate::kv_cache::{self, Half, LayerCache, Single};
-use crate::linear::{self, LinearTask, PanelScratch};
+use crate::linear::{
+    self, Gemv, LayoutKernels, PanelScratch, Scaled, ScaledHalves, ScaledMin, Tiles,
+};
+use crate::matrix::Packing;
 use crate::rows;
 use crate::tier::Tier;
 
 macro_rules! kernels {
-    ($($(#[$doc:meta])* fn $name:ident($($arg:ident: $type:ty),* $(,)?) = $module:ident::$function:ident $(, $element:ident)?;)*) => {
+    (
+        layouts { $($layout:ident)* }
+        $($(#[$doc:meta])* fn $name:ident($($arg:ident: $type:ty),* $(,)?) = $module:ident::$function:ident $(, $element:ident)?;)*
+    ) => {
         /// The kernels of one tier.
         #[derive(Clone, Copy, Debug)]
         pub(crate) struct Kernels {
             $($(#[$doc])* pub(crate) $name: unsafe fn($($type),*),)*
+            /// The linear kernels of each packed layout.
+            pub(crate) layouts: Layouts,
+        }
+
+        /// One field per packed layout.
+        #[derive(Clone, Copy, Debug)]
+        #[expect(non_snake_case, reason = "the layouts' own names")]
+        pub(crate) struct Layouts {
+            $(pub(crate) $layout: LayoutKernels,)*
         }
 
         macro_rules! tier {
@@ -33,7 +47,41 @@ macro_rules! kernels {
                         }
                     )*
 
-                    pub(super) const TABLE: Kernels = Kernels { $($name),* };
+                    $(
+                        #[expect(non_snake_case, reason = "the layout's own name")]
+                        mod $layout {
+                            use super::*;
+                            use crate::formats::$layout as Layout;
+
+                            #[target_feature(enable = $features)]
+                            unsafe fn gemv(task: &Gemv<'_>) {
+                                // SAFETY: as above.
+                                unsafe { linear::gemv::<$isa, Layout>(task) }
+                            }
+                            #[target_feature(enable = $features)]
+                            unsafe fn unpack(data: *const u8, from: usize, count: usize, scratch: &mut PanelScratch) {
+                                // SAFETY: as above.
+                                unsafe { linear::unpack::<$isa, Layout>(data, from, count, scratch) }
+                            }
+                            #[target_feature(enable = $features)]
+                            unsafe fn unpack_exact(data: *const u8, from: usize, count: usize, scratch: &mut PanelScratch) {
+                                // SAFETY: as above.
+                                unsafe { linear::unpack_exact::<$isa, Layout>(data, from, count, scratch) }
+                            }
+
+                            pub(super) const KERNELS: LayoutKernels = LayoutKernels {
+                                gemv,
+                                unpack,
+                                unpack_exact,
+                                zero: <Layout as Format>::ZERO,
+                                has_min: <Layout as Format>::HAS_MIN,
+                                halves: <Layout as Format>::HALVES,
+                            };
+                        }
+                    )*
+
+                    pub(super) const TABLE: Kernels =
+                        Kernels { $($name,)* layouts: Layouts { $($layout: $layout::KERNELS),* } };
                 }
             };
         }
@@ -42,26 +90,28 @@ macro_rules! kernels {
         tier!(avx512vnni, Avx512Vnni, "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c");
         #[cfg(target_arch = "x86_64")]
         tier!(avx2, Portable, "avx2,fma,f16c");
-
-        mod scalar {
-            use super::*;
-            use crate::simd::Portable;
-
-            $(
-                unsafe fn $name($($arg: $type),*) {
-                    // SAFETY: the table's contract is the kernel's; no features are needed.
-                    unsafe { $module::$function::<Portable $(, $element)?>($($arg),*) }
-                }
-            )*
-
-            pub(super) const TABLE: Kernels = Kernels { $($name),* };
-        }
+        // Baseline features: every machine of the architecture has them.
+        #[cfg(target_arch = "x86_64")]
+        tier!(scalar, Portable, "sse2");
+        #[cfg(target_arch = "aarch64")]
+        tier!(scalar, Portable, "neon");
     };
 }
 
 kernels! {
-    /// See [`linear::linear`].
-    fn linear(task: &LinearTask<'_>, panels: Range<usize>, scratch: &mut PanelScratch) = linear::linear;
+    layouts {
+        Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q4K Q5K Q6K
+    }
+    /// See [`linear::int_tiles`].
+    fn int_tiles_scaled(tiles: &Tiles<'_>, panel: &PanelScratch) = linear::int_tiles, Scaled;
+    /// See [`linear::int_tiles`].
+    fn int_tiles_min(tiles: &Tiles<'_>, panel: &PanelScratch) = linear::int_tiles, ScaledMin;
+    /// See [`linear::int_tiles`].
+    fn int_tiles_halves(tiles: &Tiles<'_>, panel: &PanelScratch) = linear::int_tiles, ScaledHalves;
+    /// See [`linear::float_tiles`].
+    fn float_tiles(tiles: &Tiles<'_>, panel: &PanelScratch) = linear::float_tiles;
+    /// See [`linear::unpack_float`].
+    fn unpack_float(packing: Packing, data: *const u8, from: usize, count: usize, scratch: &mut PanelScratch) = linear::unpack_float;
     /// See [`activations::pack_row`].
     fn pack_row(x: *const f32, width: usize, row: usize, rows: usize, need: Need, to: ActivationsView) = activations::pack_row;
     /// See [`attention::unit`], f16 cache.
@@ -99,6 +149,21 @@ impl Kernels {
             #[cfg(not(target_arch = "x86_64"))]
             Tier::Avx512Vnni | Tier::Avx2 => scalar::TABLE,
             Tier::Scalar => scalar::TABLE,
+        }
+    }
+
+    /// The kernels of a packed layout; `None` for float panels.
+    pub(crate) fn layout(&self, packing: Packing) -> Option<&LayoutKernels> {
+        match packing {
+            Packing::Q4_0 => Some(&self.layouts.Q4_0),
+            Packing::Q4_1 => Some(&self.layouts.Q4_1),
+            Packing::Q5_0 => Some(&self.layouts.Q5_0),
+            Packing::Q5_1 => Some(&self.layouts.Q5_1),
+            Packing::Q8_0 => Some(&self.layouts.Q8_0),
+            Packing::Q4K => Some(&self.layouts.Q4K),
+            Packing::Q5K => Some(&self.layouts.Q5K),
+            Packing::Q6K => Some(&self.layouts.Q6K),
+            Packing::F32 | Packing::F16 | Packing::Bf16 => None,
         }
     }
 }

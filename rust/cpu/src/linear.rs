@@ -4,11 +4,11 @@
 //! `acc = fma(float(sum), scale * sa, acc)` (formats with minima: one more, `fma(min, sa * Σa, acc)`) in ascending block
 //! order. Float weights and exact precision: one fma per column, ascending.
 
-use std::marker::PhantomData;
 use std::ops::Range;
 
 use crate::activations::{ActivationsView, tiles, zero_slot};
-use crate::formats::{BLOCK_COLS, Format, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
+use crate::formats::{BLOCK_COLS, Format};
+use crate::kernels::Kernels;
 use crate::matrix::{Matrix, Packing, Segment};
 use crate::simd::{Isa, LANES};
 
@@ -70,13 +70,30 @@ struct Target<'a> {
     last: bool,
 }
 
+/// The kernels of one packed layout, as `Kernels::linear` finds them.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LayoutKernels {
+    /// [`gemv`].
+    pub(crate) gemv: unsafe fn(&Gemv<'_>),
+    /// [`unpack`].
+    pub(crate) unpack: unsafe fn(*const u8, usize, usize, &mut PanelScratch),
+    /// [`unpack_exact`].
+    pub(crate) unpack_exact: unsafe fn(*const u8, usize, usize, &mut PanelScratch),
+    /// The zero point that the accumulators start from.
+    pub(crate) zero: i32,
+    /// Whether blocks have minima.
+    pub(crate) has_min: bool,
+    /// Whether scales cover 16 columns.
+    pub(crate) halves: bool,
+}
+
 /// Compute the outputs of `panels`.
 ///
 /// # Safety
 /// `input` holds tiles of `rows` rows in the forms that the matrix needs, `out` has `rows * out_features` floats, no
-/// other worker has these panels; features of `I`.
-#[inline(always)]
-pub(crate) unsafe fn linear<I: Isa>(
+/// other worker has these panels; the tier's features are available.
+pub(crate) unsafe fn linear(
+    kernels: &Kernels,
     task: &LinearTask<'_>,
     panels: Range<usize>,
     scratch: &mut PanelScratch,
@@ -86,13 +103,13 @@ pub(crate) unsafe fn linear<I: Isa>(
         let end = panels.end.min(segment.first_panel + segment.num_panels());
         for panel in first..end {
             // SAFETY: the panel lies in the segment; the rest is the caller's.
-            unsafe { run_panel::<I>(task, segment, panel - segment.first_panel, scratch) };
+            unsafe { run_panel(kernels, task, segment, panel - segment.first_panel, scratch) };
         }
     }
 }
 
-#[inline(always)]
-unsafe fn run_panel<I: Isa>(
+unsafe fn run_panel(
+    kernels: &Kernels,
     task: &LinearTask<'_>,
     segment: &Segment,
     panel: usize,
@@ -100,167 +117,174 @@ unsafe fn run_panel<I: Isa>(
 ) {
     let row = segment.first_row + panel * LANES;
     let lanes = LANES.min(segment.rows - panel * LANES);
-    // SAFETY: `row + lanes <= out_features`, and the segment holds `num_panels` panels.
-    unsafe {
-        let target = Target {
-            out: task.out.add(row),
-            stride: task.matrix.out_features,
-            lanes,
-            bias: task.bias.map(|bias| &bias[row..row + lanes]),
-            resume: false,
-            last: true,
-        };
-        let data = segment.panel(panel);
-        match segment.packing {
-            Packing::Q4_0 => quantized::<I, Q4_0>(task, data, target, scratch),
-            Packing::Q4_1 => quantized::<I, Q4_1>(task, data, target, scratch),
-            Packing::Q5_0 => quantized::<I, Q5_0>(task, data, target, scratch),
-            Packing::Q5_1 => quantized::<I, Q5_1>(task, data, target, scratch),
-            Packing::Q8_0 => quantized::<I, Q8_0>(task, data, target, scratch),
-            Packing::Q4K => quantized::<I, Q4K>(task, data, target, scratch),
-            Packing::Q5K => quantized::<I, Q5K>(task, data, target, scratch),
-            Packing::Q6K => quantized::<I, Q6K>(task, data, target, scratch),
-            Packing::F32 | Packing::F16 | Packing::Bf16 => {
-                let width = task.matrix.in_features;
-                let source = FloatPanel {
-                    packing: segment.packing,
-                    data,
-                };
-                float_chunks::<I, _>(task, width, target, scratch, source);
-            }
-        }
-    }
-}
-
-/// Something that becomes `[columns][16]` floats. A trait and not a closure: closures would be compiled without the
-/// features of `I`.
-trait FloatSource: Copy {
-    /// Columns `first .. first + count` to `to`.
-    unsafe fn unpack<I: Isa>(self, first: usize, count: usize, to: *mut f32);
-}
-
-/// A panel of float weights, `[K][16]`.
-#[derive(Clone, Copy)]
-struct FloatPanel {
-    packing: Packing,
-    data: *const u8,
-}
-
-impl FloatSource for FloatPanel {
-    #[inline(always)]
-    unsafe fn unpack<I: Isa>(self, first: usize, count: usize, to: *mut f32) {
-        // SAFETY: elements of 2 or 4 bytes, `K * 16` of them.
-        unsafe {
-            for k in 0..count {
-                let at = (first + k) * LANES;
-                let row = match self.packing {
-                    Packing::F16 => I::load_f16(self.data.cast::<u16>().add(at)),
-                    Packing::Bf16 => I::load_bf16(self.data.cast::<u16>().add(at)),
-                    _ => I::load(self.data.cast::<f32>().add(at)),
-                };
-                I::store(to.add(k * LANES), row);
-            }
-        }
-    }
-}
-
-/// A quantized panel read as floats, for exact precision.
-#[derive(Clone, Copy)]
-struct ExactPanel<W> {
-    data: *const u8,
-    format: PhantomData<W>,
-}
-
-impl<W: Format> FloatSource for ExactPanel<W> {
-    #[inline(always)]
-    unsafe fn unpack<I: Isa>(self, first: usize, count: usize, to: *mut f32) {
-        // SAFETY: the panel holds these blocks.
-        unsafe { unpack_exact::<I, W>(self.data, first / BLOCK_COLS, count / BLOCK_COLS, to) }
-    }
-}
-
-#[inline(always)]
-unsafe fn quantized<I: Isa, W: Format>(
-    task: &LinearTask<'_>,
-    data: *const u8,
-    mut target: Target<'_>,
-    scratch: &mut PanelScratch,
-) {
-    let blocks = task.matrix.in_features / BLOCK_COLS;
+    let width = task.matrix.in_features;
+    let layout = kernels.layout(segment.packing);
+    let data = segment.panel(panel);
+    let mut target = Target {
+        // `row + lanes <= out_features`.
+        out: task.out.wrapping_add(row),
+        stride: task.matrix.out_features,
+        lanes,
+        bias: task.bias.map(|bias| &bias[row..row + lanes]),
+        resume: false,
+        last: true,
+    };
+    let (input, rows) = (task.input, task.rows);
     // SAFETY: as `linear`.
     unsafe {
-        if task.exact {
-            let source = ExactPanel::<W> {
-                data,
-                format: PhantomData,
-            };
-            float_chunks::<I, _>(task, task.matrix.in_features, target, scratch, source);
-        } else if task.rows <= MAX_GEMV_ROWS {
-            for (first, size) in tiles(task.rows) {
-                match size {
-                    1 => gemv::<I, W, 1>(task.input, data, blocks, first, target),
-                    2 => gemv::<I, W, 2>(task.input, data, blocks, first, target),
-                    3 => gemv::<I, W, 3>(task.input, data, blocks, first, target),
-                    4 => gemv::<I, W, 4>(task.input, data, blocks, first, target),
-                    6 => gemv::<I, W, 6>(task.input, data, blocks, first, target),
-                    _ => gemv::<I, W, 8>(task.input, data, blocks, first, target),
+        match layout {
+            Some(layout) if !task.exact && rows <= MAX_GEMV_ROWS => {
+                (layout.gemv)(&Gemv {
+                    input,
+                    rows,
+                    data,
+                    blocks: width / BLOCK_COLS,
+                    target,
+                });
+            }
+            Some(layout) if !task.exact => {
+                let int_tiles = match (layout.has_min, layout.halves) {
+                    (_, true) => kernels.int_tiles_halves,
+                    (true, false) => kernels.int_tiles_min,
+                    (false, false) => kernels.int_tiles_scaled,
+                };
+                let zero = zero_slot(layout.zero);
+                let blocks = width / BLOCK_COLS;
+                let mut from = 0;
+                while from < blocks {
+                    let count = (INT_CHUNK / BLOCK_COLS).min(blocks - from);
+                    (layout.unpack)(data, from, count, scratch);
+                    target.resume = from > 0;
+                    target.last = from + count == blocks;
+                    int_tiles(
+                        &Tiles {
+                            input,
+                            rows,
+                            width,
+                            from,
+                            count,
+                            target,
+                            zero,
+                        },
+                        scratch,
+                    );
+                    from += count;
                 }
             }
-        } else {
-            let chunk = INT_CHUNK / BLOCK_COLS;
-            let mut from = 0;
-            while from < blocks {
-                let count = chunk.min(blocks - from);
-                unpack::<I, W>(data, from, count, scratch);
-                target.resume = from > 0;
-                target.last = from + count == blocks;
-                for (first, size) in tiles(task.rows) {
-                    match size {
-                        1 => {
-                            tile::<I, W, 1>(task.input, scratch, blocks, from, count, first, target)
+            _ => {
+                let mut from = 0;
+                while from < width {
+                    let count = FLOAT_CHUNK.min(width - from);
+                    match layout {
+                        Some(layout) => {
+                            (layout.unpack_exact)(
+                                data,
+                                from / BLOCK_COLS,
+                                count / BLOCK_COLS,
+                                scratch,
+                            );
                         }
-                        2 => {
-                            tile::<I, W, 2>(task.input, scratch, blocks, from, count, first, target)
-                        }
-                        3 => {
-                            tile::<I, W, 3>(task.input, scratch, blocks, from, count, first, target)
-                        }
-                        4 => {
-                            tile::<I, W, 4>(task.input, scratch, blocks, from, count, first, target)
-                        }
-                        6 => {
-                            tile::<I, W, 6>(task.input, scratch, blocks, from, count, first, target)
-                        }
-                        8 => {
-                            tile::<I, W, 8>(task.input, scratch, blocks, from, count, first, target)
-                        }
-                        _ => tile::<I, W, 12>(
-                            task.input, scratch, blocks, from, count, first, target,
-                        ),
+                        None => (kernels.unpack_float)(segment.packing, data, from, count, scratch),
                     }
+                    target.resume = from > 0;
+                    target.last = from + count == width;
+                    (kernels.float_tiles)(
+                        &Tiles {
+                            input,
+                            rows,
+                            width,
+                            from,
+                            count,
+                            target,
+                            zero: None,
+                        },
+                        scratch,
+                    );
+                    from += count;
                 }
-                from += count;
             }
         }
     }
 }
 
-/// `M` rows against one panel, straight from packed bytes.
-#[inline(always)]
-unsafe fn gemv<I: Isa, W: Format, const M: usize>(
+/// One panel against up to [`MAX_GEMV_ROWS`] rows, straight from packed bytes.
+#[derive(Clone, Copy)]
+pub(crate) struct Gemv<'a> {
     input: ActivationsView,
+    rows: usize,
     data: *const u8,
     blocks: usize,
+    target: Target<'a>,
+}
+
+/// One unpacked chunk of a panel against any number of rows.
+#[derive(Clone, Copy)]
+pub(crate) struct Tiles<'a> {
+    input: ActivationsView,
+    rows: usize,
+    /// Columns of the matrix.
+    width: usize,
+    /// First block (or column, for floats) of the chunk, and how many.
+    from: usize,
+    count: usize,
+    target: Target<'a>,
+    /// Which start values the integer accumulators take.
+    zero: Option<usize>,
+}
+
+/// Call `$kernel::<.., M>(.., first, row stride)` for every tile. A tier with few registers takes the rows of a tile one
+/// by one: the same arithmetic, since rows are independent.
+macro_rules! for_each_tile {
+    ($isa:ident, $rows:expr, [$($size:literal)*], |$first:ident, $i:ident, $stride:ident, $m:ident| $call:expr) => {
+        for ($first, $stride) in tiles($rows) {
+            if $isa::WIDE_TILES {
+                let $i = 0;
+                match $stride {
+                    $($size => { const $m: usize = $size; $call })*
+                    _ => {}
+                }
+            } else {
+                for $i in 0..$stride {
+                    const $m: usize = 1;
+                    $call
+                }
+            }
+        }
+    };
+}
+
+/// `out = x @ panel.T` for up to eight rows.
+///
+/// # Safety
+/// As [`linear`]; features of `I`.
+#[inline(always)]
+pub(crate) unsafe fn gemv<I: Isa, W: Format>(gemv: &Gemv<'_>) {
+    for_each_tile!(I, gemv.rows, [1 2 3 4 6 8], |first, i, stride, M| {
+        // SAFETY: the caller's.
+        unsafe { gemv_tile::<I, W, M>(gemv, first, i, stride) }
+    });
+}
+
+/// `M` rows of the tile at `first` (whose rows are `stride` apart), from row `i` of it on.
+#[inline(always)]
+unsafe fn gemv_tile<I: Isa, W: Format, const M: usize>(
+    gemv: &Gemv<'_>,
     first: usize,
-    target: Target<'_>,
+    i: usize,
+    stride: usize,
 ) {
+    let Gemv {
+        input,
+        data,
+        blocks,
+        target,
+        ..
+    } = *gemv;
     // SAFETY: tile offsets as in `pack_row`; `blocks` is a multiple of `W::BLOCKS`.
     unsafe {
-        let int8 = input.int8.add(first * blocks * 8);
-        let scale = input.scale.add(first * blocks);
-        let scaled_sum = input
-            .scaled_sum
-            .add(if W::HAS_MIN { first * blocks } else { 0 });
+        let int8 = input.int8.add(first * blocks * 8 + i);
+        let scale = input.scale.add(first * blocks + i);
+        let scaled_sum = input.scaled_sum.wrapping_add(first * blocks + i);
         let halves = 1 + usize::from(W::HALVES);
         let mut acc = [I::zero(); M];
         for sup in 0..blocks / W::BLOCKS {
@@ -269,35 +293,35 @@ unsafe fn gemv<I: Isa, W: Format, const M: usize>(
                 let b = sup * W::BLOCKS + blk;
                 let mut sums = [[I::i_set(0); M]; 2];
                 if let Some(slot) = zero_slot(W::ZERO) {
-                    let start = input.start[slot].add((first * blocks + b * M) * halves);
+                    let start = input.start[slot].add((first * blocks + b * stride) * halves + i);
                     for m in 0..M {
                         sums[0][m] = I::i_set(*start.add(m));
                         if W::HALVES {
-                            sums[1][m] = I::i_set(*start.add(M + m));
+                            sums[1][m] = I::i_set(*start.add(stride + m));
                         }
                     }
                 }
                 for g in 0..4 {
                     let (even, odd) = W::codes::<I>(p, blk, g);
-                    let a = int8.add((b * 8 + 2 * g) * M);
+                    let a = int8.add((b * 8 + 2 * g) * stride);
                     // Two chains: even and odd groups, or the halves of the block.
                     let (s, t) = if W::HALVES { (g / 2, g / 2) } else { (0, 1) };
                     for m in 0..M {
                         sums[s][m] = I::dot4(sums[s][m], even, *a.add(m));
-                        sums[t][m] = I::dot4(sums[t][m], odd, *a.add(M + m));
+                        sums[t][m] = I::dot4(sums[t][m], odd, *a.add(stride + m));
                     }
                 }
                 let weight_scale = W::scale::<I>(p, blk, 0);
                 if W::HALVES {
                     let second = W::scale::<I>(p, blk, 1);
                     for m in 0..M {
-                        let sa = I::set(*scale.add(b * M + m));
+                        let sa = I::set(*scale.add(b * stride + m));
                         acc[m] = I::fma(I::to_f(sums[0][m]), I::mul(weight_scale, sa), acc[m]);
                         acc[m] = I::fma(I::to_f(sums[1][m]), I::mul(second, sa), acc[m]);
                     }
                 } else {
                     for m in 0..M {
-                        let sa = I::set(*scale.add(b * M + m));
+                        let sa = I::set(*scale.add(b * stride + m));
                         let sum = I::to_f(I::i_add(sums[0][m], sums[1][m]));
                         acc[m] = I::fma(sum, I::mul(weight_scale, sa), acc[m]);
                     }
@@ -305,18 +329,21 @@ unsafe fn gemv<I: Isa, W: Format, const M: usize>(
                 if W::HAS_MIN {
                     let min = W::min::<I>(p, blk);
                     for m in 0..M {
-                        acc[m] = I::fma(min, I::set(*scaled_sum.add(b * M + m)), acc[m]);
+                        acc[m] = I::fma(min, I::set(*scaled_sum.add(b * stride + m)), acc[m]);
                     }
                 }
             }
         }
-        finish::<I, M>(acc, first, target);
+        finish::<I, M>(acc, first + i, target);
     }
 }
 
 /// Codes to bytes, scales and minima to floats, once per panel and chunk.
+///
+/// # Safety
+/// `count` blocks fit the scratch and exist from `from` on; features of `I`.
 #[inline(always)]
-unsafe fn unpack<I: Isa, W: Format>(
+pub(crate) unsafe fn unpack<I: Isa, W: Format>(
     data: *const u8,
     from: usize,
     count: usize,
@@ -350,17 +377,64 @@ unsafe fn unpack<I: Isa, W: Format>(
     }
 }
 
-/// `M` rows against an unpacked panel chunk: the same arithmetic as `gemv`.
+/// The chunk in `panel` against all rows, for layouts with (`MIN`) or without minima, scales per 32 or 16 (`HALVES`).
+///
+/// # Safety
+/// As [`linear`]; the chunk was unpacked from a layout of this class; features of `I`.
 #[inline(always)]
-unsafe fn tile<I: Isa, W: Format, const M: usize>(
-    input: ActivationsView,
+pub(crate) unsafe fn int_tiles<I: Isa, C: Class>(tiles_of: &Tiles<'_>, panel: &PanelScratch) {
+    for_each_tile!(I, tiles_of.rows, [1 2 3 4 6 8 12], |first, i, stride, M| {
+        // SAFETY: the caller's.
+        unsafe { int_tile::<I, C, M>(tiles_of, panel, first, i, stride) }
+    });
+}
+
+/// What distinguishes the arithmetic of unpacked layouts.
+pub(crate) trait Class {
+    const HAS_MIN: bool;
+    const HALVES: bool;
+}
+
+/// A scale per 32 columns.
+pub(crate) struct Scaled;
+/// A scale and a minimum per 32 columns.
+pub(crate) struct ScaledMin;
+/// A scale per 16 columns.
+pub(crate) struct ScaledHalves;
+
+impl Class for Scaled {
+    const HAS_MIN: bool = false;
+    const HALVES: bool = false;
+}
+impl Class for ScaledMin {
+    const HAS_MIN: bool = true;
+    const HALVES: bool = false;
+}
+impl Class for ScaledHalves {
+    const HAS_MIN: bool = false;
+    const HALVES: bool = true;
+}
+
+/// `M` rows of a tile against an unpacked panel chunk: the same arithmetic as `gemv_tile`.
+#[inline(always)]
+unsafe fn int_tile<I: Isa, C: Class, const M: usize>(
+    tiles: &Tiles<'_>,
     panel: &PanelScratch,
-    blocks: usize,
-    from: usize,
-    count: usize,
     first: usize,
-    target: Target<'_>,
+    i: usize,
+    stride: usize,
 ) {
+    let Tiles {
+        input,
+        width,
+        from,
+        count,
+        target,
+        zero,
+        ..
+    } = *tiles;
+    let blocks = width / BLOCK_COLS;
+    let parts = if C::HALVES { 2 } else { 1 };
     // SAFETY: tile offsets as in `pack_row`; the chunk is in the scratch.
     unsafe {
         let (codes, scales, mins) = (
@@ -368,110 +442,84 @@ unsafe fn tile<I: Isa, W: Format, const M: usize>(
             panel.scales.as_ptr(),
             panel.mins.as_ptr(),
         );
-        let int8 = input.int8.add((first * blocks + from * M) * 8);
-        let scale = input.scale.add(first * blocks + from * M);
-        let scaled_sum = input.scaled_sum.add(if W::HAS_MIN {
-            first * blocks + from * M
-        } else {
-            0
-        });
-        let mut acc = begin::<I, M>(first, target);
-        for i in 0..count {
-            if W::HALVES {
-                for half in 0..2 {
-                    let start =
-                        input.start[3].add(first * blocks * 2 + ((from + i) * 2 + half) * M);
-                    let mut sums = [I::i_set(0); M];
-                    for m in 0..M {
-                        sums[m] = I::i_set(*start.add(m));
-                    }
-                    for k in 4 * half..4 * half + 4 {
-                        let w = I::b_load(codes.add((i * 8 + k) * 64));
-                        for m in 0..M {
-                            sums[m] = I::dot4(sums[m], w, *int8.add((i * 8 + k) * M + m));
-                        }
-                    }
-                    let weight_scale = I::load(scales.add((2 * i + half) * LANES));
-                    for m in 0..M {
-                        let s = I::mul(weight_scale, I::set(*scale.add(i * M + m)));
-                        acc[m] = I::fma(I::to_f(sums[m]), s, acc[m]);
-                    }
-                }
-            } else {
+        let base = first * blocks + from * stride;
+        let int8 = input.int8.add(base * 8 + i);
+        let scale = input.scale.add(base + i);
+        let scaled_sum = input.scaled_sum.wrapping_add(base + i);
+        let start = zero.map(|slot| input.start[slot].add(base * parts + i));
+        let mut acc = begin::<I, M>(first + i, target);
+        for b in 0..count {
+            for part in 0..parts {
                 let mut sums = [I::i_set(0); M];
-                if let Some(slot) = zero_slot(W::ZERO) {
-                    let start = input.start[slot].add(first * blocks + (from + i) * M);
+                if let Some(start) = start {
+                    let start = start.add((b * parts + part) * stride);
                     for m in 0..M {
                         sums[m] = I::i_set(*start.add(m));
                     }
                 }
-                for k in 0..8 {
-                    let w = I::b_load(codes.add((i * 8 + k) * 64));
+                for k in part * 8 / parts..(part + 1) * 8 / parts {
+                    let w = I::b_load(codes.add((b * 8 + k) * 64));
+                    let a = int8.add((b * 8 + k) * stride);
                     for m in 0..M {
-                        sums[m] = I::dot4(sums[m], w, *int8.add((i * 8 + k) * M + m));
+                        sums[m] = I::dot4(sums[m], w, *a.add(m));
                     }
                 }
-                let weight_scale = I::load(scales.add(i * LANES));
+                let weight_scale = I::load(scales.add((b * parts + part) * LANES));
                 for m in 0..M {
-                    let s = I::mul(weight_scale, I::set(*scale.add(i * M + m)));
+                    let s = I::mul(weight_scale, I::set(*scale.add(b * stride + m)));
                     acc[m] = I::fma(I::to_f(sums[m]), s, acc[m]);
                 }
-                if W::HAS_MIN {
-                    let min = I::load(mins.add(i * LANES));
-                    for m in 0..M {
-                        acc[m] = I::fma(min, I::set(*scaled_sum.add(i * M + m)), acc[m]);
-                    }
+            }
+            if C::HAS_MIN {
+                let min = I::load(mins.add(b * LANES));
+                for m in 0..M {
+                    acc[m] = I::fma(min, I::set(*scaled_sum.add(b * stride + m)), acc[m]);
                 }
             }
         }
-        finish::<I, M>(acc, first, target);
+        finish::<I, M>(acc, first + i, target);
     }
 }
 
-/// Chunks of float weights against float tiles.
+/// A chunk of a float panel, `[K][16]`, to floats.
+///
+/// # Safety
+/// `count` columns fit the scratch and exist from `first` on; features of `I`.
 #[inline(always)]
-unsafe fn float_chunks<I: Isa, S: FloatSource>(
-    task: &LinearTask<'_>,
-    width: usize,
-    mut target: Target<'_>,
+pub(crate) unsafe fn unpack_float<I: Isa>(
+    packing: Packing,
+    data: *const u8,
+    first: usize,
+    count: usize,
     scratch: &mut PanelScratch,
-    source: S,
 ) {
-    let panel = scratch.floats.as_mut_ptr();
-    let mut from = 0;
-    while from < width {
-        let count = FLOAT_CHUNK.min(width - from);
-        // SAFETY: `count <= FLOAT_CHUNK` columns fit the scratch.
-        unsafe { source.unpack::<I>(from, count, panel) };
-        target.resume = from > 0;
-        target.last = from + count == width;
-        for (first, size) in tiles(task.rows) {
-            // SAFETY: the float tiles hold `rows * width` values; as `linear`.
-            unsafe {
-                let x = task.input.float.add(first * width + from * size);
-                match size {
-                    1 => float_tile::<I, 1>(x, panel, count, first, target),
-                    2 => float_tile::<I, 2>(x, panel, count, first, target),
-                    3 => float_tile::<I, 3>(x, panel, count, first, target),
-                    4 => float_tile::<I, 4>(x, panel, count, first, target),
-                    6 => float_tile::<I, 6>(x, panel, count, first, target),
-                    8 => float_tile::<I, 8>(x, panel, count, first, target),
-                    _ => float_tile::<I, 12>(x, panel, count, first, target),
-                }
-            }
+    let to = scratch.floats.as_mut_ptr();
+    // SAFETY: elements of 2 or 4 bytes, `K * 16` of them.
+    unsafe {
+        for k in 0..count {
+            let at = (first + k) * LANES;
+            let row = match packing {
+                Packing::F16 => I::load_f16(data.cast::<u16>().add(at)),
+                Packing::Bf16 => I::load_bf16(data.cast::<u16>().add(at)),
+                _ => I::load(data.cast::<f32>().add(at)),
+            };
+            I::store(to.add(k * LANES), row);
         }
-        from += count;
     }
 }
 
 /// Exact dequantization of `count` blocks, rounded as the file format's reference does: `d * (q - z)` or `d * q + m`.
+///
+/// # Safety
+/// `count` blocks fit the scratch and exist from `from` on; features of `I`.
 #[inline(always)]
-unsafe fn unpack_exact<I: Isa, W: Format>(
+pub(crate) unsafe fn unpack_exact<I: Isa, W: Format>(
     data: *const u8,
     from: usize,
     count: usize,
-    to: *mut f32,
+    scratch: &mut PanelScratch,
 ) {
+    let to = scratch.floats.as_mut_ptr();
     // SAFETY: `count * 32` columns fit `to`.
     unsafe {
         #[expect(clippy::cast_precision_loss, reason = "at most 128: exact")]
@@ -503,24 +551,46 @@ unsafe fn unpack_exact<I: Isa, W: Format>(
     }
 }
 
+/// The float chunk in `panel` against all rows.
+///
+/// # Safety
+/// As [`linear`]; features of `I`.
+#[inline(always)]
+pub(crate) unsafe fn float_tiles<I: Isa>(tiles_of: &Tiles<'_>, panel: &PanelScratch) {
+    for_each_tile!(I, tiles_of.rows, [1 2 3 4 6 8 12], |first, i, stride, M| {
+        // SAFETY: the caller's.
+        unsafe { float_tile::<I, M>(tiles_of, panel, first, i, stride) }
+    });
+}
+
 #[inline(always)]
 unsafe fn float_tile<I: Isa, const M: usize>(
-    x: *const f32,
-    panel: *const f32,
-    count: usize,
+    tiles: &Tiles<'_>,
+    panel: &PanelScratch,
     first: usize,
-    target: Target<'_>,
+    i: usize,
+    stride: usize,
 ) {
+    let Tiles {
+        input,
+        width,
+        from,
+        count,
+        target,
+        ..
+    } = *tiles;
     // SAFETY: `count` columns of `M` inputs and 16 weights.
     unsafe {
-        let mut acc = begin::<I, M>(first, target);
+        let x = input.float.add(first * width + from * stride + i);
+        let panel = panel.floats.as_ptr();
+        let mut acc = begin::<I, M>(first + i, target);
         for k in 0..count {
             let w = I::load(panel.add(k * LANES));
             for m in 0..M {
-                acc[m] = I::fma(w, I::set(*x.add(k * M + m)), acc[m]);
+                acc[m] = I::fma(w, I::set(*x.add(k * stride + m)), acc[m]);
             }
         }
-        finish::<I, M>(acc, first, target);
+        finish::<I, M>(acc, first + i, target);
     }
 }
 

@@ -15,7 +15,7 @@ use crate::attention::{
 use crate::check::check_batch;
 use crate::error::CpuError;
 use crate::executor::CpuExecutor;
-use crate::linear::{LinearTask, PanelScratch};
+use crate::linear::{LinearTask, PanelScratch, linear};
 use crate::plan::{RowOp, Step};
 use crate::rows::rope_angles;
 use crate::sampling::{RowResult, Sampler};
@@ -569,7 +569,7 @@ impl Run<'_> {
         }
         self.claim(way, matrix.num_panels(), 80, |panels| {
             // SAFETY: tiles were packed before the last barrier; panels are claimed once; features are available.
-            unsafe { (self.executor.kernels.linear)(&task, panels, &mut scratch.panel) };
+            unsafe { linear(&self.executor.kernels, &task, panels, &mut scratch.panel) };
         });
     }
 

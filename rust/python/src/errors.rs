@@ -28,8 +28,6 @@ pub(crate) enum Error {
     Internal(String),
     /// A checkpoint that cannot be opened or read.
     Weights(WeightsError),
-    /// Memory for an array that goes to Python could not be had.
-    OutOfMemory { required: usize },
     /// An op or a program that the recorder refused.
     Record(RecordError),
     /// A buffer, weight, rotary table or KV layer of another recorder.
@@ -104,11 +102,6 @@ fn describe(error: Error) -> PyError {
         )
         .with_text("hint", "this is a bug; please report it"),
         Error::Weights(error) => describe_weights(&error),
-        Error::OutOfMemory { required } => PyError::new(
-            "OutOfMemoryError",
-            format!("{required} bytes of memory are not available"),
-        )
-        .with_number("required", u64::try_from(required).unwrap_or(u64::MAX)),
         Error::Record(error) => PyError::new("ModelError", error.to_string()),
         Error::ForeignHandle => PyError::new(
             "ModelError",
@@ -264,7 +257,7 @@ fn describe_weights(error: &WeightsError) -> PyError {
             found,
             limit: expected,
         } => differs(path, expected, found),
-        E::OutOfMemory { path: _, required } => {
+        E::OutOfMemory { path: _, required } | E::ArrayOutOfMemory { required } => {
             PyError::new("OutOfMemoryError", message).with_number("required", *required)
         }
         E::BlockLength { .. } => PyError::new("RequestError", message).with_text("field", "bytes"),

@@ -30,6 +30,7 @@ pub(crate) struct Avx512Vnni;
     reason = "the trait's contract covers every method: features and pointers"
 )]
 impl Isa for Avx512Vnni {
+    const WIDE_TILES: bool = true;
     type F = __m512;
     type I = __m512i;
     type B = __m512i;

@@ -21,6 +21,8 @@ pub(crate) const LANES: usize = 16;
 /// Every method needs the CPU features of its tier and, where it takes a pointer, memory valid for the lanes named.
 /// All are `#[inline(always)]`: they must end up inside a function compiled with those features.
 pub(crate) trait Isa: Copy + 'static {
+    /// Whether tiles of many rows pay: enough registers for 12 accumulators of each kind.
+    const WIDE_TILES: bool;
     /// 16 floats.
     type F: Copy;
     /// 16 signed integers.

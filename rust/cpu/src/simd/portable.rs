@@ -17,6 +17,7 @@ pub(crate) struct Portable;
     reason = "the trait's contract covers every method: pointers are valid"
 )]
 impl Isa for Portable {
+    const WIDE_TILES: bool = false;
     type F = [f32; 16];
     type I = [i32; 16];
     type B = [u8; 64];
