@@ -148,9 +148,7 @@ def assemble(
     """
     spec, tokenizer = checkpoint.spec, checkpoint.tokenizer
     size = size_of(checkpoint, config)
-    executor = make_executor(
-        checkpoint.program, config, size.num_blocks, checkpoint.load_weights
-    )
+    executor = make_executor(checkpoint.program, config, size.num_blocks, checkpoint.load_weights)
     scheduler = Scheduler(
         groups=[(size.num_blocks, group.window) for group in checkpoint.program.kv_groups],
         max_num_seqs=config.max_num_seqs,
@@ -180,9 +178,7 @@ def assemble(
         builder=RequestBuilder(
             tokenizer=tokenizer,
             generation_config=checkpoint.generation_config,
-            eos_token_ids=tuple(
-                sorted(i for i in checkpoint.eos_token_ids if i < spec.vocab_size)
-            ),
+            eos_token_ids=tuple(sorted(i for i in checkpoint.eos_token_ids if i < spec.vocab_size)),
             vocab_size=spec.vocab_size,
             max_model_len=size.max_model_len,
             kv_cache_tokens=size.num_blocks * BLOCK_SIZE,

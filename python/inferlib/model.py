@@ -7,7 +7,6 @@ import threading
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, Unpack, cast, overload
 
-from .assembly import ModelParts, assemble_from_files
 from .chat import encode_conversation, is_one_conversation
 from .config import EngineConfig, KvCacheSize, format_bytes
 from .errors import RequestError
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ._core import SchedulerStats, Tokenizer
+    from .assembly import ModelParts
     from .chat import Message
     from .completion import Completion
     from .config import Device, Driver, Precision
@@ -146,6 +146,8 @@ class Model:
             OutOfMemoryError: The weights or the KV cache do not fit.
             RequestError: An argument is invalid; ``field`` names it.
         """
+        from .assembly import assemble_from_files  # half of the time of `import inferlib`
+
         check_keywords(unknown, LoadOptions.__annotations__)
         config = EngineConfig(
             device=device,
@@ -576,6 +578,8 @@ def _load_again(
     config: EngineConfig,
     chat_template: str | None,
 ) -> Model:
+    from .assembly import assemble_from_files
+
     return cls(assemble_from_files(source, config, chat_template=chat_template))
 
 

@@ -15,9 +15,9 @@ import threading
 from pathlib import Path
 
 import pytest
+from tests.unit.fakes import assert_idle, fake_model, text_of
 
 import inferlib
-from tests.unit.fakes import assert_idle, fake_model, text_of
 
 PACKAGE = str(Path(inferlib.__file__).parent)
 AFTER = {dis.opmap[name] for name in ("CALL", "CALL_FUNCTION_EX", "CALL_KW") if name in dis.opmap}

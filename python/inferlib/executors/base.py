@@ -20,7 +20,7 @@ class Executor(Protocol):
         """
 
     def abort(self) -> None:
-        """Let the step that is running now end early, from another thread; then ``run`` gives ``None``."""
+        """End the running step early, from another thread; its ``run`` then gives ``None``."""
 
     def close(self) -> None:
         """Give weights, KV cache and threads back; nobody is in ``run``."""
