@@ -33,7 +33,6 @@ impl PyBatch {
     }
 
     /// For an executor in Rust: lock the result while the step runs (`batch::lock`), without the GIL.
-    #[expect(dead_code, reason = "for the CPU executor's binding")]
     pub(crate) fn share(&self) -> SharedBatch {
         Arc::clone(&self.batch)
     }
@@ -284,7 +283,6 @@ pub(crate) struct PyStepOutput {
 
 impl PyStepOutput {
     /// For an executor in Rust.
-    #[expect(dead_code, reason = "for the CPU executor's binding")]
     pub(crate) fn from_output(output: StepOutput) -> Self {
         Self { output }
     }
