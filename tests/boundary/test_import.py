@@ -14,7 +14,7 @@ PACKAGE = Path(inferlib.__file__).parent
 
 def run(code: str, *, cwd: Path | None = None, path: Path = PACKAGE.parent) -> str:
     """Run ``code`` in a fresh interpreter; what it writes."""
-    process = subprocess.run(  # noqa: S603  # our own interpreter and code
+    process = subprocess.run(
         [sys.executable, "-X", "dev", "-c", textwrap.dedent(code)],
         cwd=cwd,
         env={"PYTHONPATH": str(path), "PATH": ""},

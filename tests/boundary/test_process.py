@@ -25,7 +25,7 @@ def say(text): print(text, flush=True)
 
 
 def start(code: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(  # noqa: S603  # our own interpreter and code
+    return subprocess.Popen(
         [sys.executable, "-c", LOAD + textwrap.dedent(code)],
         env={"PYTHONPATH": str(PACKAGE.parent), "PATH": ""},
         stdout=subprocess.PIPE,
