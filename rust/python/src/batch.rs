@@ -31,7 +31,6 @@ impl PyBatch {
     }
 
     /// For an executor in Rust: lock the result while the step runs (`batch::lock`), without the GIL.
-    #[expect(dead_code, reason = "for the CPU executor's binding")]
     pub(crate) fn share(&self) -> SharedBatch {
         Arc::clone(&self.batch)
     }

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use inferlib_core::validation::InvalidParam;
 use inferlib_core::{ConfigError, RecordError, SubmitError, UpdateError};
+use inferlib_cpu::CpuError;
 use inferlib_weights::WeightsError;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
@@ -40,6 +41,8 @@ pub(crate) enum Error {
     Submit(SubmitError),
     /// A step's result that is not the step's: a bug of the executor.
     Update(UpdateError),
+    /// The CPU executor.
+    Cpu(CpuError),
     /// An invalid argument: field and message.
     Request {
         field: &'static str,
@@ -126,9 +129,40 @@ fn describe(error: Error) -> PyError {
                 PyError::new("InternalError", format!("wrong step output: {error}"))
             }
         },
+        Error::Cpu(error) => describe_cpu(&error),
         Error::Request { field, message } => {
             PyError::new("RequestError", message).with_text("field", field)
         }
+    }
+}
+
+impl From<CpuError> for Error {
+    fn from(error: CpuError) -> Self {
+        Self::Cpu(error)
+    }
+}
+
+fn describe_cpu(error: &CpuError) -> PyError {
+    let message = error.to_string();
+    match error {
+        CpuError::UnknownTier { .. } | CpuError::UnavailableTier { .. } => {
+            PyError::new("RequestError", message).with_text("field", "tier")
+        }
+        CpuError::Option { field, .. } => {
+            PyError::new("RequestError", message).with_text("field", *field)
+        }
+        CpuError::UnknownWeight { .. }
+        | CpuError::WeightShape { .. }
+        | CpuError::MissingWeights { .. } => PyError::new("ModelFormatError", message),
+        CpuError::WeightType { .. } | CpuError::Unsupported { .. } => {
+            PyError::new("UnsupportedModelError", message)
+        }
+        CpuError::OutOfMemory { required, .. } => PyError::new("OutOfMemoryError", message)
+            .with_number("required", u64::try_from(*required).unwrap_or(u64::MAX)),
+        CpuError::Batch { .. } | CpuError::Panic { .. } => PyError::new("InternalError", message)
+            .with_text("hint", "this is a bug; please report it"),
+        CpuError::Aborted => PyError::new("ExecutorError", message),
+        CpuError::Closed => PyError::new("ClosedError", message),
     }
 }
 

@@ -27,7 +27,11 @@ pub(crate) struct PyCpuExecutor {
 }
 
 /// Part of a matrix: a checkpoint, the tensor's name, and the order of its rows.
-type MatrixPart<'py> = (PyRef<'py, Weights>, String, Option<PyReadonlyArray1<'py, i32>>);
+type MatrixPart<'py> = (
+    PyRef<'py, Weights>,
+    String,
+    Option<PyReadonlyArray1<'py, i32>>,
+);
 
 fn parse_precision(py: Python<'_>, precision: &str) -> PyResult<Precision> {
     match precision {
@@ -89,7 +93,11 @@ impl PyCpuExecutor {
 
     /// Bytes of one KV block in each group of the program.
     #[staticmethod]
-    fn bytes_per_block(py: Python<'_>, program: &PyProgram, precision: &str) -> PyResult<Vec<usize>> {
+    fn bytes_per_block(
+        py: Python<'_>,
+        program: &PyProgram,
+        precision: &str,
+    ) -> PyResult<Vec<usize>> {
         let precision = parse_precision(py, precision)?;
         Ok(CpuExecutor::bytes_per_block(program.inner(), precision))
     }
@@ -117,10 +125,15 @@ impl PyCpuExecutor {
             let parts = sources
                 .iter()
                 .map(|(weights, tensor, row_order)| {
-                    let tensor = weights.tensor(tensor).ok_or_else(|| CpuError::UnknownWeight {
-                        name: (*tensor).to_owned(),
-                    })?;
-                    Ok(Part { tensor, row_order: *row_order })
+                    let tensor = weights
+                        .tensor(tensor)
+                        .ok_or_else(|| CpuError::UnknownWeight {
+                            name: (*tensor).to_owned(),
+                        })?;
+                    Ok(Part {
+                        tensor,
+                        row_order: *row_order,
+                    })
                 })
                 .collect::<Result<Vec<_>, CpuError>>()?;
             executor.load_matrix(name, &parts)?;
@@ -132,18 +145,39 @@ impl PyCpuExecutor {
     }
 
     /// Give a matrix as float32 values, `[out_features, in_features]`.
-    fn load_array(&self, py: Python<'_>, name: &str, values: PyReadonlyArray2<'_, f32>) -> PyResult<()> {
+    fn load_array(
+        &self,
+        py: Python<'_>,
+        name: &str,
+        values: PyReadonlyArray2<'_, f32>,
+    ) -> PyResult<()> {
         let array = values.as_array();
         let shape = [array.nrows(), array.ncols()];
         let bytes: Vec<u8> = array.iter().flat_map(|x| x.to_le_bytes()).collect();
         self.with(py, |executor| {
-            let tensor = Tensor { name, dtype: Dtype::F32, shape: &shape, bytes: &bytes };
-            executor.load_matrix(name, &[Part { tensor, row_order: None }])
+            let tensor = Tensor {
+                name,
+                dtype: Dtype::F32,
+                shape: &shape,
+                bytes: &bytes,
+            };
+            executor.load_matrix(
+                name,
+                &[Part {
+                    tensor,
+                    row_order: None,
+                }],
+            )
         })
     }
 
     /// Give a vector, `[width]` float32.
-    fn load_vector(&self, py: Python<'_>, name: &str, values: PyReadonlyArray1<'_, f32>) -> PyResult<()> {
+    fn load_vector(
+        &self,
+        py: Python<'_>,
+        name: &str,
+        values: PyReadonlyArray1<'_, f32>,
+    ) -> PyResult<()> {
         let values = values.as_array().to_vec();
         self.with(py, |executor| executor.load_vector(name, values))
     }
@@ -174,7 +208,12 @@ impl PyCpuExecutor {
     /// Tier, threads and bytes in use, as a plain dict.
     fn info<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let (tier, threads, weight_bytes, kv_cache_bytes) = self.with(py, |executor| {
-            Ok((executor.tier(), executor.threads(), executor.weight_bytes(), executor.kv_cache_bytes()))
+            Ok((
+                executor.tier(),
+                executor.threads(),
+                executor.weight_bytes(),
+                executor.kv_cache_bytes(),
+            ))
         })?;
         let info = PyDict::new(py);
         info.set_item("device", "cpu")?;

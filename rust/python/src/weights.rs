@@ -26,7 +26,6 @@ pub(crate) struct Weights {
 
 impl Weights {
     /// The checkpoint, for an executor to keep.
-    #[expect(dead_code, reason = "for the CPU executor's binding")]
     pub(crate) fn shared(&self) -> Arc<inferlib_weights::Weights> {
         Arc::clone(&self.inner)
     }
