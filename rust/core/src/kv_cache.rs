@@ -177,13 +177,17 @@ impl KvCache {
             .any(Option::is_some)
     }
 
-    /// Begin a sequence without blocks. Prefixes are shared only under an equal `salt`.
-    pub fn open(&mut self, slot: usize, salt: Option<&str>) {
+    /// Begin a sequence without blocks that will not hold more than `max_tokens` tokens. Prefixes are shared only
+    /// under an equal `salt`.
+    pub fn open(&mut self, slot: usize, salt: Option<&str>, max_tokens: usize) {
         let places = (slot + 1) * self.groups.len();
         if self.tables.len() < places {
             self.tables.resize_with(places, Vec::new);
             self.copy_sources.resize(places, None);
             self.chains.resize(slot + 1, None);
+        }
+        for table in &mut self.tables[places - self.groups.len()..places] {
+            table.reserve(max_tokens.div_ceil(BLOCK_SIZE)); // steps then allocate nothing
         }
         self.chains[slot] = self.hash.map(|hash| {
             let root = (hash.root(salt), self.root_content(salt));
@@ -277,7 +281,9 @@ impl KvCache {
         for (index, group) in self.groups.iter_mut().enumerate() {
             let table = &mut self.tables[first + index];
             table.extend_from_slice(&self.matched[index]);
-            table.iter().for_each(|&block| group.pool.touch(block));
+            for &block in &*table {
+                group.pool.touch(block);
+            }
             for _ in found.num_blocks..num_tokens.div_ceil(BLOCK_SIZE) {
                 table.push(group.take().expect("fits() counted the free blocks"));
             }
@@ -285,8 +291,8 @@ impl KvCache {
     }
 
     /// Let an open, empty sequence share the blocks of `source` behind its first `num_tokens` tokens. Full blocks are
-    /// referenced; a partial one becomes a copy source, and the copy itself the next block that
-    /// [`KvCache::grow`] gives. Takes no free block, so it cannot fail.
+    /// referenced; a partial one becomes a copy source, and its copy is the next block that [`KvCache::grow`] gives.
+    /// Takes no free block, so it cannot fail.
     pub fn fork(&mut self, source: usize, target: usize, num_tokens: usize) {
         let (shared, rest) = (num_tokens / BLOCK_SIZE, num_tokens % BLOCK_SIZE);
         let count = self.groups.len();
@@ -294,7 +300,9 @@ impl KvCache {
             let from = std::mem::take(&mut self.tables[source * count + index]);
             let table = &mut self.tables[target * count + index];
             table.extend_from_slice(&from[..shared]);
-            table.iter().for_each(|&block| group.pool.touch(block));
+            for &block in &*table {
+                group.pool.touch(block);
+            }
             if rest > 0 {
                 group.pool.touch(from[shared]);
                 self.copy_sources[target * count + index] = Some(from[shared]);
@@ -309,29 +317,22 @@ impl KvCache {
     }
 
     /// Make room for `num_tokens` tokens of a sequence in every group, or change nothing and return `false`.
+    ///
+    /// # Panics
+    /// Never: the blocks are counted before they are taken.
     pub fn grow(&mut self, slot: usize, num_tokens: usize) -> bool {
         let blocks = num_tokens.div_ceil(BLOCK_SIZE);
         let first = slot * self.groups.len();
         if self.tables[first].len() >= blocks {
             return true; // the tables of all groups are equally long
         }
-        for (index, group) in self.groups.iter().enumerate() {
-            let needed = blocks - self.tables[first + index].len();
-            let owned = usize::from(self.owns_copy_source(first + index, group));
-            if needed > group.pool.num_free() + owned {
-                return false;
-            }
+        if !self.can_grow(blocks - self.tables[first].len()) {
+            return false;
         }
-        for index in 0..self.groups.len() {
-            if self.owns_copy_source(first + index, &self.groups[index]) {
-                // Whoever shared it is gone: nothing to copy, the block becomes this sequence's.
-                let source = self.copy_sources[first + index].take();
-                self.tables[first + index].extend(source);
-            }
+        for (index, group) in self.groups.iter_mut().enumerate() {
             let table = &mut self.tables[first + index];
             while table.len() < blocks {
-                let block = self.groups[index].take();
-                table.push(block.expect("the free blocks were counted above"));
+                table.push(group.take().expect("the free blocks were counted above"));
             }
         }
         true
@@ -410,13 +411,6 @@ impl KvCache {
     pub fn close(&mut self, slot: usize) {
         self.release(slot);
         self.chains[slot] = None;
-    }
-
-    /// Whether the copy source at `place` has no other user, and may be written.
-    fn owns_copy_source(&self, place: usize, group: &Group) -> bool {
-        self.copy_sources[place].is_some_and(|source| {
-            group.pool.references(source) == 1 && group.cache.content(source).is_none()
-        })
     }
 
     fn root_content(&mut self, salt: Option<&str>) -> ContentId {

@@ -130,6 +130,14 @@ impl FinishReason {
             Self::Error => "error",
         }
     }
+
+    /// The reverse of [`FinishReason::as_str`].
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::Stop, Self::Length, Self::Abort, Self::Error]
+            .into_iter()
+            .find(|reason| reason.as_str() == name)
+    }
 }
 
 /// Where a request is. One of several sequences may be elsewhere; this is the one that is furthest.
@@ -143,6 +151,19 @@ pub enum RequestStatus {
     Preempted,
     /// Every sequence ended.
     Finished,
+}
+
+impl RequestStatus {
+    /// In lower case.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Waiting => "waiting",
+            Self::Running => "running",
+            Self::Preempted => "preempted",
+            Self::Finished => "finished",
+        }
+    }
 }
 
 /// One of a request's `n` sequences.

@@ -178,7 +178,8 @@ impl Scheduler {
                 sequence_index,
             };
             let slot = self.sequences.open(index, rank, num_prompt_tokens);
-            self.kv.open(slot, salt.as_deref());
+            self.kv
+                .open(slot, salt.as_deref(), num_prompt_tokens + max_tokens);
             self.requests[index].slots.push(Some(slot));
             if sequence_index == 0 {
                 self.enqueue(slot, SequenceStatus::Waiting);

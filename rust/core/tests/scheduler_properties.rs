@@ -1,6 +1,12 @@
 //! Random operations on a scheduler with a tiny cache: whatever is shared, chunked, preempted, interrupted, cancelled
 //! or hit, every request gets what it would get alone, and the invariants hold after every step.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::allow_attributes,
+    reason = "a test that unwraps says what it expects"
+)]
+
 mod common;
 
 use std::collections::BTreeMap;
@@ -59,33 +65,41 @@ fn arbitrary_params() -> impl Strategy<Value = SamplingParams> {
         )
 }
 
-/// Prompts are prefixes of few texts, sometimes with another tail, so that much is shared.
+/// Prompts share much: prefixes of few texts, sometimes with another tail, and rows of few repeated blocks.
+fn arbitrary_prompt() -> impl Strategy<Value = Vec<i32>> {
+    let texts = (
+        0..3_u64,
+        1..80_usize,
+        prop::option::of((0..3_u64, 1..20_usize)),
+    );
+    let texts = texts.prop_map(|(text, length, tail)| {
+        let tail = tail.map_or(vec![], |(text, length)| prompt(100 + text, length));
+        [prompt(text, length), tail].concat()
+    });
+    let blocks = (prop::collection::vec(0..2_u64, 0..5), 0..17_usize);
+    let blocks = blocks.prop_map(|(blocks, rest)| {
+        let whole = blocks.into_iter().flat_map(|block| prompt(200 + block, 16));
+        whole.chain(prompt(200, rest)).collect()
+    });
+    prop_oneof![texts, blocks]
+}
+
 fn arbitrary_request() -> impl Strategy<Value = NewRequest> {
     (
-        (
-            0..3_u64,
-            1..80_usize,
-            prop::option::of((0..3_u64, 1..20_usize)),
-        ),
+        arbitrary_prompt(),
         arbitrary_params(),
         (prop_oneof![3 => Just(1), 1 => 2..6_u32], any::<u64>()),
         prop::option::weighted(0.3, prop_oneof![Just("a".to_owned()), Just("b".to_owned())]),
         prop_oneof![4 => Just(0), 1 => -1..2_i32],
     )
         .prop_map(
-            |((text, length, tail), params, (n, seed), cache_salt, priority)| {
-                let mut tokens = prompt(text, length);
-                if let Some((text, length)) = tail {
-                    tokens.extend(prompt(100 + text, length));
-                }
-                NewRequest {
-                    prompt: tokens,
-                    params: Arc::new(params),
-                    n,
-                    seed,
-                    cache_salt,
-                    priority,
-                }
+            |(prompt, params, (n, seed), cache_salt, priority)| NewRequest {
+                prompt,
+                params: Arc::new(params),
+                n,
+                seed,
+                cache_salt,
+                priority,
             },
         )
 }
@@ -286,11 +300,14 @@ proptest! {
         for operation in operations {
             match operation {
                 Operation::Submit(request) => run.submit(request),
-                Operation::Step => { run.step(None); }
-                Operation::Interrupted => { run.step(Some(&operation)); }
-                Operation::Cancel { in_flight: true, .. }
-                | Operation::Finish { in_flight: true, .. } => { run.step(Some(&operation)); }
-                Operation::Cancel { .. } | Operation::Finish { .. } => run.end(&operation),
+                Operation::Step => {
+                    run.step(None);
+                }
+                Operation::Cancel { in_flight: false, .. }
+                | Operation::Finish { in_flight: false, .. } => run.end(&operation),
+                _ => {
+                    run.step(Some(&operation));
+                }
             }
             run.scheduler.check_integrity().unwrap();
         }
@@ -304,7 +321,9 @@ proptest! {
     ) {
         let batches = || {
             let mut run = Run::new(&config);
-            requests.iter().for_each(|request| run.submit(request.clone()));
+            for request in &requests {
+                run.submit(request.clone());
+            }
             let mut batches = Vec::new();
             while let Some(batch) = run.scheduler.schedule(0.0) {
                 batches.push(format!("{batch:?}"));

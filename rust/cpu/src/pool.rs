@@ -12,7 +12,7 @@ use crate::error::CpuError;
 
 /// Turns of a spin before the thread sleeps (after a step) or yields (within one).
 const SPINS_BEFORE_SLEEP: u32 = 20_000;
-const SPINS_BEFORE_YIELD: u32 = 10_000;
+const SPINS_BEFORE_YIELD: u32 = 2_000;
 /// How long a sleeping worker waits before it ends.
 const IDLE: Duration = Duration::from_secs(3);
 

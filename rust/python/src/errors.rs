@@ -3,7 +3,9 @@
 
 use std::path::Path;
 
-use inferlib_core::RecordError;
+use inferlib_core::validation::InvalidParam;
+use inferlib_core::{ConfigError, RecordError, SubmitError, UpdateError};
+use inferlib_cpu::CpuError;
 use inferlib_text::{TemplateProblem, TextError};
 use inferlib_weights::WeightsError;
 use pyo3::exceptions::PyRuntimeError;
@@ -30,14 +32,20 @@ pub(crate) enum Error {
     Weights(WeightsError),
     /// A vocabulary, text or template that was refused.
     Text(TextError),
-    /// Memory for an array that goes to Python could not be had.
-    OutOfMemory { required: usize },
     /// An op or a program that the recorder refused.
     Record(RecordError),
     /// A buffer, weight, rotary table or KV layer of another recorder.
     ForeignHandle,
     /// A recorder that was used after `finish`.
     RecorderFinished,
+    /// Limits or memory that a scheduler cannot work with.
+    Config(ConfigError),
+    /// A request that was refused.
+    Submit(SubmitError),
+    /// A step's result that is not the step's: a bug of the executor.
+    Update(UpdateError),
+    /// The CPU executor.
+    Cpu(CpuError),
     /// An invalid argument: field and message.
     Request {
         field: &'static str,
@@ -101,11 +109,6 @@ fn describe(error: Error) -> PyError {
         .with_text("hint", "this is a bug; please report it"),
         Error::Weights(error) => describe_weights(&error),
         Error::Text(error) => describe_text(&error),
-        Error::OutOfMemory { required } => PyError::new(
-            "OutOfMemoryError",
-            format!("{required} bytes of memory are not available"),
-        )
-        .with_number("required", u64::try_from(required).unwrap_or(u64::MAX)),
         Error::Record(error) => PyError::new("ModelError", error.to_string()),
         Error::ForeignHandle => PyError::new(
             "ModelError",
@@ -115,9 +118,93 @@ fn describe(error: Error) -> PyError {
             "ModelError",
             "this recorder has finished; record another program with a new one",
         ),
+        Error::Config(error) => {
+            let field = match error {
+                ConfigError::NoGroups | ConfigError::NumBlocks { .. } => "groups",
+                ConfigError::Limit { field, value: _ } => field,
+            };
+            PyError::new("RequestError", error.to_string()).with_text("field", field)
+        }
+        Error::Submit(error) => describe_submit(&error),
+        Error::Update(error) => match error {
+            UpdateError::NoStep
+            | UpdateError::Length { .. }
+            | UpdateError::MissingLogprobs { row: _ } => {
+                PyError::new("InternalError", format!("wrong step output: {error}"))
+            }
+        },
+        Error::Cpu(error) => describe_cpu(&error),
         Error::Request { field, message } => {
             PyError::new("RequestError", message).with_text("field", field)
         }
+    }
+}
+
+impl From<CpuError> for Error {
+    fn from(error: CpuError) -> Self {
+        Self::Cpu(error)
+    }
+}
+
+fn describe_cpu(error: &CpuError) -> PyError {
+    let message = error.to_string();
+    match error {
+        CpuError::UnknownTier { .. } | CpuError::UnavailableTier { .. } => {
+            PyError::new("RequestError", message).with_text("field", "tier")
+        }
+        CpuError::Option { field, .. } => {
+            PyError::new("RequestError", message).with_text("field", *field)
+        }
+        CpuError::UnknownWeight { .. }
+        | CpuError::WeightShape { .. }
+        | CpuError::MissingWeights { .. } => PyError::new("ModelFormatError", message),
+        CpuError::WeightType { .. } | CpuError::Unsupported { .. } => {
+            PyError::new("UnsupportedModelError", message)
+        }
+        CpuError::OutOfMemory { required, .. } => PyError::new("OutOfMemoryError", message)
+            .with_number("required", u64::try_from(*required).unwrap_or(u64::MAX)),
+        CpuError::Batch { .. } | CpuError::Panic { .. } => PyError::new("InternalError", message)
+            .with_text("hint", "this is a bug; please report it"),
+        CpuError::Aborted => PyError::new("ExecutorError", message),
+        CpuError::Closed => PyError::new("ClosedError", message),
+    }
+}
+
+impl From<ConfigError> for Error {
+    fn from(error: ConfigError) -> Self {
+        Self::Config(error)
+    }
+}
+
+impl From<SubmitError> for Error {
+    fn from(error: SubmitError) -> Self {
+        Self::Submit(error)
+    }
+}
+
+impl From<InvalidParam> for Error {
+    fn from(error: InvalidParam) -> Self {
+        Self::Submit(error.into())
+    }
+}
+
+impl From<UpdateError> for Error {
+    fn from(error: UpdateError) -> Self {
+        Self::Update(error)
+    }
+}
+
+fn describe_submit(error: &SubmitError) -> PyError {
+    let message = error.to_string();
+    let request = |field| PyError::new("RequestError", &message).with_text("field", field);
+    match error {
+        SubmitError::PromptTooLong { .. } => {
+            PyError::new("PromptTooLongError", &message).with_text("field", "prompt")
+        }
+        SubmitError::EmptyPrompt | SubmitError::TokenOutOfRange { .. } => request("prompt"),
+        SubmitError::InvalidParams(error) => request(error.field),
+        SubmitError::InvalidN { .. } => request("n"),
+        SubmitError::Overloaded { .. } => PyError::new("OverloadedError", &message),
     }
 }
 
@@ -208,7 +295,7 @@ fn describe_weights(error: &WeightsError) -> PyError {
             found,
             limit: expected,
         } => differs(path, expected, found),
-        E::OutOfMemory { path: _, required } => {
+        E::OutOfMemory { path: _, required } | E::ArrayOutOfMemory { required } => {
             PyError::new("OutOfMemoryError", message).with_number("required", *required)
         }
         E::BlockLength { .. } => PyError::new("RequestError", message).with_text("field", "bytes"),

@@ -399,7 +399,6 @@ pub(crate) struct PyProgram {
 
 impl PyProgram {
     /// For the executors' bindings.
-    #[expect(dead_code, reason = "the executor's binding arrives next")]
     pub(crate) fn inner(&self) -> &Arc<Program> {
         &self.program
     }

@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use inferlib_weights::{Dtype, Format, MetadataArray, MetadataValue, OpenOptions, Tensor};
+use inferlib_weights::{
+    Dtype, Format, MetadataArray, MetadataValue, OpenOptions, Tensor, dequantize_to_vec,
+};
 use numpy::ndarray::ArrayView1;
 use numpy::{IntoPyArray, PyArray1, PyArrayDyn, PyArrayMethods, PyReadonlyArray1};
 use pyo3::exceptions::PyKeyError;
@@ -141,7 +143,7 @@ impl Weights {
     #[pyo3(signature = (name) -> "NDArray[np.float32]")]
     fn array<'py>(&self, py: Python<'py>, name: &str) -> PyResult<Bound<'py, PyArrayDyn<f32>>> {
         let tensor = self.tensor(name)?;
-        let values = enter(py, || to_f32(tensor.dtype, tensor.bytes))?;
+        let values = enter(py, || tensor.to_f32())?;
         values.into_pyarray(py).reshape(tensor.shape)
     }
 
@@ -192,20 +194,7 @@ pub(crate) fn dequantize<'py>(
         )
     })?;
     let bytes = data.as_slice()?;
-    Ok(enter(py, || to_f32(known, bytes))?.into_pyarray(py))
-}
-
-fn to_f32(dtype: Dtype, bytes: &[u8]) -> Result<Vec<f32>, Error> {
-    let elements = bytes.len() / dtype.block_bytes() * dtype.block_size();
-    let mut values = Vec::new();
-    values
-        .try_reserve_exact(elements)
-        .map_err(|_| Error::OutOfMemory {
-            required: elements.saturating_mul(size_of::<f32>()),
-        })?;
-    values.resize(elements, 0.0);
-    inferlib_weights::dequantize(dtype, bytes, &mut values)?;
-    Ok(values)
+    Ok(enter(py, || dequantize_to_vec(known, bytes))?.into_pyarray(py))
 }
 
 fn to_python<'py>(py: Python<'py>, value: &MetadataValue) -> PyResult<Bound<'py, PyAny>> {

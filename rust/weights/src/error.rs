@@ -314,6 +314,12 @@ pub enum WeightsError {
         /// Bytes asked for.
         required: u64,
     },
+    /// Memory for a dequantized tensor could not be had.
+    #[error("{required} bytes of memory for a dequantized tensor are not available")]
+    ArrayOutOfMemory {
+        /// Bytes asked for.
+        required: u64,
+    },
     /// Bytes and output given to [`dequantize`](crate::dequantize()) that do not fit each other.
     #[error(
         "{bytes} bytes of {dtype} are not {elements} elements (a block of {} elements takes {} bytes)",

@@ -6,6 +6,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use crate::cursor::as_u64;
+use crate::dequantize::dequantize_to_vec;
 use crate::dtype::Dtype;
 use crate::error::WeightsError;
 use crate::file_bytes::FileBytes;
@@ -56,6 +57,13 @@ pub struct Tensor<'a> {
     /// Little-endian elements or blocks, row after row. Exactly as many as `dtype` and `shape` ask for, at any
     /// alignment.
     pub bytes: &'a [u8],
+}
+
+impl Tensor<'_> {
+    /// All elements as float32, in order, in memory of their own.
+    pub fn to_f32(&self) -> Result<Vec<f32>, WeightsError> {
+        dequantize_to_vec(self.dtype, self.bytes)
+    }
 }
 
 /// An opened checkpoint: a `.gguf` file (or its parts), a `.safetensors` file, or shards with their index.

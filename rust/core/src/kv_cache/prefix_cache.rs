@@ -231,6 +231,18 @@ impl PrefixCache {
         if published.count() != self.num_published {
             return Err("prefix cache: the count of published blocks is wrong".to_owned());
         }
+        let mut contents: Vec<_> = self
+            .contents
+            .iter()
+            .flatten()
+            .map(|content| content.0)
+            .collect();
+        contents.sort_unstable();
+        let all = contents.len();
+        contents.dedup();
+        if contents.len() < all {
+            return Err("prefix cache: a content is published twice".to_owned());
+        }
         match (0..seen.len()).find(|&index| seen[index] != self.contents[index].is_some()) {
             Some(block) => Err(format!(
                 "prefix cache: block {block} is {}linked",

@@ -6,6 +6,7 @@ use crate::kv_cache::GroupStats;
 
 /// Sums since construction.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[expect(clippy::struct_field_names, reason = "they are counts, as in `Stats`")]
 pub(super) struct Totals {
     pub(super) num_steps: u64,
     pub(super) num_requests: u64,

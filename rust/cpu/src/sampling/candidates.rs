@@ -1,14 +1,9 @@
 //! The tokens that may still be drawn, in ascending order of their ids.
 
-use super::cut::{Place, PrefixEnd};
+use super::cut::{MASS_UNIT, Place, PrefixEnd, mass};
 use super::mass::Softmax;
 use super::scan::Scan;
 use super::tiles::{LANES, TILE, any_at_least};
-
-/// One unit of probability mass: weights become integers, so that their sums are exact. A row of 2^23 tokens, all as
-/// good as the best, still fits in 64 bits; what is cut off a weight is below 2^-40 of the best token's.
-#[expect(clippy::cast_precision_loss, reason = "a power of two")]
-const MASS_UNIT: f64 = (1u64 << 40) as f64;
 
 /// Ids and logits of some tokens, ids ascending.
 #[derive(Debug, Default)]
@@ -76,11 +71,27 @@ impl Candidates {
         }
     }
 
-    /// Keep the `count` best.
+    /// Take the `count` best tokens and a few others; `scan` is that of `logits`.
     #[inline(always)]
+    pub(super) fn collect_best(
+        &mut self,
+        logits: &[f32],
+        count: usize,
+        scan: &mut Scan,
+        prefix_end: &mut PrefixEnd,
+    ) {
+        let floor = if count == 0 {
+            f32::INFINITY
+        } else {
+            scan.floor_of_best(logits, count, prefix_end)
+        };
+        self.collect(logits, scan, floor);
+    }
+
+    /// Keep the `count` best.
     pub(super) fn keep_best(&mut self, count: usize, prefix_end: &mut PrefixEnd) {
         if self.len() > count
-            && let Some(end) = prefix_end.find(&self.logits, |_| 1, count as u64)
+            && let Some(end) = prefix_end.of_count(&self.logits, count)
         {
             self.retain(end);
         }
@@ -106,15 +117,13 @@ impl Candidates {
         prefix_end: &mut PrefixEnd,
     ) -> bool {
         softmax.weights_into(&self.logits, &mut self.weights);
-        let weights = self.weights.as_slice();
-        let mass = |index: usize| (weights[index] * MASS_UNIT as f32) as u64;
         let total = match total {
-            Some(total) => total * MASS_UNIT,
-            None => (0..weights.len()).map(mass).sum::<u64>() as f64,
+            Some(total) => total * f64::from(MASS_UNIT),
+            None => self.weights.iter().map(|&weight| mass(weight)).sum::<u64>() as f64,
         };
         let known_share = f64::from(share) * (1.0 - f64::from(f32::EPSILON) / 2.0);
         let target = (known_share * total).ceil() as u64;
-        match prefix_end.find(&self.logits, mass, target) {
+        match prefix_end.of_mass(&self.logits, &self.weights, target) {
             Some(end) => {
                 self.retain(end);
                 true
@@ -124,13 +133,11 @@ impl Candidates {
     }
 
     /// Keep those whose logit is at least `floor`.
-    #[inline(always)]
     pub(super) fn keep_at_least(&mut self, floor: f32) {
         self.retain(Place::new(floor, u32::MAX));
     }
 
     /// The `count` best as `(id, logit)`, best first.
-    #[inline(always)]
     pub(super) fn best(
         &mut self,
         count: usize,
@@ -151,7 +158,6 @@ impl Candidates {
     }
 
     /// Keep the candidates up to the place `end`, whose index counts candidates.
-    #[inline(always)]
     fn retain(&mut self, end: Place) {
         let mut kept = 0;
         for index in 0..self.ids.len() {

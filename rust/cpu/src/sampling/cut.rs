@@ -10,6 +10,22 @@ use super::tiles::{LANES, Row, larger, padded, tree_max};
 /// Up to this many values a sort is faster than clearing and walking the bins.
 const SORT_LIMIT: usize = 512;
 
+/// One unit of probability mass: weights become integers, so that their sums are exact. A row of 2^23 tokens, all as
+/// good as the best, still fits in 64 bits; what is cut off a weight is below 2^-40 of the best token's.
+#[expect(clippy::cast_precision_loss, reason = "a power of two")]
+pub(super) const MASS_UNIT: f32 = (1u64 << 40) as f32;
+
+/// The mass of a weight.
+#[inline(always)]
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a weight is between 0 and 1"
+)]
+pub(super) fn mass(weight: f32) -> u64 {
+    (weight * MASS_UNIT) as i64 as u64
+}
+
 /// Bins of one narrowing.
 const BINS: usize = 1 << 11;
 
@@ -67,10 +83,24 @@ pub(super) struct PrefixEnd {
 }
 
 impl PrefixEnd {
+    /// The place of the `count`-th best value; `None` if there are fewer above `-inf`.
+    pub(super) fn of_count(&mut self, values: &[f32], count: usize) -> Option<Place> {
+        self.find(values, |_| 1, count as u64)
+    }
+
+    /// The place where the running mass of the best values reaches `target` (see `mass`); `None` if it never does.
+    pub(super) fn of_mass(
+        &mut self,
+        values: &[f32],
+        weights: &[f32],
+        target: u64,
+    ) -> Option<Place> {
+        self.find(values, |index| mass(weights[index]), target)
+    }
+
     /// The place of the last value of the smallest prefix of the order whose weights sum to at least `target`, one
     /// value or more; `None` if all together do not. `weight(index)` is that of `values[index]`; `-inf` has no place.
-    #[inline(always)]
-    pub(super) fn find(
+    fn find(
         &mut self,
         values: &[f32],
         weight: impl Fn(usize) -> u64,
@@ -121,7 +151,6 @@ impl PrefixEnd {
     }
 
     /// Make the values of the bin in which `target` is reached the members; returns the weight before that bin.
-    #[inline(always)]
     fn narrow_all(
         &mut self,
         values: &[f32],
@@ -167,7 +196,6 @@ impl PrefixEnd {
     }
 
     /// Keep the members whose digit is that in which `target` is reached; returns the weight before it.
-    #[inline(always)]
     fn narrow_members(
         &mut self,
         values: &[f32],
@@ -199,7 +227,6 @@ struct Spread {
 }
 
 impl Spread {
-    #[inline(always)]
     #[expect(clippy::cast_precision_loss, reason = "a power of two less one")]
     fn over(values: &[f32]) -> Self {
         let (mut highs, mut lows) = ([f32::NEG_INFINITY; LANES], [f32::INFINITY; LANES]);
@@ -259,7 +286,6 @@ impl Spread {
 }
 
 /// The first of `indices` of a value above `-inf` at which the running weight reaches `target`.
-#[inline(always)]
 fn first_reaching(
     mut indices: impl Iterator<Item = u32>,
     values: &[f32],
@@ -279,7 +305,6 @@ fn first_reaching(
 }
 
 /// The bin in which the running weight reaches `target`, and the weight before it.
-#[inline(always)]
 fn crossing(bins: &[u64], mut before: u64, target: u64) -> Option<(u32, u64)> {
     for (bin, &weight) in bins.iter().enumerate() {
         if weight > 0 && before + weight >= target {
@@ -296,6 +321,12 @@ fn index_of(index: usize) -> u32 {
 }
 
 #[cfg(test)]
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_precision_loss,
+    clippy::cast_sign_loss,
+    reason = "test values are small"
+)]
 mod tests {
     use proptest::prelude::*;
 
@@ -368,7 +399,7 @@ mod tests {
             }
             let ones = vec![1; values.len()];
             let count = 1 + (share * (values.len() - 1) as f64) as u64;
-            prop_assert_eq!(search.find(&values, |_| 1, count), by_sorting(&values, &ones, count));
+            prop_assert_eq!(search.of_count(&values, count as usize), by_sorting(&values, &ones, count));
         }
     }
 }

@@ -55,6 +55,11 @@ pub(super) fn ln(x: f64) -> f64 {
 }
 
 #[cfg(test)]
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_precision_loss,
+    reason = "test values are small"
+)]
 mod tests {
     use super::{exp2_nonpositive, ln};
 

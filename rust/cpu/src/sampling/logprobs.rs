@@ -5,7 +5,7 @@ use inferlib_core::RowLogprobs;
 use super::candidates::Candidates;
 use super::cut::PrefixEnd;
 use super::mass::Softmax;
-use super::scan::{Scan, rank};
+use super::scan::rank;
 
 /// A distribution, described before its token is known.
 pub(super) struct Report {
@@ -18,7 +18,6 @@ pub(super) struct Report {
 impl Report {
     /// Of the candidates, whose weights sum to `total`; `count` best are listed, fewer if there are fewer candidates.
     /// Reorders nothing, but drops all other candidates.
-    #[inline(always)]
     #[expect(clippy::cast_possible_wrap, reason = "token ids are i32")]
     pub(super) fn of_candidates(
         candidates: &mut Candidates,
@@ -37,31 +36,6 @@ impl Report {
             top_ids,
             top_logprobs,
         }
-    }
-
-    /// Of the whole row, whose weights sum to `total`; masked tokens are not listed. Overwrites the candidates.
-    #[inline(always)]
-    pub(super) fn of_row(
-        logits: &[f32],
-        scan: &mut Scan,
-        candidates: &mut Candidates,
-        prefix_end: &mut PrefixEnd,
-        softmax: Softmax,
-        total: f64,
-        count: usize,
-    ) -> Self {
-        if count == 0 {
-            return Self {
-                softmax,
-                total,
-                top_ids: Vec::new(),
-                top_logprobs: Vec::new(),
-            };
-        }
-        let count = count.min(logits.len());
-        let floor = scan.floor_of_best(logits, count, prefix_end);
-        candidates.collect(logits, scan, floor);
-        Self::of_candidates(candidates, prefix_end, softmax, total, count)
     }
 
     /// With `token`, whose logit and rank are those in `logits`.

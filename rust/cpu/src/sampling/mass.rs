@@ -158,6 +158,12 @@ impl TileSums {
 }
 
 #[cfg(test)]
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_precision_loss,
+    clippy::float_cmp,
+    reason = "test values are small, and equal means equal"
+)]
 mod tests {
     use super::{Softmax, TileSums};
 

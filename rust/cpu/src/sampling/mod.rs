@@ -9,7 +9,8 @@
 //! tiles; no truncation, `top_p` alone or log-probabilities one more, of exponentials; edits one more to scan again.
 //!
 //! Every pass is `#[inline(always)]`, down from [`Sampler::run`], and written for LLVM to vectorise: called from a
-//! `#[target_feature]` function, the whole sampler is compiled for those features. Multiplications and additions stay
+//! `#[target_feature]` function, they are compiled for those features. (Not if they stand in a closure: what is passed
+//! to `map` or `then` may be compiled apart, for the baseline, so that passes stand in `if` and `match`.) Multiplications and additions stay
 //! separate, since a fused one is slow where there is no instruction for it.
 #![forbid(unsafe_code)]
 #![expect(
@@ -25,6 +26,8 @@ mod logprobs;
 mod mass;
 mod philox;
 mod scan;
+#[cfg(test)]
+mod tests;
 mod tiles;
 mod truncate;
 
@@ -88,11 +91,7 @@ impl Sampler {
     /// Lists hold tokens of positive probability only, so they may be shorter than asked for.
     #[inline(always)]
     pub fn run(&mut self, logits: &mut [f32], row: &SampledRow, history: &[i32]) -> RowResult {
-        let result = match row.kind {
-            LogitsRow::Score { target } => self.score(logits, row, target),
-            LogitsRow::Sample => self.sample(logits, row, history),
-        };
-        match result {
+        match self.token(logits, row, history) {
             Some((token_id, logprobs)) => RowResult {
                 token_id,
                 status: RowStatus::Ok,
@@ -106,125 +105,144 @@ impl Sampler {
         }
     }
 
+    /// `None` if the row fails.
     #[inline(always)]
-    fn score(
-        &mut self,
-        logits: &[f32],
-        row: &SampledRow,
-        target: i32,
-    ) -> Option<(i32, Option<RowLogprobs>)> {
-        let max = self.scan.run(logits)?;
-        let token = usize::try_from(target)
-            .ok()
-            .filter(|&token| token < logits.len())?;
-        let count = row.params.prompt_logprobs.unwrap_or(0);
-        let report = self.report_row(logits, Softmax::new(max, 1.0), count);
-        Some((target, Some(report.finish(logits, token))))
-    }
-
-    #[inline(always)]
-    fn sample(
+    #[expect(clippy::manual_map, reason = "a pass must not stand in a closure")]
+    fn token(
         &mut self,
         logits: &mut [f32],
         row: &SampledRow,
         history: &[i32],
     ) -> Option<(i32, Option<RowLogprobs>)> {
         let params = &*row.params;
-        let raw_count = params
-            .logprobs
-            .filter(|_| params.logprobs_mode == LogprobsMode::Raw);
-        let processed_count = params
-            .logprobs
-            .filter(|_| params.logprobs_mode == LogprobsMode::Processed);
-
-        let mut max = self.scan.run(logits)?;
-        let raw_report =
-            raw_count.map(|count| self.report_row(logits, Softmax::new(max, 1.0), count));
-        let edited = edits::are_wanted(row, history);
-        if edited {
-            if raw_report.is_some() {
-                self.raw.clear();
-                self.raw.extend_from_slice(logits);
-            }
-            self.edits.apply(logits, row, history);
-            max = self.scan.run(logits)?;
-        }
-
-        let (token, processed_report) = if params.temperature > 0.0 {
-            self.draw(
-                logits,
-                row,
-                Softmax::new(max, params.temperature),
-                processed_count,
-            )
-        } else {
-            let token = self.scan.argmax(logits, max);
-            (
-                token,
-                processed_count.map(|count| self.report_row(logits, Softmax::new(max, 1.0), count)),
-            )
+        let is_raw = params.logprobs_mode == LogprobsMode::Raw;
+        let raw_count = match row.kind {
+            LogitsRow::Score { .. } => Some(params.prompt_logprobs.unwrap_or(0)),
+            LogitsRow::Sample => params.logprobs.filter(|_| is_raw),
+        };
+        let max = self.scan.run(logits)?;
+        let raw_report = match raw_count {
+            Some(count) => Some(self.report(logits, Softmax::new(max, 1.0), count)),
+            None => None,
         };
 
-        let logprobs = match (raw_report, processed_report) {
-            (Some(report), _) if edited => Some(report.finish(&self.raw, token)),
-            (Some(report), _) | (None, Some(report)) => Some(report.finish(logits, token)),
-            (None, None) => None,
+        let mut is_edited = false;
+        let (token, processed_report) = match row.kind {
+            LogitsRow::Score { target } => (
+                usize::try_from(target)
+                    .ok()
+                    .filter(|&token| token < logits.len())?,
+                None,
+            ),
+            LogitsRow::Sample => {
+                is_edited = edits::are_wanted(row, history);
+                if is_edited {
+                    self.raw.clear();
+                    if raw_report.is_some() {
+                        self.raw.extend_from_slice(logits);
+                    }
+                    self.edits.apply(logits, row, history);
+                }
+                let max = if is_edited {
+                    self.scan.run(logits)?
+                } else {
+                    max
+                };
+                self.sample(logits, max, row, params.logprobs.filter(|_| !is_raw))
+            }
+        };
+
+        let reported_logits = if is_edited && is_raw {
+            self.raw.as_slice()
+        } else {
+            logits
+        };
+        let report = raw_report.or(processed_report);
+        let logprobs = match report {
+            Some(report) => Some(report.finish(reported_logits, token)),
+            None => None,
         };
         i32::try_from(token).ok().map(|token| (token, logprobs))
     }
 
-    /// Truncate, draw, and describe the distribution that was drawn from if `count` is present.
+    /// Pick a token, and describe the distribution that it came from if `count` is present.
     #[inline(always)]
-    fn draw(
+    fn sample(
         &mut self,
         logits: &[f32],
+        max: f32,
         row: &SampledRow,
-        softmax: Softmax,
         count: Option<u32>,
     ) -> (usize, Option<Report>) {
-        let uniform = philox::uniform(row.seed, row.sequence_index, row.position);
-        let mut work = Workspace {
-            scan: &mut self.scan,
-            sums: &mut self.sums,
-            candidates: &mut self.candidates,
-            prefix_end: &mut self.prefix_end,
+        let params = &*row.params;
+        let is_greedy = params.temperature <= 0.0;
+        let softmax = Softmax::new(max, if is_greedy { 1.0 } else { params.temperature });
+        let is_truncated = !is_greedy && truncate(&mut self.workspace(), logits, params, &softmax);
+        let values = if is_truncated {
+            self.candidates.logits()
+        } else {
+            logits
         };
-        if truncate(&mut work, logits, &row.params, &softmax) {
-            let total = self.sums.fill(self.candidates.logits(), &softmax);
-            let index = self.sums.draw(self.candidates.logits(), &softmax, uniform);
-            let token = self.candidates.id(index);
-            let report = count.map(|count| {
-                Report::of_candidates(
+        let total = if is_greedy && count.is_none() {
+            1.0
+        } else {
+            self.sums.fill(values, &softmax)
+        };
+        let index = if is_greedy {
+            self.scan.argmax(logits, max)
+        } else {
+            let uniform = philox::uniform(row.seed, row.sequence_index, row.position);
+            self.sums.draw(values, &softmax, uniform)
+        };
+        let token = if is_truncated {
+            self.candidates.id(index)
+        } else {
+            index
+        };
+        let report = match count {
+            Some(count) => {
+                if !is_truncated {
+                    self.candidates.collect_best(
+                        logits,
+                        count as usize,
+                        &mut self.scan,
+                        &mut self.prefix_end,
+                    );
+                }
+                Some(Report::of_candidates(
                     &mut self.candidates,
                     &mut self.prefix_end,
                     softmax,
                     total,
                     count as usize,
-                )
-            });
-            (token, report)
-        } else {
-            self.sums.fill(logits, &softmax);
-            let token = self.sums.draw(logits, &softmax, uniform);
-            (
-                token,
-                count.map(|count| self.report_row(logits, softmax, count)),
-            )
-        }
+                ))
+            }
+            None => None,
+        };
+        (token, report)
     }
 
-    /// Describe the distribution over a whole row that was scanned.
+    /// Describe the distribution over a whole row that was scanned. Overwrites sums and candidates.
     #[inline(always)]
-    fn report_row(&mut self, logits: &[f32], softmax: Softmax, count: u32) -> Report {
+    fn report(&mut self, logits: &[f32], softmax: Softmax, count: u32) -> Report {
         let total = self.sums.fill(logits, &softmax);
-        Report::of_row(
-            logits,
-            &mut self.scan,
+        self.candidates
+            .collect_best(logits, count as usize, &mut self.scan, &mut self.prefix_end);
+        Report::of_candidates(
             &mut self.candidates,
             &mut self.prefix_end,
             softmax,
             total,
             count as usize,
         )
+    }
+
+    fn workspace(&mut self) -> Workspace<'_> {
+        Workspace {
+            scan: &mut self.scan,
+            sums: &mut self.sums,
+            candidates: &mut self.candidates,
+            prefix_end: &mut self.prefix_end,
+        }
     }
 }

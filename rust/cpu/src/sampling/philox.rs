@@ -57,6 +57,12 @@ fn wide_product(a: u32, b: u32) -> [u32; 2] {
 }
 
 #[cfg(test)]
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_precision_loss,
+    clippy::cast_sign_loss,
+    reason = "test values are small"
+)]
 mod tests {
     use super::{philox4x32_10, uniform};
 

@@ -90,7 +90,6 @@ impl Scan {
     ///
     /// The `count`-th largest of the maxima of disjoint groups is such a bound, and groups are few: 256 tokens per
     /// group for a small `count`, 16 for a larger one. A count beyond both is selected exactly.
-    #[inline(always)]
     pub(super) fn floor_of_best(
         &mut self,
         logits: &[f32],
@@ -105,7 +104,7 @@ impl Scan {
         } else if count.saturating_mul(GROUPS_PER_RANK) <= tiles * LANES {
             self.group_maxima.extend(self.lane_maxima.iter().flatten());
         } else {
-            let end = prefix_end.find(logits, |_| 1, count as u64);
+            let end = prefix_end.of_count(logits, count);
             return end.map_or(f32::MIN, |end| end.value().max(f32::MIN));
         }
         let (_, floor, _) = self
@@ -127,28 +126,18 @@ fn is_unsound(value: f32) -> u32 {
 pub(super) fn rank(logits: &[f32], token: usize) -> u32 {
     let value = logits[token];
     let (before, after) = logits.split_at(token);
-    1 + count(before, |other| other >= value) + count(after, |other| other > value)
-}
-
-/// How many values `better` accepts.
-#[inline(always)]
-fn count(values: &[f32], better: impl Fn(f32) -> bool) -> u32 {
-    let mut lanes = [0u32; LANES];
-    let (rows, rest) = values.as_chunks::<LANES>();
-    for row in rows {
-        for lane in 0..LANES {
-            lanes[lane] += u32::from(better(row[lane]));
-        }
-    }
-    let in_rows: u32 = lanes.iter().sum();
-    in_rows
-        + rest
-            .iter()
-            .map(|&value| u32::from(better(value)))
-            .sum::<u32>()
+    let before: u32 = before.iter().map(|&other| u32::from(other >= value)).sum();
+    let after: u32 = after.iter().map(|&other| u32::from(other > value)).sum();
+    1 + before + after
 }
 
 #[cfg(test)]
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_precision_loss,
+    clippy::float_cmp,
+    reason = "test values are small, and equal means equal"
+)]
 mod tests {
     use super::{Scan, rank};
     use crate::sampling::cut::PrefixEnd;
@@ -170,7 +159,7 @@ mod tests {
             assert_eq!(scan.run(&logits), Some(max));
             assert_eq!(
                 scan.argmax(&logits, max),
-                logits.iter().position(|&x| x == max).unwrap()
+                logits.iter().position(|&x| x == max).expect("there")
             );
         }
     }
@@ -198,7 +187,7 @@ mod tests {
     fn zeros_of_both_signs_are_equal_and_the_lower_id_wins() {
         let mut scan = Scan::default();
         for logits in [[-1.0, -0.0, 0.0], [-1.0, 0.0, -0.0]] {
-            let max = scan.run(&logits).unwrap();
+            let max = scan.run(&logits).expect("sound");
             assert_eq!(scan.argmax(&logits, max), 1);
             assert_eq!(rank(&logits, 2), 2);
         }
@@ -209,7 +198,7 @@ mod tests {
         let (mut scan, mut prefix_end) = (Scan::default(), PrefixEnd::default());
         for len in [1, 16, 33, 300, 5000, 40_000] {
             let logits = values(len);
-            scan.run(&logits).unwrap();
+            scan.run(&logits).expect("sound");
             let mut sorted = logits.clone();
             sorted.sort_unstable_by(|a, b| b.total_cmp(a));
             for count in [1, 2, 10, 39, 40, 156, 157, 625, 2500, 4999]

@@ -27,6 +27,7 @@ pub(super) struct Workspace<'a> {
 /// Leave in `candidates` what `params` keep of the row; `false` if they ask for no truncation and the candidates were
 /// not touched.
 #[inline(always)]
+#[expect(clippy::cast_precision_loss, reason = "a vocabulary size")]
 pub(super) fn truncate(
     work: &mut Workspace<'_>,
     logits: &[f32],
@@ -38,67 +39,58 @@ pub(super) fn truncate(
         .map(|k| k.max(1) as usize)
         .filter(|&k| k < logits.len());
     let top_p = Some(params.top_p).filter(|&p| p < 1.0);
-    let min_p_floor = if params.min_p > 0.0 {
-        softmax.floor_of_weight(f64::from(params.min_p))
+    let min_p = Some(params.min_p).filter(|&p| p > 0.0);
+    if top_k.is_none() && top_p.is_none() && min_p.is_none() {
+        return false;
+    }
+    let min_p_floor = min_p.map_or(f32::MIN, |share| softmax.floor_of_weight(f64::from(share)));
+    let top_k_floor = top_k.map_or(f32::MIN, |k| {
+        work.scan.floor_of_best(logits, k, work.prefix_end)
+    });
+    // What `top_p` is a share of: of all weights, unless `top_k` leaves only some.
+    let total = if top_k.is_none() && top_p.is_some() {
+        Some(work.sums.fill(logits, softmax))
     } else {
-        f32::MIN
+        None
     };
-    match (top_k, top_p) {
-        (None, None) => {
-            if params.min_p > 0.0 {
-                work.candidates.collect(logits, work.scan, min_p_floor);
-            }
-            params.min_p > 0.0
-        }
-        (Some(k), None) => {
-            let floor = work.scan.floor_of_best(logits, k, work.prefix_end);
-            work.candidates
-                .collect(logits, work.scan, floor.max(min_p_floor));
-            work.candidates.keep_best(k, work.prefix_end);
-            true
-        }
-        (Some(k), Some(p)) => {
-            let floor = work.scan.floor_of_best(logits, k, work.prefix_end);
-            work.candidates.collect(logits, work.scan, floor);
-            work.candidates.keep_best(k, work.prefix_end);
-            work.candidates.keep_mass(p, None, softmax, work.prefix_end);
-            work.candidates.keep_at_least(min_p_floor);
-            true
-        }
-        (None, Some(p)) => {
-            keep_nucleus(work, logits, p, min_p_floor, softmax);
-            true
-        }
-    }
-}
-
-/// `top_p` over the whole row, then `min_p`.
-#[inline(always)]
-#[expect(clippy::cast_precision_loss, reason = "a vocabulary size")]
-fn keep_nucleus(
-    work: &mut Workspace<'_>,
-    logits: &[f32],
-    top_p: f32,
-    min_p_floor: f32,
-    softmax: &Softmax,
-) {
-    let total = work.sums.fill(logits, softmax);
-    let missing = (1.0 - f64::from(top_p)) * total;
-    // Twice the vocabulary is the bound that loses nothing even if the sums were wrong in their first digits.
+    // Twice the vocabulary is the tail that loses nothing even if the sums were wrong in their first digits.
     let last_tail = 2.0 * logits.len() as f64;
-    let mut tail = FIRST_TAIL;
+    let mut tail = FIRST_TAIL.min(last_tail);
     loop {
-        tail = tail.min(last_tail);
-        let floor = softmax.floor_of_weight(missing / tail);
-        work.candidates
-            .collect(logits, work.scan, floor.max(min_p_floor));
-        let is_reached = work
-            .candidates
-            .keep_mass(top_p, Some(total), softmax, work.prefix_end);
-        // Tokens under the floor of `min_p` are gone whether or not `top_p` would keep them.
-        if is_reached || floor <= min_p_floor || tail >= last_tail {
-            return;
+        let floor = match (top_p, total) {
+            (Some(share), Some(total)) => {
+                softmax.floor_of_weight((1.0 - f64::from(share)) * total / tail)
+            }
+            _ => top_k_floor,
+        };
+        // `top_p` of the best `k` needs all of these, also those that `min_p` drops.
+        let is_whole = top_k.is_some() && top_p.is_some();
+        work.candidates.collect(
+            logits,
+            work.scan,
+            if is_whole {
+                floor
+            } else {
+                floor.max(min_p_floor)
+            },
+        );
+        if let Some(k) = top_k {
+            work.candidates.keep_best(k, work.prefix_end);
         }
-        tail *= TAIL_STEP;
+        let is_reached = match top_p {
+            Some(share) => work
+                .candidates
+                .keep_mass(share, total, softmax, work.prefix_end),
+            None => true,
+        };
+        // Tokens under the floor of `min_p` are gone whether or not `top_p` would keep them.
+        if is_reached || total.is_none() || floor <= min_p_floor || tail >= last_tail {
+            break;
+        }
+        tail = (tail * TAIL_STEP).min(last_tail);
     }
+    if min_p.is_some() {
+        work.candidates.keep_at_least(min_p_floor);
+    }
+    true
 }

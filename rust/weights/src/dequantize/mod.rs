@@ -9,6 +9,7 @@ mod floats;
 mod k_quants;
 mod round_quants;
 
+use crate::cursor::as_u64;
 use crate::dtype::Dtype;
 use crate::error::WeightsError;
 
@@ -50,6 +51,21 @@ pub fn dequantize(dtype: Dtype, bytes: &[u8], out: &mut [f32]) -> Result<(), Wei
         bytes: bytes.len(),
         elements: out.len(),
     })
+}
+
+/// Turn whole blocks of `dtype` into float32, in memory of their own.
+pub fn dequantize_to_vec(dtype: Dtype, bytes: &[u8]) -> Result<Vec<f32>, WeightsError> {
+    let blocks = bytes.len().checked_div(dtype.block_bytes()).unwrap_or(0);
+    let elements = blocks.saturating_mul(dtype.block_size());
+    let mut values = Vec::new();
+    values
+        .try_reserve_exact(elements)
+        .map_err(|_| WeightsError::ArrayOutOfMemory {
+            required: as_u64(elements.saturating_mul(size_of::<f32>())),
+        })?;
+    values.resize(elements, 0.0);
+    dequantize(dtype, bytes, &mut values)?;
+    Ok(values)
 }
 
 /// One element after the other; `None` if the lengths differ.
