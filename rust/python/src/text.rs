@@ -7,10 +7,11 @@ use inferlib_text::{
     Advance, Clock, EncodeOptions, StopStrings, StreamOptions, TemplateInput, TextError,
     TokenizerConfig,
 };
-use numpy::{IntoPyArray, PyArray1, PyReadonlyArray1};
+use numpy::{IntoPyArray, PyReadonlyArray1};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyBytesMethods, PyString};
 
+use crate::arrays::Array;
 use crate::boundary::enter;
 use crate::errors::{Error, to_py_err};
 use crate::gguf_vocabulary;
@@ -64,25 +65,25 @@ impl Tokenizer {
     ///
     /// `add_special` puts BOS and EOS where the vocabulary wants them. `parse_special` reads the names of control tokens in
     /// the text (`<|im_end|>`) as those tokens; leave it off for text that users write.
-    #[pyo3(signature = (text: "str", *, add_special = true, parse_special = true) -> "NDArray[np.int32]")]
+    #[pyo3(signature = (text, *, add_special = true, parse_special = true))]
     fn encode<'py>(
         &self,
         py: Python<'py>,
         text: &Bound<'py, PyString>,
         add_special: bool,
         parse_special: bool,
-    ) -> PyResult<Bound<'py, PyArray1<i32>>> {
+    ) -> PyResult<Array<'py, i32>> {
         let text = utf8(text, "text")?;
         let options = EncodeOptions {
             add_special,
             parse_special,
         };
         let ids = enter(py, || self.inner.encode(text, options).map(to_int32))?;
-        Ok(ids.into_pyarray(py))
+        Ok(Array(ids.into_pyarray(py)))
     }
 
     /// The text of token ids. Bytes that are no UTF-8 become U+FFFD.
-    #[pyo3(signature = (token_ids: "NDArray[np.int32] | Sequence[int]", *, skip_special = true))]
+    #[pyo3(signature = (token_ids, *, skip_special = true))]
     fn decode(
         &self,
         py: Python<'_>,
@@ -106,7 +107,6 @@ impl Tokenizer {
     }
 
     /// The id of a token as the vocabulary writes it. `None`: there is no such token.
-    #[pyo3(signature = (token: "str"))]
     fn token_to_id(&self, token: &Bound<'_, PyString>) -> PyResult<Option<u32>> {
         Ok(self.inner.token_to_id(utf8(token, "token")?))
     }
@@ -232,7 +232,7 @@ impl TextStreams {
     }
 
     /// Begin a stream. The text of its first `min_tokens` tokens cannot contain a stop string.
-    #[pyo3(signature = (key, *, stop: "Sequence[str]" = Vec::new(), include_stop = false, skip_special = true, continues = false, min_tokens = 0))]
+    #[pyo3(signature = (key, *, stop = Vec::new(), include_stop = false, skip_special = true, continues = false, min_tokens = 0))]
     #[expect(
         clippy::too_many_arguments,
         clippy::needless_pass_by_value,
@@ -333,7 +333,7 @@ pub(crate) struct ChatTemplate {
 impl ChatTemplate {
     /// Compile a template; `special_tokens` are variables such as `bos_token`.
     #[new]
-    #[pyo3(signature = (source: "str", special_tokens: "dict[str, str] | None" = None))]
+    #[pyo3(signature = (source, special_tokens = None))]
     fn new(
         py: Python<'_>,
         source: &Bound<'_, PyString>,
@@ -351,10 +351,7 @@ impl ChatTemplate {
     ///
     /// `variables` are further ones for the template (`enable_thinking`); `now` is what its clock shows, as seconds since
     /// 1970 in UTC and the local offset from UTC in seconds, by default the present in UTC.
-    #[pyo3(signature = (
-        messages: "Sequence[Mapping[str, object]]", *, tools: "Sequence[Mapping[str, object]] | None" = None,
-        add_generation_prompt = true, variables: "Mapping[str, object] | None" = None, now = None,
-    ))]
+    #[pyo3(signature = (messages, *, tools = None, add_generation_prompt = true, variables = None, now = None))]
     fn render(
         &self,
         py: Python<'_>,
@@ -397,7 +394,6 @@ impl ChatTemplate {
 /// Special tokens are those of `bos_token`, `eos_token`, `unk_token` and `pad_token` that are set. A single chat template
 /// has the name `default`.
 #[pyfunction]
-#[pyo3(signature = (json) -> "tuple[dict[str, str], dict[str, str]]")]
 #[expect(clippy::type_complexity, reason = "a pair of mappings")]
 pub(crate) fn read_tokenizer_config(
     py: Python<'_>,

@@ -1,7 +1,12 @@
 //! Chat templates: messages to the text that a model was trained on, by Jinja as Hugging Face uses it.
 //!
-//! Templates are code from model files, so that they run under limits: fuel bounds time and memory (about 64 bytes per
-//! unit), and output has a maximum. They reach values, never objects of the host.
+//! Templates are code from model files, so that they run under limits: fuel bounds steps and data (64 bytes per unit), output
+//! and source have a maximum, and both compiling and rendering run on a large stack of their own, because the engine recurses
+//! over long expressions and nested values, and a stack overflow would end the host's process. Templates reach values, never
+//! objects of the host.
+//!
+//! Known holes of minijinja 3.1, which its fuel does not see: adding a list to itself some 33 times (`l + l`), and comparing
+//! or printing nested lists that share their parts. A template made for it can still take time and memory without bound.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -9,7 +14,8 @@ use std::io;
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Value;
-use minijinja::{Environment, Error, ErrorKind};
+use minijinja::{Environment, Error, ErrorKind, State};
+use minijinja_contrib::pycompat;
 
 use crate::generation_tag;
 use crate::strftime::{self, Clock};
@@ -18,11 +24,21 @@ use crate::template_json;
 /// The longest text that a template may write: 16 MiB.
 pub const MAX_OUTPUT_BYTES: usize = 16 << 20;
 
-/// Fuel of every template, enough for 16 MiB of data or a quarter of a million steps.
-const BASE_FUEL: u64 = 1 << 18;
+/// The longest source of a template: 128 KiB. Published ones have up to some 20 KiB.
+pub const MAX_SOURCE_BYTES: usize = 128 << 10;
 
-/// Further fuel per byte of messages and tools: a template may look at each byte some 30 times.
-const FUEL_PER_BYTE: f64 = 0.5;
+/// Fuel of every template: 65,536 steps, or 4 MiB of data.
+const BASE_FUEL: usize = 1 << 16;
+
+/// Further fuel for each value in messages and tools: the steps that a template may take for one.
+const FUEL_PER_VALUE: usize = 200;
+
+/// One more unit of fuel for this many bytes of messages and tools: a template may copy each byte 32 times.
+const BYTES_PER_FUEL: usize = 2;
+
+/// Stack of the thread that runs the engine; committed as it is used. What the deepest expressions in
+/// [`MAX_SOURCE_BYTES`] need was measured: less than half of it.
+const STACK_BYTES: usize = 128 << 20;
 
 const NAME: &str = "chat_template";
 
@@ -95,6 +111,23 @@ impl ChatTemplate {
         source: &str,
         special_tokens: BTreeMap<String, String>,
     ) -> Result<Self, TemplateError> {
+        if source.len() > MAX_SOURCE_BYTES {
+            return Err(TemplateError {
+                problem: TemplateProblem::Limit,
+                line: None,
+                message: format!(
+                    "it has {} bytes; at most {MAX_SOURCE_BYTES} are allowed",
+                    source.len()
+                ),
+            });
+        }
+        on_large_stack(|| Self::compile(source, special_tokens))
+    }
+
+    fn compile(
+        source: &str,
+        special_tokens: BTreeMap<String, String>,
+    ) -> Result<Self, TemplateError> {
         let mut environment = Environment::new();
         environment.set_debug(false);
         let syntax = SyntaxConfig::builder()
@@ -103,8 +136,7 @@ impl ChatTemplate {
             .build();
         environment.set_syntax(syntax.map_err(|error| describe(&error))?);
         environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
-        environment
-            .set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        environment.set_unknown_method_callback(python_method);
         environment.add_function("raise_exception", raise_exception);
         environment.add_filter("tojson", template_json::tojson);
         let source = generation_tag::neutralize(source).into_owned();
@@ -132,8 +164,12 @@ impl ChatTemplate {
                 ),
             });
         }
+        on_large_stack(|| self.run(input))
+    }
+
+    fn run(&self, input: &TemplateInput) -> Result<String, TemplateError> {
         let mut environment = self.environment.clone();
-        environment.set_fuel(Some(fuel(input)));
+        environment.set_fuel(fuel(input));
         let now = input.now.unwrap_or_else(Clock::now_utc);
         environment.add_function("strftime_now", move |format: &str| {
             strftime_now(now, format)
@@ -146,7 +182,7 @@ impl ChatTemplate {
             .render_captured_to(self.variables(input), &mut output)
             .map(|_| ());
         rendered.map_err(|error| describe(&error))?;
-        Ok(String::from_utf8(output.0).unwrap_or_default())
+        Ok(String::from_utf8(output.0).expect("the engine writes strings"))
     }
 
     fn variables(&self, input: &TemplateInput) -> Value {
@@ -201,31 +237,80 @@ fn to_value(value: &serde_json::Value) -> Value {
     }
 }
 
-/// More for longer conversations.
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_precision_loss,
-    clippy::cast_sign_loss,
-    reason = "an estimate"
-)]
-fn fuel(input: &TemplateInput) -> u64 {
-    let extra = input.extra.values().map(size_of).sum::<usize>();
-    let bytes = size_of(&input.messages) + input.tools.as_ref().map_or(0, size_of) + extra;
-    BASE_FUEL + (bytes as f64 * FUEL_PER_BYTE) as u64
+/// Run `f` on a thread with a stack of [`STACK_BYTES`], and wait for it.
+fn on_large_stack<T: Send>(
+    f: impl FnOnce() -> Result<T, TemplateError> + Send,
+) -> Result<T, TemplateError> {
+    std::thread::scope(|scope| {
+        let builder = std::thread::Builder::new()
+            .name("inferlib-template".to_owned())
+            .stack_size(STACK_BYTES);
+        let thread = builder
+            .spawn_scoped(scope, f)
+            .map_err(|error| TemplateError {
+                problem: TemplateProblem::Limit,
+                line: None,
+                message: format!("there is no memory for the stack that templates run on: {error}"),
+            })?;
+        thread
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
 }
 
-/// Roughly the bytes of a value.
-fn size_of(value: &serde_json::Value) -> usize {
-    use serde_json::Value::{Array, Object, String};
-    16 + match value {
-        String(text) => text.len(),
-        Array(items) => items.iter().map(size_of).sum(),
-        Object(fields) => fields
-            .iter()
-            .map(|(name, value)| name.len() + size_of(value))
-            .sum(),
-        _ => 0,
+/// More for longer conversations.
+fn fuel(input: &TemplateInput) -> Option<u64> {
+    let mut size = Size::default();
+    size.add(&input.messages);
+    input.tools.iter().for_each(|tools| size.add(tools));
+    input.extra.values().for_each(|value| size.add(value));
+    let fuel = BASE_FUEL + size.values * FUEL_PER_VALUE + size.bytes / BYTES_PER_FUEL;
+    u64::try_from(fuel).ok()
+}
+
+/// How much there is of some values.
+#[derive(Default)]
+struct Size {
+    values: usize,
+    bytes: usize,
+}
+
+impl Size {
+    fn add(&mut self, value: &serde_json::Value) {
+        self.values += 1;
+        match value {
+            serde_json::Value::String(text) => self.bytes += text.len(),
+            serde_json::Value::Array(items) => items.iter().for_each(|item| self.add(item)),
+            serde_json::Value::Object(fields) => {
+                for (name, value) in fields {
+                    self.bytes += name.len();
+                    self.add(value);
+                }
+            }
+            _ => {}
+        }
     }
+}
+
+/// Methods of Python's types; `str.format` without wide fields, which fuel does not see.
+fn python_method(
+    state: &mut State,
+    value: &Value,
+    method: &str,
+    arguments: &[Value],
+) -> Result<Value, Error> {
+    const WIDEST_FIELD: &str = "999";
+    let is_wide = |text: &str| {
+        text.split(|character: char| !character.is_ascii_digit())
+            .any(|digits| digits.len() > WIDEST_FIELD.len())
+    };
+    if method == "format" && value.as_str().is_some_and(is_wide) {
+        return Err(Error::new(
+            ErrorKind::InvalidOperation,
+            format!("str.format takes numbers up to {WIDEST_FIELD} in templates"),
+        ));
+    }
+    pycompat::unknown_method_callback(state, value, method, arguments)
 }
 
 /// Marks an error as the template's own decision.

@@ -1,7 +1,8 @@
 //! A tokenizer from the metadata of a GGUF file alone.
 //!
-//! Road not taken: building the objects of the `tokenizers` crate, which the crate keeps for `tokenizer.json`. It wants
-//! every token and merge as an owned string, twice; figures are in `bench/results/tokenizer.json`.
+//! Road not taken: building the objects of the `tokenizers` crate, which stay for `tokenizer.json`. Merges of Gemma 3 as the
+//! crate wants them are 514,787 pairs of strings, and took 270 to 350 ms to build; these tables take 20 ms (`SmolLM2`:
+//! 9 to 19 ms against 5). They also encode some four times as fast, and hold no cache per thread. Measured on a 2-core Zen 4 VM.
 
 use std::borrow::Cow;
 

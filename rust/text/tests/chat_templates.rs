@@ -6,7 +6,9 @@
 
 use std::collections::BTreeMap;
 
-use inferlib_text::{ChatTemplate, Clock, TemplateError, TemplateInput, TemplateProblem};
+use inferlib_text::{
+    ChatTemplate, Clock, MAX_SOURCE_BYTES, TemplateError, TemplateInput, TemplateProblem,
+};
 use serde_json::json;
 
 fn input() -> TemplateInput {
@@ -120,11 +122,39 @@ fn hostile_templates_hit_a_limit() {
     }
     for source in [
         "{{ range(1000000000) | list }}",
+        "{{ '{:>999999999}'.format('x') | length }}",
         &"{{ (".repeat(10_000),
         &"{% if true %}".repeat(10_000),
     ] {
         assert!(render(source).is_err());
     }
+}
+
+#[test]
+fn deep_expressions_and_values_do_not_end_the_process() {
+    let fill = |before: &str, unit: &str, after: &str| {
+        let count = (MAX_SOURCE_BYTES - before.len() - after.len()) / unit.len();
+        format!("{before}{}{after}", unit.repeat(count))
+    };
+    let expressions = [
+        ("1", "+1"),
+        ("1", "|e"),
+        ("a", ".b"),
+        ("a", "()"),
+        ("1", " and 1"),
+        ("1", " is a"),
+        ("1", "**1"),
+    ];
+    for (first, unit) in expressions {
+        let _ = render(&fill(&format!("{{{{ {first}"), unit, " }}"));
+    }
+    let _ = render(&fill("{{ ", "-", "1 }}"));
+    let _ = render(&fill("{{ ", "(", "1 }}"));
+    let _ = render(&fill("{%if 1%}", "{%elif 1%}", "{%endif%}"));
+    let nested = "{% set ns = namespace(l=[1]) %}{% for i in range(99999) %}{% set ns.l = [ns.l] %}{% endfor %}";
+    assert_eq!(render(nested).unwrap_err().problem, TemplateProblem::Limit);
+    let too_long = render(&" ".repeat(MAX_SOURCE_BYTES + 1)).unwrap_err();
+    assert_eq!(too_long.problem, TemplateProblem::Limit);
 }
 
 #[test]
@@ -140,6 +170,11 @@ fn long_conversations_have_the_fuel_that_they_need() {
     )
     .unwrap();
     assert_eq!(template.render(&long).unwrap().len(), 5_000_000);
+    let short = TemplateInput {
+        messages: vec![json!({"role": "user", "content": "Hi"}); 10_000].into(),
+        ..input()
+    };
+    assert_eq!(template.render(&short).unwrap().len(), 30_000);
 }
 
 #[test]
