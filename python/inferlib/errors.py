@@ -1,7 +1,7 @@
 """Every error that inferlib raises: one root, and each class is also the natural builtin.
 
-All carry ``code`` (a stable string), ``retryable`` and ``hint`` (what to do). The compiled module receives these
-classes once, at import, so that a vendored copy raises its own.
+All carry ``code`` (a stable string), ``retryable`` and ``hint`` (what to do). The compiled module
+receives these classes once, at import, so that a vendored copy raises its own.
 """
 
 from __future__ import annotations
@@ -35,18 +35,21 @@ class InferlibError(Exception):
 
 
 def _rebuild(
-    cls: type[InferlibError], args: tuple[object, ...], state: dict[str, object]
+    cls: type[InferlibError], args: tuple[str, ...], state: dict[str, object]
 ) -> InferlibError:
-    error = cls.__new__(cls)
-    error.args = args
+    error = cls(*args)
     error.__dict__.update(state)
     return error
 
 
 class ModelError(InferlibError):
-    """Something is wrong with a model or its files."""
+    """Something is wrong with a model or its files; ``path`` is the file, where there is one."""
 
     code = "model"
+
+    def __init__(self, message: str = "", *, path: str | None = None, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.path = path
 
 
 class ModelNotFoundError(ModelError, FileNotFoundError):
@@ -55,10 +58,28 @@ class ModelNotFoundError(ModelError, FileNotFoundError):
     code = "model_not_found"
 
 
+class ModelReadError(ModelError, OSError):
+    """A model file exists, but the system does not let it be read."""
+
+    code = "model_read"
+
+
 class ModelFormatError(ModelError, ValueError):
-    """A model file is damaged, truncated or not what it claims to be."""
+    """A model file is damaged, truncated or not what it claims to be.
+
+    Attributes:
+        offset: Where in the file, in bytes, if that is known.
+        expected: What should be there, if it can be said shortly.
+        found: What is there.
+    """
 
     code = "model_format"
+
+    def __init__(self, message: str = "", *, path: str | None = None, hint: str = "") -> None:
+        super().__init__(message, path=path, hint=hint)
+        self.offset: int | None = None
+        self.expected: str | None = None
+        self.found: str | None = None
 
 
 class UnsupportedModelError(ModelError, ValueError):
@@ -77,6 +98,12 @@ class RequestError(InferlibError, ValueError):
         self.field = field
 
 
+class UnknownKeywordError(RequestError, TypeError):
+    """A keyword argument does not exist; ``field`` is the keyword, the hint the nearest one."""
+
+    code = "unknown_keyword"
+
+
 class PromptTooLongError(RequestError):
     """The prompt (and one token) does not fit the context or the KV cache."""
 
@@ -84,9 +111,14 @@ class PromptTooLongError(RequestError):
 
 
 class TemplateError(RequestError):
-    """A chat template is missing, malformed, refused the messages or ran out of fuel."""
+    """A chat template is missing, malformed, refused the messages or ran out of fuel.
+
+    Attributes:
+        line: Line of the template, from 1, if it is one line's fault.
+    """
 
     code = "template"
+    line: int | None = None
 
 
 class GrammarError(RequestError):
@@ -133,6 +165,12 @@ class ForkedProcessError(InferlibError, RuntimeError):
     code = "forked_process"
 
 
+class ReentrantCallError(InferlibError, RuntimeError):
+    """A signal handler or a finalizer waits for the model whose step it interrupted."""
+
+    code = "reentrant_call"
+
+
 class InternalError(InferlibError, RuntimeError):
     """A bug in inferlib; please report it with the message."""
 
@@ -145,9 +183,11 @@ CLASSES: dict[str, type[InferlibError]] = {
         InferlibError,
         ModelError,
         ModelNotFoundError,
+        ModelReadError,
         ModelFormatError,
         UnsupportedModelError,
         RequestError,
+        UnknownKeywordError,
         PromptTooLongError,
         TemplateError,
         GrammarError,
@@ -156,6 +196,7 @@ CLASSES: dict[str, type[InferlibError]] = {
         ExecutorError,
         ClosedError,
         ForkedProcessError,
+        ReentrantCallError,
         InternalError,
     )
 }

@@ -1,6 +1,13 @@
 //! Rust errors as the Python classes of `errors.py`. One match per crate's enum without `_ =>`, so that a new
 //! variant does not compile until it has a class.
 
+use std::path::Path;
+
+use inferlib_core::validation::InvalidParam;
+use inferlib_core::{ConfigError, RecordError, SubmitError, UpdateError};
+use inferlib_cpu::CpuError;
+use inferlib_text::{TemplateProblem, TextError};
+use inferlib_weights::WeightsError;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -21,11 +28,35 @@ pub(crate) fn set_error_classes(py: Python<'_>, classes: Bound<'_, PyDict>) {
 pub(crate) enum Error {
     /// A panic: a bug of ours.
     Internal(String),
+    /// A checkpoint that cannot be opened or read.
+    Weights(WeightsError),
+    /// A vocabulary, text or template that was refused.
+    Text(TextError),
+    /// An op or a program that the recorder refused.
+    Record(RecordError),
+    /// A buffer, weight, rotary table or KV layer of another recorder.
+    ForeignHandle,
+    /// A recorder that was used after `finish`.
+    RecorderFinished,
+    /// Limits or memory that a scheduler cannot work with.
+    Config(ConfigError),
+    /// A request that was refused.
+    Submit(SubmitError),
+    /// A step's result that is not the step's: a bug of the executor.
+    Update(UpdateError),
+    /// The CPU executor.
+    Cpu(CpuError),
     /// An invalid argument: field and message.
     Request {
         field: &'static str,
         message: String,
     },
+}
+
+impl From<RecordError> for Error {
+    fn from(error: RecordError) -> Self {
+        Self::Record(error)
+    }
 }
 
 /// A class of `errors.py` with its message and keyword attributes.
@@ -76,10 +107,239 @@ fn describe(error: Error) -> PyError {
             format!("inferlib failed internally: {message}"),
         )
         .with_text("hint", "this is a bug; please report it"),
+        Error::Weights(error) => describe_weights(&error),
+        Error::Text(error) => describe_text(&error),
+        Error::Record(error) => PyError::new("ModelError", error.to_string()),
+        Error::ForeignHandle => PyError::new(
+            "ModelError",
+            "a buffer, weight, rotary table or KV layer belongs to another recorder",
+        ),
+        Error::RecorderFinished => PyError::new(
+            "ModelError",
+            "this recorder has finished; record another program with a new one",
+        ),
+        Error::Config(error) => {
+            let field = match error {
+                ConfigError::NoGroups | ConfigError::NumBlocks { .. } => "groups",
+                ConfigError::Limit { field, value: _ } => field,
+            };
+            PyError::new("RequestError", error.to_string()).with_text("field", field)
+        }
+        Error::Submit(error) => describe_submit(&error),
+        Error::Update(error) => match error {
+            UpdateError::NoStep
+            | UpdateError::Length { .. }
+            | UpdateError::MissingLogprobs { row: _ } => {
+                PyError::new("InternalError", format!("wrong step output: {error}"))
+            }
+        },
+        Error::Cpu(error) => describe_cpu(&error),
         Error::Request { field, message } => {
             PyError::new("RequestError", message).with_text("field", field)
         }
     }
+}
+
+impl From<CpuError> for Error {
+    fn from(error: CpuError) -> Self {
+        Self::Cpu(error)
+    }
+}
+
+fn describe_cpu(error: &CpuError) -> PyError {
+    let message = error.to_string();
+    match error {
+        CpuError::UnknownTier { .. } | CpuError::UnavailableTier { .. } => {
+            PyError::new("RequestError", message).with_text("field", "tier")
+        }
+        CpuError::Option { field, .. } => {
+            PyError::new("RequestError", message).with_text("field", *field)
+        }
+        CpuError::UnknownWeight { .. }
+        | CpuError::WeightShape { .. }
+        | CpuError::MissingWeights { .. } => PyError::new("ModelFormatError", message),
+        CpuError::WeightType { .. } | CpuError::Unsupported { .. } => {
+            PyError::new("UnsupportedModelError", message)
+        }
+        CpuError::OutOfMemory { required, .. } => PyError::new("OutOfMemoryError", message)
+            .with_number("required", u64::try_from(*required).unwrap_or(u64::MAX)),
+        CpuError::Batch { .. } | CpuError::Panic { .. } => PyError::new("InternalError", message)
+            .with_text("hint", "this is a bug; please report it"),
+        CpuError::Aborted => PyError::new("ExecutorError", message),
+        CpuError::Closed => PyError::new("ClosedError", message),
+    }
+}
+
+impl From<ConfigError> for Error {
+    fn from(error: ConfigError) -> Self {
+        Self::Config(error)
+    }
+}
+
+impl From<SubmitError> for Error {
+    fn from(error: SubmitError) -> Self {
+        Self::Submit(error)
+    }
+}
+
+impl From<InvalidParam> for Error {
+    fn from(error: InvalidParam) -> Self {
+        Self::Submit(error.into())
+    }
+}
+
+impl From<UpdateError> for Error {
+    fn from(error: UpdateError) -> Self {
+        Self::Update(error)
+    }
+}
+
+fn describe_submit(error: &SubmitError) -> PyError {
+    let message = error.to_string();
+    let request = |field| PyError::new("RequestError", &message).with_text("field", field);
+    match error {
+        SubmitError::PromptTooLong { .. } => {
+            PyError::new("PromptTooLongError", &message).with_text("field", "prompt")
+        }
+        SubmitError::EmptyPrompt | SubmitError::TokenOutOfRange { .. } => request("prompt"),
+        SubmitError::InvalidParams(error) => request(error.field),
+        SubmitError::InvalidN { .. } => request("n"),
+        SubmitError::Overloaded { .. } => PyError::new("OverloadedError", &message),
+    }
+}
+
+impl From<WeightsError> for Error {
+    fn from(error: WeightsError) -> Self {
+        Self::Weights(error)
+    }
+}
+
+fn describe_weights(error: &WeightsError) -> PyError {
+    use WeightsError as E;
+    let message = error.to_string();
+    let not_found = |path: &Path| with_path(PyError::new("ModelNotFoundError", &message), path);
+    let format = |path: &Path| with_path(PyError::new("ModelFormatError", &message), path);
+    let unsupported =
+        |path: &Path| with_path(PyError::new("UnsupportedModelError", &message), path);
+    let differs = |path: &Path, expected: &u64, found: &u64| {
+        format(path)
+            .with_text("expected", expected.to_string())
+            .with_text("found", found.to_string())
+    };
+    match error {
+        E::NotFound { path, near: _ }
+        | E::NoWeights { path, found: _ }
+        | E::MissingShard { path, shard: _ } => not_found(path),
+        E::Unreadable { path, source: _ } | E::NotAFile { path } => {
+            with_path(PyError::new("ModelReadError", &message), path)
+        }
+        E::ManyCheckpoints { path, found: _ }
+        | E::Empty { path }
+        | E::GitLfsPointer { path, size: _ }
+        | E::HtmlPage { path }
+        | E::DuplicateKey { path, key: _ }
+        | E::DuplicateTensor { path, tensor: _ }
+        | E::ShapeTooLarge { path, .. }
+        | E::PartialBlock { path, .. }
+        | E::ShardPath { path, shard: _ }
+        | E::ShardMismatch { path, .. } => format(path),
+        E::Pickle { path }
+        | E::Archive { path, kind: _ }
+        | E::LegacyGgml { path, magic: _ }
+        | E::UnsupportedVersion { path, version: _ }
+        | E::BigEndian { path }
+        | E::UnsupportedDtype { path, .. } => unsupported(path),
+        E::UnknownFormat { path, found } => format(path)
+            .with_text("expected", "GGUF or safetensors")
+            .with_text("found", found),
+        E::Truncated {
+            path,
+            what: _,
+            offset,
+            expected,
+            found,
+        } => differs(path, expected, found).with_number("offset", *offset),
+        E::Malformed {
+            path,
+            offset,
+            expected,
+            found,
+        } => format(path)
+            .with_number("offset", *offset)
+            .with_text("expected", expected)
+            .with_text("found", found),
+        E::TrailingBytes {
+            path,
+            expected,
+            found,
+        }
+        | E::Changed {
+            path,
+            expected,
+            found,
+        }
+        | E::TensorSize {
+            path,
+            expected,
+            found,
+            ..
+        }
+        | E::TensorOffset {
+            path,
+            expected,
+            found,
+            tensor: _,
+        }
+        | E::HeaderTooLarge {
+            path,
+            found,
+            limit: expected,
+        } => differs(path, expected, found),
+        E::OutOfMemory { path: _, required } | E::ArrayOutOfMemory { required } => {
+            PyError::new("OutOfMemoryError", message).with_number("required", *required)
+        }
+        E::BlockLength { .. } => PyError::new("RequestError", message).with_text("field", "bytes"),
+    }
+}
+
+impl From<TextError> for Error {
+    fn from(error: TextError) -> Self {
+        Self::Text(error)
+    }
+}
+
+fn describe_text(error: &TextError) -> PyError {
+    use TextError as E;
+    let message = error.to_string();
+    let request = |field: &str| PyError::new("RequestError", &message).with_text("field", field);
+    match error {
+        E::InvalidVocabulary { .. }
+        | E::InvalidTokenizerJson { .. }
+        | E::InvalidTokenizerConfig { .. } => PyError::new("ModelFormatError", message),
+        E::UnsupportedTokenizer { .. } => PyError::new("UnsupportedModelError", message),
+        E::UnknownTokenId { .. } | E::LengthMismatch { .. } => request("token_ids"),
+        E::TextTooLong { .. } | E::Unencodable { .. } => request("text"),
+        E::InvalidStop { .. } | E::TooManyStops { .. } => request("stop"),
+        E::UnknownStream { .. } | E::DuplicateStream { .. } => request("key"),
+        E::Template(template) => {
+            let field = match template.problem {
+                TemplateProblem::Argument => "variables",
+                TemplateProblem::Raised => "messages",
+                TemplateProblem::Syntax | TemplateProblem::Limit | TemplateProblem::Failed => {
+                    "chat_template"
+                }
+            };
+            let error = PyError::new("TemplateError", message).with_text("field", field);
+            match template.line.and_then(|line| u64::try_from(line).ok()) {
+                Some(line) => error.with_number("line", line),
+                None => error,
+            }
+        }
+    }
+}
+
+fn with_path(error: PyError, path: &Path) -> PyError {
+    error.with_text("path", path.to_string_lossy())
 }
 
 fn raise(py: Python<'_>, error: PyError) -> PyResult<PyErr> {

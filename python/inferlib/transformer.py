@@ -1,0 +1,157 @@
+"""The forward pass: one for all models, run once per model with a recorder.
+
+Nothing is computed here. Each call on ``self.program`` appends one op over named buffers to a
+``Program``; executors replay it for every batch. Read ``forward`` first: a decoder is embedding,
+layers, norm, logits.
+
+Buffers are shared by all layers. ``hidden`` is the residual stream; ``branch`` is what attention or
+the MLP adds to it. Capture points carry the names that TransformerLens gave them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ._core import ProgramRecorder
+
+if TYPE_CHECKING:
+    from ._core import Buffer, Program, Weight
+    from .model_spec import AttentionSpec, LayerSpec, MlpSpec, ModelSpec
+
+
+def record(spec: ModelSpec) -> Program:
+    """Record the forward pass of the model that ``spec`` describes.
+
+    Raises:
+        ModelError: The sizes in ``spec`` do not fit together.
+    """
+    return Transformer(spec).forward()
+
+
+class Transformer:
+    """Records one decoder-only transformer."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        self.spec = spec
+        self.program = ProgramRecorder()
+        self.hidden = self.tokens("hidden", spec.hidden_size)
+        self.branch = self.tokens("branch", spec.hidden_size)
+
+    def forward(self) -> Program:
+        """From token ids to logits."""
+        spec, program, hidden = self.spec, self.program, self.hidden
+        embed_tokens = self.weight("embed_tokens.weight", spec.vocab_size, spec.hidden_size)
+        program.embedding(embed_tokens, scale=spec.embedding_scale, out=hidden)
+
+        for index, layer in enumerate(spec.layers):
+            self.layer(f"layers.{index}", f"blocks.{index}", layer)
+
+        normed = self.tokens("normed", spec.hidden_size)
+        self.norm("norm", hidden, out=normed)
+        program.capture("ln_final", normed)
+
+        sampled = program.buffer("sampled", "sampled", spec.hidden_size)
+        logits = program.buffer("logits", "sampled", spec.vocab_size)
+        lm_head = embed_tokens
+        if not spec.tied_embeddings:
+            lm_head = self.weight("lm_head.weight", spec.vocab_size, spec.hidden_size)
+        program.gather_rows(normed, out=sampled)
+        program.lm_head(sampled, lm_head, softcap=spec.final_softcap, out=logits)
+        program.capture("unembed", logits)
+        return program.finish()
+
+    def layer(self, name: str, block: str, layer: LayerSpec) -> None:
+        """Add attention, then the MLP, to the residual stream."""
+        program, hidden, branch = self.program, self.hidden, self.branch
+
+        program.capture(f"{block}.hook_resid_pre", hidden)
+        x = self.pre_norm(f"{name}.attn_norm", layer)
+        self.attention(f"{name}.self_attn", x, layer.attention)
+        self.post_norm(f"{name}.post_attn_norm", layer)
+        program.capture(f"{block}.hook_attn_out", branch)
+        program.add(hidden, branch, out=hidden)
+
+        program.capture(f"{block}.hook_resid_mid", hidden)
+        x = self.pre_norm(f"{name}.mlp_norm", layer)
+        self.mlp(f"{name}.mlp", x, layer.mlp)
+        self.post_norm(f"{name}.post_mlp_norm", layer)
+        program.capture(f"{block}.hook_mlp_out", branch)
+        program.add(hidden, branch, out=hidden)
+        program.capture(f"{block}.hook_resid_post", hidden)
+
+    def attention(self, name: str, x: Buffer, spec: AttentionSpec) -> None:
+        """Project ``x`` to queries, keys and values, attend, project back into ``branch``."""
+        program = self.program
+        qkv_size = spec.q_size + 2 * spec.kv_size
+        k_start, v_start = spec.q_size, spec.q_size + spec.kv_size
+
+        qkv = self.tokens("qkv", qkv_size)
+        self.linear(f"{name}.qkv_proj", x, bias=spec.qkv_bias, out=qkv)
+        if spec.qk_norm:
+            self.head_norm(f"{name}.q_norm", qkv, 0, spec.q_size, spec)
+            self.head_norm(f"{name}.k_norm", qkv, k_start, spec.kv_size, spec)
+        if spec.rope:
+            table = program.rotary_table(spec.rope.inv_freq, scale=spec.rope.scale)
+            # Queries and keys lie side by side: one run of heads.
+            num_heads = spec.num_heads + spec.num_kv_heads
+            program.rope(qkv, table, start=0, num_heads=num_heads, head_dim=spec.head_dim)
+
+        kv = program.kv_layer(
+            num_kv_heads=spec.num_kv_heads,
+            k_head_dim=spec.head_dim,
+            v_head_dim=spec.head_dim,
+            window=spec.window,
+        )
+        heads = self.tokens("heads", spec.q_size)
+        program.store_kv(qkv, kv, k_start=k_start, v_start=v_start)
+        program.attention(
+            qkv, kv, num_heads=spec.num_heads, scale=spec.scale, softcap=spec.softcap, out=heads
+        )
+        self.linear(f"{name}.o_proj", heads, bias=spec.o_bias, out=self.branch)
+
+    def mlp(self, name: str, x: Buffer, spec: MlpSpec) -> None:
+        """Write ``down(activation(gate(x)) * up(x))`` into ``branch``."""
+        gate_up = self.tokens("gate_up", 2 * spec.intermediate_size)
+        inner = self.tokens("inner", spec.intermediate_size)
+        self.linear(f"{name}.gate_up_proj", x, bias=spec.bias, out=gate_up)
+        self.program.act_and_mul(gate_up, spec.activation, out=inner)
+        self.linear(f"{name}.down_proj", inner, bias=spec.bias, out=self.branch)
+
+    def pre_norm(self, name: str, layer: LayerSpec) -> Buffer:
+        """What a branch reads: the residual stream, normalised if the layer says so."""
+        if not layer.pre_norm:
+            return self.hidden
+        normed = self.tokens("normed", self.spec.hidden_size)
+        self.norm(name, self.hidden, out=normed)
+        return normed
+
+    def post_norm(self, name: str, layer: LayerSpec) -> None:
+        """Normalise what a branch adds, if the layer says so."""
+        if layer.post_norm:
+            self.norm(name, self.branch, out=self.branch)
+
+    def norm(self, name: str, x: Buffer, *, out: Buffer) -> None:
+        """RMS norm over whole rows."""
+        weight = self.weight(f"{name}.weight", x.width)
+        self.program.rms_norm(x, weight, eps=self.spec.rms_norm_eps, out=out)
+
+    def head_norm(self, name: str, qkv: Buffer, start: int, size: int, spec: AttentionSpec) -> None:
+        """RMS norm of the heads in ``qkv[start : start + size]``, in place."""
+        group = spec.head_dim if spec.qk_norm == "head" else size
+        weight = self.weight(f"{name}.weight", group)
+        eps = self.spec.rms_norm_eps
+        self.program.rms_norm(qkv, weight, eps=eps, start=start, length=size, out=qkv)
+
+    def linear(self, name: str, x: Buffer, *, bias: bool, out: Buffer) -> None:
+        """``out = x @ weight.T + bias``."""
+        weight = self.weight(f"{name}.weight", out.width, x.width)
+        bias_weight = self.weight(f"{name}.bias", out.width) if bias else None
+        self.program.linear(x, weight, bias_weight, out=out)
+
+    def tokens(self, name: str, width: int) -> Buffer:
+        """A buffer with one row per token; the same name gives the same buffer."""
+        return self.program.buffer(name, "tokens", width)
+
+    def weight(self, name: str, *shape: int) -> Weight:
+        """A weight by canonical name; ``loading.py`` finds it in the checkpoint."""
+        return self.program.weight(name, shape)

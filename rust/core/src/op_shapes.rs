@@ -1,0 +1,278 @@
+//! What each op asks of its buffers and weights.
+
+use crate::program::{BufferId, Op, Program, Rows, WeightId};
+use crate::record_error::RecordError;
+
+type Result<T> = std::result::Result<T, RecordError>;
+
+impl Program {
+    /// Check rows, widths and shapes of an op whose ids are known to exist.
+    #[expect(clippy::too_many_lines, reason = "one arm per op")]
+    pub(crate) fn check_shapes(&self, op: &Op) -> Result<()> {
+        let kind = op.kind();
+        match *op {
+            Op::Embedding { weight, scale, out } => {
+                finite(|| "the scale of embedding".to_owned(), scale)?;
+                let shape = self.matrix(kind, weight)?;
+                self.needs_rows(kind, out, Rows::Tokens)?;
+                self.needs_width(kind, out, shape[1])
+            }
+            Op::RmsNorm {
+                x,
+                start,
+                len,
+                weight,
+                eps,
+                out,
+            } => {
+                finite(|| "the eps of rms_norm".to_owned(), eps)?;
+                let group = self.vector(kind, weight)?;
+                self.needs_slice(kind, x, start, len)?;
+                multiple(kind, "length", len, group)?;
+                if out == x {
+                    return Ok(());
+                }
+                // Into another buffer whole rows are normalised: nothing of `out` stays undefined.
+                self.needs_width(kind, x, len)?;
+                self.needs_same_rows(kind, x, out)?;
+                self.needs_width(kind, out, len)
+            }
+            Op::Linear {
+                x,
+                weight,
+                bias,
+                out,
+            } => {
+                let shape = self.matrix(kind, weight)?;
+                if let Some(bias) = bias {
+                    self.needs_shape(kind, bias, &[shape[0]])?;
+                }
+                self.needs_another(kind, x, out)?;
+                self.needs_same_rows(kind, x, out)?;
+                self.needs_width(kind, x, shape[1])?;
+                self.needs_width(kind, out, shape[0])
+            }
+            Op::Rope {
+                x,
+                start,
+                num_heads,
+                head_dim,
+                rope,
+            } => {
+                positive(|| "num_heads of rope".to_owned(), num_heads)?;
+                let rotary_dim = 2 * self.ropes[rope.0 as usize].inv_freq.len();
+                if rotary_dim > head_dim {
+                    return Err(RecordError::InvalidValue {
+                        what: "head_dim of rope".to_owned(),
+                        expected: "at least twice the number of frequencies",
+                        found: format!("{head_dim} with {} frequencies", rotary_dim / 2),
+                    });
+                }
+                self.needs_rows(kind, x, Rows::Tokens)?;
+                self.needs_slice(kind, x, start, num_heads.saturating_mul(head_dim))
+            }
+            Op::StoreKv {
+                x,
+                k_start,
+                v_start,
+                kv,
+            } => {
+                let group = &self.kv_groups[kv.group];
+                let heads = group.num_kv_heads;
+                self.needs_rows(kind, x, Rows::Tokens)?;
+                self.needs_slice(kind, x, k_start, heads.saturating_mul(group.k_head_dim))?;
+                self.needs_slice(kind, x, v_start, heads.saturating_mul(group.v_head_dim))
+            }
+            Op::Attention {
+                q,
+                q_start,
+                num_heads,
+                kv,
+                scale,
+                softcap,
+                out,
+            } => {
+                let group = &self.kv_groups[kv.group];
+                positive(|| "num_heads of attention".to_owned(), num_heads)?;
+                finite(|| "the scale of attention".to_owned(), scale)?;
+                cap(kind, softcap)?;
+                multiple(kind, "num_heads", num_heads, group.num_kv_heads)?;
+                self.needs_another(kind, q, out)?;
+                self.needs_rows(kind, q, Rows::Tokens)?;
+                self.needs_rows(kind, out, Rows::Tokens)?;
+                self.needs_slice(kind, q, q_start, num_heads.saturating_mul(group.k_head_dim))?;
+                self.needs_width(kind, out, num_heads.saturating_mul(group.v_head_dim))
+            }
+            Op::ActAndMul { x, out, .. } => {
+                self.needs_another(kind, x, out)?;
+                self.needs_same_rows(kind, x, out)?;
+                self.needs_width(kind, x, self.width_of(out).saturating_mul(2))
+            }
+            Op::Add { a, b, out } => {
+                for other in [b, out] {
+                    self.needs_same_rows(kind, a, other)?;
+                    self.needs_width(kind, other, self.width_of(a))?;
+                }
+                Ok(())
+            }
+            Op::GatherRows { x, out } => {
+                self.needs_rows(kind, x, Rows::Tokens)?;
+                self.needs_rows(kind, out, Rows::Sampled)?;
+                self.needs_width(kind, out, self.width_of(x))
+            }
+            Op::LmHead {
+                x,
+                weight,
+                softcap,
+                out,
+            } => {
+                cap(kind, softcap)?;
+                let shape = self.matrix(kind, weight)?;
+                self.needs_another(kind, x, out)?;
+                self.needs_rows(kind, x, Rows::Sampled)?;
+                self.needs_rows(kind, out, Rows::Sampled)?;
+                self.needs_width(kind, x, shape[1])?;
+                self.needs_width(kind, out, shape[0])
+            }
+            Op::Capture { .. } => Ok(()),
+        }
+    }
+
+    pub(crate) fn name_of(&self, buffer: BufferId) -> String {
+        self.buffers[buffer.0 as usize].name.clone()
+    }
+
+    pub(crate) fn width_of(&self, buffer: BufferId) -> usize {
+        self.buffers[buffer.0 as usize].width
+    }
+
+    fn needs_width(&self, op: &'static str, buffer: BufferId, expected: usize) -> Result<()> {
+        let found = self.width_of(buffer);
+        if found == expected {
+            return Ok(());
+        }
+        Err(RecordError::Width {
+            op,
+            buffer: self.name_of(buffer),
+            found,
+            expected,
+        })
+    }
+
+    fn needs_rows(&self, op: &'static str, buffer: BufferId, expected: Rows) -> Result<()> {
+        let found = self.buffers[buffer.0 as usize].rows;
+        if found == expected {
+            return Ok(());
+        }
+        Err(RecordError::WrongRows {
+            op,
+            buffer: self.name_of(buffer),
+            found,
+            expected,
+        })
+    }
+
+    fn needs_same_rows(&self, op: &'static str, x: BufferId, out: BufferId) -> Result<()> {
+        self.needs_rows(op, out, self.buffers[x.0 as usize].rows)
+    }
+
+    fn needs_another(&self, op: &'static str, x: BufferId, out: BufferId) -> Result<()> {
+        if x == out {
+            let buffer = self.name_of(x);
+            return Err(RecordError::InPlace { op, buffer });
+        }
+        Ok(())
+    }
+
+    fn needs_slice(&self, op: &'static str, x: BufferId, start: usize, len: usize) -> Result<()> {
+        let (width, end) = (self.width_of(x), start.saturating_add(len));
+        if len > 0 && end <= width {
+            return Ok(());
+        }
+        Err(RecordError::BeyondRow {
+            op,
+            buffer: self.name_of(x),
+            start,
+            end,
+            width,
+        })
+    }
+
+    fn needs_shape(&self, op: &'static str, weight: WeightId, expected: &[usize]) -> Result<()> {
+        let decl = &self.weights[weight.0 as usize];
+        if decl.shape == expected {
+            return Ok(());
+        }
+        Err(RecordError::WeightShape {
+            op,
+            weight: decl.name.clone(),
+            found: decl.shape.clone(),
+            expected: expected.to_owned(),
+        })
+    }
+
+    fn vector(&self, op: &'static str, weight: WeightId) -> Result<usize> {
+        let decl = &self.weights[weight.0 as usize];
+        let width = decl.shape[0];
+        self.needs_shape(op, weight, &[width])?;
+        Ok(width)
+    }
+
+    fn matrix(&self, op: &'static str, weight: WeightId) -> Result<[usize; 2]> {
+        let decl = &self.weights[weight.0 as usize];
+        match decl.shape[..] {
+            [rows, columns] => Ok([rows, columns]),
+            _ => Err(RecordError::WeightShape {
+                op,
+                weight: decl.name.clone(),
+                found: decl.shape.clone(),
+                expected: vec![decl.shape[0], 1],
+            }),
+        }
+    }
+}
+
+pub(crate) fn positive(what: impl FnOnce() -> String, value: usize) -> Result<()> {
+    if value > 0 {
+        return Ok(());
+    }
+    Err(RecordError::InvalidValue {
+        what: what(),
+        expected: "positive",
+        found: value.to_string(),
+    })
+}
+
+pub(crate) fn finite(what: impl FnOnce() -> String, value: f32) -> Result<()> {
+    if value.is_finite() {
+        return Ok(());
+    }
+    Err(RecordError::InvalidValue {
+        what: what(),
+        expected: "finite",
+        found: value.to_string(),
+    })
+}
+
+fn cap(op: &'static str, softcap: Option<f32>) -> Result<()> {
+    match softcap {
+        Some(value) if !(value.is_finite() && value > 0.0) => Err(RecordError::InvalidValue {
+            what: format!("the softcap of {op}"),
+            expected: "finite and positive",
+            found: value.to_string(),
+        }),
+        _ => Ok(()),
+    }
+}
+
+fn multiple(op: &'static str, what: &'static str, value: usize, divisor: usize) -> Result<()> {
+    if value.is_multiple_of(divisor) {
+        return Ok(());
+    }
+    Err(RecordError::NotAMultiple {
+        op,
+        what,
+        value,
+        divisor,
+    })
+}

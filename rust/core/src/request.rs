@@ -1,0 +1,227 @@
+//! What callers hand in and get back: requests, their results, and why a request is refused.
+
+use std::sync::Arc;
+
+use crate::batch::RowLogprobs;
+use crate::sampling::SamplingParams;
+
+/// Names a request for as long as the scheduler lives; never reused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RequestId(pub u64);
+
+/// One prompt and what to do with it.
+#[derive(Clone, Debug)]
+pub struct NewRequest {
+    /// Token ids, not empty.
+    pub prompt: Vec<i32>,
+    /// Resolved and validated.
+    pub params: Arc<SamplingParams>,
+    /// Sequences to generate; they share the prompt's blocks.
+    pub n: u32,
+    /// Key of the counter-based RNG, with the sequence's index and the token's position.
+    pub seed: u64,
+    /// Prefixes are shared only between requests of equal salt.
+    pub cache_salt: Option<String>,
+    /// Smaller runs first; equal ones in order of arrival.
+    pub priority: i32,
+}
+
+impl NewRequest {
+    /// One sequence, seed 0, no salt, priority 0.
+    #[must_use]
+    pub fn new(prompt: Vec<i32>, params: Arc<SamplingParams>) -> Self {
+        Self {
+            prompt,
+            params,
+            n: 1,
+            seed: 0,
+            cache_salt: None,
+            priority: 0,
+        }
+    }
+}
+
+/// Which limit a prompt exceeds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PromptLimit {
+    /// `max_model_len`.
+    Context,
+    /// Blocks of the smallest KV group.
+    KvCache,
+}
+
+/// Why a request is refused at once. Nothing of it stays behind.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SubmitError {
+    /// No token to start from.
+    #[error("the prompt is empty; give at least one token")]
+    EmptyPrompt,
+    /// It could never run.
+    #[error(
+        "this prompt has {prompt_tokens} tokens but {} holds {limit}; {}",
+        match because { PromptLimit::Context => "the context", PromptLimit::KvCache => "the KV cache" },
+        match because {
+            PromptLimit::Context => "shorten it or raise max_model_len",
+            PromptLimit::KvCache => "shorten it or raise kv_cache",
+        }
+    )]
+    PromptTooLong {
+        /// Tokens of the prompt.
+        prompt_tokens: usize,
+        /// Longest prompt that is possible, with room for one generated token if one is wanted.
+        limit: usize,
+        /// What limits it.
+        because: PromptLimit,
+    },
+    /// A token id that the model does not have.
+    #[error("prompt token {index} is {token}; the model's ids are 0 to {}", vocab_size - 1)]
+    TokenOutOfRange {
+        /// Position in the prompt.
+        index: usize,
+        /// The id.
+        token: i32,
+        /// Ids are below this.
+        vocab_size: usize,
+    },
+    /// A sampling parameter that is out of range, or names a token that the model does not have.
+    #[error(transparent)]
+    InvalidParams(#[from] crate::validation::InvalidParam),
+    /// `n` is out of range.
+    #[error("n is {n}; it can be 1 to {limit}")]
+    InvalidN {
+        /// As given.
+        n: u32,
+        /// Most sequences of a request.
+        limit: u32,
+    },
+    /// The queue is full; try again later.
+    #[error(
+        "{waiting} requests with {waiting_tokens} prompt tokens are waiting already; try again later"
+    )]
+    Overloaded {
+        /// Requests in the queue.
+        waiting: usize,
+        /// Their prompt tokens.
+        waiting_tokens: usize,
+    },
+}
+
+/// Why a sequence ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum FinishReason {
+    /// An end-of-sequence token, a stop token or a stop string.
+    Stop,
+    /// `max_tokens`, or the end of the context.
+    Length,
+    /// The caller gave up.
+    Abort,
+    /// The model's logits were not numbers, or nothing was left to draw from.
+    Error,
+}
+
+impl FinishReason {
+    /// As in `Completion.finish_reason`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Stop => "stop",
+            Self::Length => "length",
+            Self::Abort => "abort",
+            Self::Error => "error",
+        }
+    }
+
+    /// The reverse of [`FinishReason::as_str`].
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::Stop, Self::Length, Self::Abort, Self::Error]
+            .into_iter()
+            .find(|reason| reason.as_str() == name)
+    }
+}
+
+/// Where a request is. One of several sequences may be elsewhere; this is the one that is furthest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum RequestStatus {
+    /// Never scheduled.
+    Waiting,
+    /// At least one sequence has blocks.
+    Running,
+    /// Scheduled once, but every unfinished sequence lost its blocks and waits.
+    Preempted,
+    /// Every sequence ended.
+    Finished,
+}
+
+impl RequestStatus {
+    /// In lower case.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Waiting => "waiting",
+            Self::Running => "running",
+            Self::Preempted => "preempted",
+            Self::Finished => "finished",
+        }
+    }
+}
+
+/// One of a request's `n` sequences.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct SequenceOutput {
+    /// Generated tokens, an end or stop token included.
+    pub token_ids: Vec<i32>,
+    /// Parallel to `token_ids`; empty unless log-probabilities were asked for.
+    pub logprobs: Vec<RowLogprobs>,
+    /// `None` while it lives.
+    pub finish_reason: Option<FinishReason>,
+    /// The stop token that ended it; `None` for an end-of-sequence token and every other reason.
+    pub stop_token_id: Option<i32>,
+}
+
+/// When things happened, in seconds of the clock that the caller passes as `now`.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Timestamps {
+    /// Submitted.
+    pub arrival: f64,
+    /// First step that holds a token of it.
+    pub first_scheduled: Option<f64>,
+    /// The prompt's last token was computed.
+    pub prefill_done: Option<f64>,
+    /// First generated token.
+    pub first_token: Option<f64>,
+    /// Latest generated token.
+    pub last_token: Option<f64>,
+    /// The last sequence ended.
+    pub finished: Option<f64>,
+}
+
+/// Results of a request, growing while it runs.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RequestOutput {
+    /// Whose.
+    pub request_id: RequestId,
+    /// The prompt, as submitted.
+    pub prompt_token_ids: Vec<i32>,
+    /// `[n]`.
+    pub sequences: Vec<SequenceOutput>,
+    /// Log-probabilities of the prompt tokens at positions `prompt_logprobs_start ..`, where asked for. Position 0 has
+    /// none, since nothing precedes it: the first entry is that of position 1 at the earliest.
+    pub prompt_logprobs: Option<Vec<RowLogprobs>>,
+    /// Position of the first entry of `prompt_logprobs`.
+    pub prompt_logprobs_start: usize,
+    /// Prompt tokens whose K and V were found in the prefix cache when the request first ran.
+    pub num_cached_tokens: usize,
+    /// How often a sequence of it lost its blocks.
+    pub num_preemptions: u32,
+    /// When things happened.
+    pub timestamps: Timestamps,
+}
+
+impl RequestOutput {
+    /// Whether every sequence ended.
+    #[must_use]
+    pub fn is_finished(&self) -> bool {
+        self.timestamps.finished.is_some()
+    }
+}

@@ -1,0 +1,144 @@
+//! The plan as flat arrays. All buffers keep their capacity from step to step.
+
+use std::sync::Arc;
+
+use super::Scheduler;
+use crate::BLOCK_SIZE;
+use crate::batch::{Batch, GroupBatch, LogitsRow, SampledRow};
+use crate::kv_cache::{BlockId, KvCache};
+
+/// Counts, positions and slots are limited at construction so that they fit.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    reason = "see above"
+)]
+fn int32(value: usize) -> i32 {
+    debug_assert!(i32::try_from(value).is_ok());
+    value as i32
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "see `int32`")]
+fn uint32(value: usize) -> u32 {
+    value as u32
+}
+
+impl Scheduler {
+    /// Refill `batch` from the plan, and note in the plan which rows of logits belong to whom.
+    pub(super) fn fill(&mut self, batch: &mut Batch) {
+        clear(batch, self.kv.num_groups());
+        batch.step = self.totals.num_steps + 1;
+        if !self.scheduled.is_empty() {
+            self.totals.num_steps += 1;
+        }
+        let mut scheduled = std::mem::take(&mut self.scheduled);
+        for (sequence, entry) in scheduled.iter_mut().enumerate() {
+            let slot = entry.slot;
+            let start = self.sequences.num_computed_tokens[slot];
+            let end = start + entry.num_tokens;
+            let index = self.sequences.rank[slot].sequence_index;
+            let request = &self.requests[self.sequences.request[slot]];
+            let tokens = request.tokens(index);
+            let first_row = batch.token_ids.len();
+            tokens.extend_into(start..end, &mut batch.token_ids);
+            batch.positions.extend((start..end).map(int32));
+            batch.query_start_loc.push(int32(batch.token_ids.len()));
+            batch.seq_lens.push(int32(end));
+            for (group, arrays) in batch.groups.iter_mut().enumerate() {
+                fill_group(&self.kv, slot, group, start..end, arrays);
+            }
+
+            let row = |kind, position| SampledRow {
+                kind,
+                sequence: uint32(sequence),
+                params: Arc::clone(self.params(slot)),
+                seed: request.seed,
+                sequence_index: index,
+                position: uint32(position),
+                num_output_tokens: uint32(tokens.output.len()),
+                history_start: 0,
+                history_prompt_len: 0,
+                history_output_len: 0,
+            };
+            // The logits of position p - 1 score the prompt token at p.
+            let scored = request.next_scored.max(start + 1)
+                ..(end + 1).min(request.num_prompt_tokens()).max(start + 1);
+            entry.num_scored = scored.len();
+            for position in scored {
+                batch
+                    .logits_indices
+                    .push(int32(first_row + position - 1 - start));
+                let target = tokens.prompt[position];
+                batch
+                    .sampled
+                    .push(row(LogitsRow::Score { target }, position));
+            }
+            entry.samples = end == tokens.len() && request.max_tokens > 0;
+            if entry.samples {
+                batch
+                    .logits_indices
+                    .push(int32(first_row + entry.num_tokens - 1));
+                let mut sampled = row(LogitsRow::Sample, end);
+                if request.needs_history {
+                    sampled.history_start = uint32(batch.history.len());
+                    sampled.history_prompt_len = uint32(tokens.prompt.len());
+                    sampled.history_output_len = uint32(tokens.output.len());
+                    tokens.extend_into(0..end, &mut batch.history);
+                }
+                batch.sampled.push(sampled);
+            }
+        }
+        self.scheduled = scheduled;
+    }
+}
+
+fn clear(batch: &mut Batch, num_groups: usize) {
+    batch.token_ids.clear();
+    batch.positions.clear();
+    batch.query_start_loc.clear();
+    batch.query_start_loc.push(0);
+    batch.seq_lens.clear();
+    batch.logits_indices.clear();
+    batch.sampled.clear();
+    batch.history.clear();
+    batch.groups.resize_with(num_groups, GroupBatch::default);
+    for group in &mut batch.groups {
+        group.slot_mapping.clear();
+        group.block_table_start_loc.clear();
+        group.block_table_start_loc.push(0);
+        group.block_tables.clear();
+        group.block_copies.clear();
+    }
+}
+
+fn fill_group(
+    kv: &KvCache,
+    slot: usize,
+    group: usize,
+    positions: std::ops::Range<usize>,
+    arrays: &mut GroupBatch,
+) {
+    let table = &kv.table(slot, group)[..positions.end.div_ceil(BLOCK_SIZE)];
+    if let Some(source) = kv.copy_source(slot, group) {
+        let target = table[positions.start / BLOCK_SIZE];
+        arrays
+            .block_copies
+            .extend([block_id(source), block_id(target)]);
+    }
+    for position in positions {
+        let block = table[position / BLOCK_SIZE] as usize;
+        let offset = position % BLOCK_SIZE;
+        arrays.slot_mapping.push(int32(block * BLOCK_SIZE + offset));
+    }
+    arrays
+        .block_tables
+        .extend(table.iter().copied().map(block_id));
+    arrays
+        .block_table_start_loc
+        .push(int32(arrays.block_tables.len()));
+}
+
+#[expect(clippy::cast_possible_wrap, reason = "below MAX_BLOCKS")]
+fn block_id(block: BlockId) -> i32 {
+    block as i32
+}

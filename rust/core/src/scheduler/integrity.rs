@@ -1,0 +1,113 @@
+//! The scheduler's invariants, as code that runs: tests call it after every step.
+
+use super::Scheduler;
+use super::sequences::SequenceStatus;
+use crate::BLOCK_SIZE;
+
+impl Scheduler {
+    /// Verify queues, counters, sequences and the KV cache against each other; the first contradiction in words.
+    pub fn check_integrity(&self) -> Result<(), String> {
+        self.check_queues()?;
+        self.check_requests()?;
+        let status = &self.sequences.status;
+        self.kv.check_integrity(|slot| match status.get(slot) {
+            Some(SequenceStatus::Running) => Some(self.sequences.num_computed_tokens[slot]),
+            _ => None,
+        })
+    }
+
+    fn check_queues(&self) -> Result<(), String> {
+        let ranks = &self.sequences.rank;
+        if !self.running.is_sorted_by(|&a, &b| ranks[a] < ranks[b]) {
+            return Err("running sequences are not in order of rank".to_owned());
+        }
+        if self.running.len() > self.config.max_num_seqs {
+            return Err("more sequences run than max_num_seqs".to_owned());
+        }
+        let (mut num_running, mut num_queued) = (0, 0);
+        for (slot, &status) in self.sequences.status.iter().enumerate() {
+            num_running += usize::from(status == SequenceStatus::Running);
+            num_queued += usize::from(status.is_queued());
+            if status.is_queued() && !self.waiting.contains(&(ranks[slot], slot)) {
+                return Err(format!("slot {slot} waits but is not in the queue"));
+            }
+            if status == SequenceStatus::Running && !self.running.contains(&slot) {
+                return Err(format!("slot {slot} runs but is not in the running list"));
+            }
+        }
+        if num_running != self.running.len() || num_queued != self.waiting.len() {
+            return Err("a queue holds a slot twice, or one that is not its own".to_owned());
+        }
+        for &slot in &self.running {
+            let (computed, tokens) = (
+                self.sequences.num_computed_tokens[slot],
+                self.sequences.num_tokens[slot],
+            );
+            if computed >= tokens {
+                return Err(format!(
+                    "slot {slot}: {computed} of {tokens} tokens computed, none left"
+                ));
+            }
+        }
+        let budget = self
+            .scheduled
+            .iter()
+            .map(|entry| entry.num_tokens)
+            .sum::<usize>();
+        if budget > self.config.max_num_batched_tokens {
+            return Err(format!("the step has {budget} tokens, above the budget"));
+        }
+        Ok(())
+    }
+
+    fn check_requests(&self) -> Result<(), String> {
+        let (mut waiting, mut waiting_tokens, mut alive) = (0, 0, 0);
+        for (index, request) in self.requests.iter() {
+            let finished = request.slots.iter().all(Option::is_none);
+            if finished != request.output.is_finished() {
+                return Err(format!("request {index}: finished and not finished"));
+            }
+            if !finished && !request.started {
+                waiting += 1;
+                waiting_tokens += request.num_prompt_tokens();
+            }
+            for (sequence_index, (&slot, sequence)) in request
+                .slots
+                .iter()
+                .zip(&request.output.sequences)
+                .enumerate()
+            {
+                let Some(slot) = slot else {
+                    if sequence.finish_reason.is_none() {
+                        return Err(format!("request {index}: a sequence is lost"));
+                    }
+                    continue;
+                };
+                alive += 1;
+                let tokens = request.num_prompt_tokens() + sequence.token_ids.len();
+                let status = self.sequences.status[slot];
+                if self.sequences.request[slot] != index
+                    || self.sequences.rank[slot].sequence_index as usize != sequence_index
+                    || self.sequences.num_tokens[slot] != tokens
+                    || status == SequenceStatus::Free
+                    || sequence.finish_reason.is_some()
+                {
+                    return Err(format!("request {index}: slot {slot} is not its own"));
+                }
+                if (tokens - 1).div_ceil(BLOCK_SIZE) * BLOCK_SIZE > self.kv.capacity() {
+                    return Err(format!("request {index} outgrew the KV cache"));
+                }
+                if status == SequenceStatus::Forking && request.prompt_done {
+                    return Err(format!("request {index}: slot {slot} was never released"));
+                }
+            }
+        }
+        if (waiting, waiting_tokens) != (self.num_waiting_requests, self.num_waiting_tokens) {
+            return Err("the counters of waiting requests are wrong".to_owned());
+        }
+        if alive + self.sequences.num_free() != self.sequences.len() {
+            return Err("a sequence slot belongs to nobody".to_owned());
+        }
+        Ok(())
+    }
+}

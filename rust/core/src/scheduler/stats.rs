@@ -1,0 +1,78 @@
+//! Counters, for people and for tests.
+
+use super::Scheduler;
+use super::sequences::SequenceStatus;
+use crate::kv_cache::GroupStats;
+
+/// Sums since construction.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[expect(clippy::struct_field_names, reason = "they are counts, as in `Stats`")]
+pub(super) struct Totals {
+    pub(super) num_steps: u64,
+    pub(super) num_requests: u64,
+    pub(super) num_finished: u64,
+    pub(super) num_scheduled_tokens: u64,
+    pub(super) num_prompt_tokens: u64,
+    pub(super) num_cached_tokens: u64,
+    pub(super) num_output_tokens: u64,
+    pub(super) num_preemptions: u64,
+}
+
+/// The scheduler at one moment, and sums since construction.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Sequences with blocks.
+    pub num_running_seqs: usize,
+    /// Living sequences without blocks: never scheduled, preempted, or waiting for their request's prompt.
+    pub num_waiting_seqs: usize,
+    /// Of these, preempted.
+    pub num_preempted_seqs: usize,
+    /// Requests never scheduled yet.
+    pub num_waiting_requests: usize,
+    /// Their prompt tokens.
+    pub num_waiting_tokens: usize,
+    /// Steps planned.
+    pub num_steps: u64,
+    /// Requests accepted.
+    pub num_requests: u64,
+    /// Requests finished, for whatever reason.
+    pub num_finished: u64,
+    /// Tokens planned, discarded steps included.
+    pub num_scheduled_tokens: u64,
+    /// Prompt tokens of all requests that ever ran.
+    pub num_prompt_tokens: u64,
+    /// Of these, found in the prefix cache.
+    pub num_cached_tokens: u64,
+    /// Tokens generated.
+    pub num_output_tokens: u64,
+    /// Sequences that lost their blocks.
+    pub num_preemptions: u64,
+    /// One per KV group.
+    pub groups: Vec<GroupStats>,
+}
+
+impl Scheduler {
+    /// Counters now.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        let statuses = &self.sequences.status;
+        let preempted = statuses.iter().filter(|&&s| s == SequenceStatus::Preempted);
+        let num_alive = self.sequences.len() - self.sequences.num_free();
+        Stats {
+            num_running_seqs: self.running.len(),
+            num_waiting_seqs: num_alive - self.running.len(),
+            num_preempted_seqs: preempted.count(),
+            num_waiting_requests: self.num_waiting_requests,
+            num_waiting_tokens: self.num_waiting_tokens,
+            num_steps: self.totals.num_steps,
+            num_requests: self.totals.num_requests,
+            num_finished: self.totals.num_finished,
+            num_scheduled_tokens: self.totals.num_scheduled_tokens,
+            num_prompt_tokens: self.totals.num_prompt_tokens,
+            num_cached_tokens: self.totals.num_cached_tokens,
+            num_output_tokens: self.totals.num_output_tokens,
+            num_preemptions: self.totals.num_preemptions,
+            groups: self.kv.stats().collect(),
+        }
+    }
+}

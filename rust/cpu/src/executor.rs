@@ -1,0 +1,479 @@
+//! The executor: packed weights, KV cache, workspaces and threads of one model.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use inferlib_core::program::{Program, WeightId};
+use inferlib_core::{Batch, StepOutput};
+use inferlib_weights::{Dtype, Tensor};
+
+use crate::activations::{Activations, Need};
+use crate::arena::Arena;
+use crate::error::CpuError;
+use crate::kernels::Kernels;
+use crate::kv_cache::GroupCache;
+use crate::matrix::{Matrix, Packing, Segment};
+use crate::pack;
+use crate::plan::{self, Step};
+use crate::pool::{Pool, available_cores};
+use crate::simd::LANES;
+use crate::step::{Workspace, run_step};
+use crate::tier::Tier;
+
+/// Numerics of an executor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Precision {
+    /// One int8 plane per 32 activations for quantized weights, f16 KV.
+    Fast,
+    /// f32 activations and KV.
+    Exact,
+}
+
+/// How an executor is built.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Numerics.
+    pub precision: Precision,
+    /// Workers, the calling thread included; `None` means the cores that this process may use.
+    pub threads: Option<usize>,
+    /// A tier's name, or `None` for the best one.
+    pub tier: Option<String>,
+    /// Most token rows in a batch.
+    pub max_num_batched_tokens: usize,
+    /// Blocks of each KV group.
+    pub num_blocks: Vec<usize>,
+}
+
+/// One part of a weight: a tensor's rows, stacked below those of the part before.
+#[derive(Clone, Copy, Debug)]
+pub struct Part<'a> {
+    /// The checkpoint's tensor.
+    pub tensor: Tensor<'a>,
+    /// Row `i` of the part is row `row_order[i]` of the tensor; `None` keeps the file's order.
+    pub row_order: Option<&'a [i32]>,
+}
+
+/// A loaded weight.
+#[derive(Debug)]
+pub(crate) enum Weight {
+    Vector(Vec<f32>),
+    Matrix(Matrix),
+}
+
+/// Runs a program on the CPU.
+#[derive(Debug)]
+pub struct CpuExecutor {
+    pub(crate) program: Arc<Program>,
+    pub(crate) exact: bool,
+    pub(crate) tier: Tier,
+    pub(crate) kernels: Kernels,
+    pub(crate) pool: Pool,
+    pub(crate) max_tokens: usize,
+    pub(crate) weights: Vec<Option<Weight>>,
+    pub(crate) caches: Vec<GroupCache>,
+    pub(crate) steps: Vec<Step>,
+    pub(crate) abort: Arc<AtomicBool>,
+    names: HashMap<String, usize>,
+    arena: Arena,
+    workspace: Option<Workspace>,
+}
+
+impl CpuExecutor {
+    /// An executor without weights. Reserves the KV cache; starts no thread.
+    ///
+    /// # Errors
+    /// An unknown or unavailable tier, options out of range, or no address space.
+    pub fn new(program: Arc<Program>, options: &Options) -> Result<Self, CpuError> {
+        let tier = Tier::choose(options.tier.as_deref())?;
+        let exact = options.precision == Precision::Exact;
+        let threads = options.threads.unwrap_or_else(available_cores);
+        if threads == 0 || threads > 1024 {
+            return Err(CpuError::Option {
+                field: "threads",
+                value: threads.to_string(),
+                expected: "1 to 1024",
+            });
+        }
+        if options.max_num_batched_tokens == 0 {
+            let expected = "at least 1";
+            return Err(CpuError::Option {
+                field: "max_num_batched_tokens",
+                value: "0".to_owned(),
+                expected,
+            });
+        }
+        if options.num_blocks.len() != program.kv_groups.len() {
+            return Err(CpuError::Option {
+                field: "num_blocks",
+                value: options.num_blocks.len().to_string(),
+                expected: "one number per KV group of the program",
+            });
+        }
+        let caches = program
+            .kv_groups
+            .iter()
+            .zip(&options.num_blocks)
+            .map(|(group, &blocks)| GroupCache::new(group, blocks, exact))
+            .collect::<Result<Vec<_>, _>>()?;
+        let names = program
+            .weights
+            .iter()
+            .enumerate()
+            .map(|(i, weight)| (weight.name.clone(), i))
+            .collect();
+        Ok(Self {
+            weights: program.weights.iter().map(|_| None).collect(),
+            exact,
+            tier,
+            kernels: Kernels::of(tier),
+            pool: Pool::new(threads),
+            max_tokens: options.max_num_batched_tokens,
+            caches,
+            steps: Vec::new(),
+            abort: Arc::new(AtomicBool::new(false)),
+            names,
+            arena: Arena::default(),
+            workspace: None,
+            program,
+        })
+    }
+
+    /// Bytes of KV cache per block, all groups together.
+    #[must_use]
+    pub fn bytes_per_block(program: &Program, precision: Precision) -> Vec<usize> {
+        let exact = precision == Precision::Exact;
+        program
+            .kv_groups
+            .iter()
+            .map(|group| GroupCache::bytes_per_block(group, exact))
+            .collect()
+    }
+
+    fn declared(&self, name: &str) -> Result<usize, CpuError> {
+        self.names
+            .get(name)
+            .copied()
+            .ok_or_else(|| CpuError::UnknownWeight {
+                name: name.to_owned(),
+            })
+    }
+
+    /// Give a vector weight.
+    ///
+    /// # Errors
+    /// The name or the length is not the program's.
+    pub fn load_vector(&mut self, name: &str, values: Vec<f32>) -> Result<(), CpuError> {
+        let index = self.declared(name)?;
+        let expected = &self.program.weights[index].shape;
+        if expected[..] != [values.len()] {
+            return Err(CpuError::WeightShape {
+                name: name.to_owned(),
+                expected: expected.clone(),
+                found: vec![values.len()],
+            });
+        }
+        self.weights[index] = Some(Weight::Vector(values));
+        Ok(())
+    }
+
+    /// Give a matrix weight: its parts, stacked by rows, each packed in its own tensor type's layout.
+    ///
+    /// # Errors
+    /// The name or the shape is not the program's, a type has no float values, or memory is refused.
+    pub fn load_matrix(&mut self, name: &str, parts: &[Part<'_>]) -> Result<(), CpuError> {
+        let index = self.declared(name)?;
+        let expected = self.program.weights[index].shape.clone();
+        let mut found = vec![0, expected.get(1).copied().unwrap_or(0)];
+        for part in parts {
+            let (rows, columns) = match *part.tensor.shape {
+                [rows, columns] => (part.row_order.map_or(rows, <[i32]>::len), columns),
+                _ => (0, 0),
+            };
+            found[0] += rows;
+            if columns != found[1] {
+                found[1] = columns;
+                break;
+            }
+        }
+        if found != expected {
+            return Err(CpuError::WeightShape {
+                name: name.to_owned(),
+                expected,
+                found,
+            });
+        }
+        let mut matrix = Matrix {
+            in_features: found[1],
+            out_features: found[0],
+            segments: Vec::new(),
+        };
+        let mut first_row = 0;
+        for part in parts {
+            let rows = part.row_order.map_or(part.tensor.shape[0], <[i32]>::len);
+            let first_panel = matrix.num_panels();
+            let segment = self.pack_segment(name, part, rows, first_panel, first_row)?;
+            matrix.segments.push(segment);
+            first_row += rows;
+        }
+        self.weights[index] = Some(Weight::Matrix(matrix));
+        Ok(())
+    }
+
+    fn pack_segment(
+        &mut self,
+        name: &str,
+        part: &Part<'_>,
+        rows: usize,
+        first_panel: usize,
+        first_row: usize,
+    ) -> Result<Segment, CpuError> {
+        let tensor = part.tensor;
+        let (source_rows, width) = (tensor.shape[0], tensor.shape[1]);
+        let packing = packing_of(tensor.dtype, width);
+        let panel_bytes = packing.panel_bytes(width);
+        let panels = rows.div_ceil(LANES);
+        let data = self.arena.take(panel_bytes * panels, "a packed weight")?;
+        // SAFETY: the arena handed out exactly these bytes, zeroed, to this segment alone.
+        let memory = unsafe { std::slice::from_raw_parts_mut(data, panel_bytes * panels) };
+        let source = RowSource {
+            name,
+            tensor,
+            source_rows,
+            width,
+            packing,
+            row_order: part.row_order,
+        };
+        let workers = if memory.len() > 1 << 18 {
+            self.pool.size()
+        } else {
+            1
+        };
+        let share = panels.div_ceil(workers).max(1);
+        let results = std::thread::scope(|scope| {
+            let mut chunks = memory.chunks_mut((share * panel_bytes).max(1)).enumerate();
+            let first = chunks.next();
+            let source = &source;
+            let handles: Vec<_> = chunks
+                .map(|(i, chunk)| {
+                    scope.spawn(move || source.pack(chunk, panel_bytes, i * share * LANES, rows))
+                })
+                .collect();
+            let mut results = vec![first.map_or(Ok(()), |(_, chunk)| {
+                source.pack(chunk, panel_bytes, 0, rows)
+            })];
+            for handle in handles {
+                results.push(handle.join().unwrap_or_else(|_| {
+                    Err(CpuError::Panic {
+                        message: "packing".to_owned(),
+                    })
+                }));
+            }
+            results
+        });
+        results.into_iter().collect::<Result<(), _>>()?;
+        Ok(Segment {
+            packing,
+            first_panel,
+            first_row,
+            rows,
+            data,
+            panel_bytes,
+        })
+    }
+
+    /// Every weight is there: build the plan and the workspaces.
+    ///
+    /// # Errors
+    /// Missing weights, unsupported ops, or no memory.
+    pub fn seal(&mut self) -> Result<(), CpuError> {
+        let missing: Vec<&str> = self
+            .program
+            .weights
+            .iter()
+            .zip(&self.weights)
+            .filter(|(_, loaded)| loaded.is_none())
+            .map(|(declared, _)| declared.name.as_str())
+            .take(10)
+            .collect();
+        if !missing.is_empty() {
+            return Err(CpuError::MissingWeights {
+                names: missing.join(", "),
+            });
+        }
+        self.steps = plan::build(&self.program, |weight| self.need(weight))?;
+        let mut need = Need::default();
+        let mut width = 0;
+        for weight in &self.weights {
+            if let Some(Weight::Matrix(matrix)) = weight {
+                need = need.union(matrix.need(self.exact));
+                width = width.max(matrix.in_features);
+            }
+        }
+        let activations = Activations::new(self.max_tokens, width, need);
+        self.workspace = Some(Workspace::new(self, activations)?);
+        Ok(())
+    }
+
+    /// Query heads of the attention ops over a KV group.
+    pub(crate) fn num_heads(&self, group: usize) -> usize {
+        self.steps
+            .iter()
+            .filter_map(|step| match step {
+                Step::Attention { kv, num_heads, .. } if kv.group == group => Some(*num_heads),
+                _ => None,
+            })
+            .max()
+            .unwrap_or(0)
+    }
+
+    fn need(&self, weight: WeightId) -> Need {
+        self.matrix(weight)
+            .map_or_else(Need::default, |matrix| matrix.need(self.exact))
+    }
+
+    pub(crate) fn matrix(&self, weight: WeightId) -> Option<&Matrix> {
+        match self.weights.get(weight.0 as usize)?.as_ref()? {
+            Weight::Matrix(matrix) => Some(matrix),
+            Weight::Vector(_) => None,
+        }
+    }
+
+    pub(crate) fn vector(&self, weight: WeightId) -> Option<&[f32]> {
+        match self.weights.get(weight.0 as usize)?.as_ref()? {
+            Weight::Vector(values) => Some(values),
+            Weight::Matrix(_) => None,
+        }
+    }
+
+    /// Run one step: every op of the program over the batch, then sampling.
+    ///
+    /// # Errors
+    /// An invalid batch, a failed kernel, or [`CpuError::Aborted`]; the step has no effect that a rerun would not
+    /// overwrite.
+    pub fn run(&mut self, batch: &Batch) -> Result<StepOutput, CpuError> {
+        let Some(mut workspace) = self.workspace.take() else {
+            return Err(CpuError::MissingWeights {
+                names: "seal() was not called".to_owned(),
+            });
+        };
+        let result = run_step(self, &mut workspace, batch);
+        self.workspace = Some(workspace);
+        result
+    }
+
+    /// Raise the flag that ends the running step at its next barrier; lowered by the next `run`.
+    #[must_use]
+    pub fn abort_flag(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.abort)
+    }
+
+    /// Lower the abort flag.
+    pub fn clear_abort(&self) {
+        self.abort.store(false, Ordering::Release);
+    }
+
+    /// The tier in use.
+    #[must_use]
+    pub fn tier(&self) -> Tier {
+        self.tier
+    }
+
+    /// Workers, the calling thread included.
+    #[must_use]
+    pub fn threads(&self) -> usize {
+        self.pool.size()
+    }
+
+    /// Bytes of packed weights.
+    #[must_use]
+    pub fn weight_bytes(&self) -> usize {
+        self.arena.total_bytes()
+    }
+
+    /// Bytes reserved for the KV cache.
+    #[must_use]
+    pub fn kv_cache_bytes(&self) -> usize {
+        self.caches.iter().map(GroupCache::reserved_bytes).sum()
+    }
+}
+
+/// The layout for a tensor type; types without one become floats.
+fn packing_of(dtype: Dtype, width: usize) -> Packing {
+    match dtype {
+        Dtype::Q4_0 => Packing::Q4_0,
+        Dtype::Q4_1 => Packing::Q4_1,
+        Dtype::Q5_0 => Packing::Q5_0,
+        Dtype::Q5_1 => Packing::Q5_1,
+        Dtype::Q8_0 => Packing::Q8_0,
+        Dtype::Q4K if width % 256 == 0 => Packing::Q4K,
+        Dtype::Q5K if width % 256 == 0 => Packing::Q5K,
+        Dtype::Q6K if width % 256 == 0 => Packing::Q6K,
+        Dtype::F16 => Packing::F16,
+        Dtype::BF16 => Packing::Bf16,
+        _ => Packing::F32,
+    }
+}
+
+/// Rows of one tensor on their way into panels.
+struct RowSource<'a> {
+    name: &'a str,
+    tensor: Tensor<'a>,
+    source_rows: usize,
+    width: usize,
+    packing: Packing,
+    row_order: Option<&'a [i32]>,
+}
+
+impl RowSource<'_> {
+    /// Fill whole panels, the first of which holds output row `first_row`.
+    fn pack(
+        &self,
+        panels: &mut [u8],
+        panel_bytes: usize,
+        first_row: usize,
+        rows: usize,
+    ) -> Result<(), CpuError> {
+        let dtype = self.tensor.dtype;
+        let direct = packing_of(dtype, self.width) == self.packing
+            && (self.packing != Packing::F32 || dtype == Dtype::F32);
+        let row_bytes = self.width / dtype.block_size() * dtype.block_bytes();
+        let mut floats = vec![0.0; if direct { 0 } else { self.width }];
+        for (p, panel) in panels.chunks_mut(panel_bytes.max(1)).enumerate() {
+            for lane in 0..LANES {
+                let row = first_row + p * LANES + lane;
+                if row >= rows {
+                    break;
+                }
+                let source = self.source_row(row)?;
+                let bytes = &self.tensor.bytes[source * row_bytes..][..row_bytes];
+                if direct {
+                    pack::pack_row(self.packing, bytes, self.width, lane, panel);
+                } else {
+                    inferlib_weights::dequantize(dtype, bytes, &mut floats).map_err(|_| {
+                        CpuError::WeightType {
+                            name: self.name.to_owned(),
+                            dtype: dtype.name().to_owned(),
+                        }
+                    })?;
+                    pack::pack_floats(&floats, lane, panel);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn source_row(&self, row: usize) -> Result<usize, CpuError> {
+        let Some(order) = self.row_order else {
+            return Ok(row);
+        };
+        order
+            .get(row)
+            .and_then(|&source| usize::try_from(source).ok())
+            .filter(|&source| source < self.source_rows)
+            .ok_or_else(|| CpuError::Batch {
+                field: "row_order",
+                why: format!("row {row} is out of range"),
+            })
+    }
+}

@@ -1,0 +1,353 @@
+//! Every packed layout against the file format's dequantization, and every tier of the linear kernels against a plain
+//! loop over the packed codes: bit for bit, at odd sizes, for every row count and split.
+
+use std::sync::Arc;
+
+use inferlib_core::program::{Program, WeightDecl};
+use inferlib_weights::{Dtype, Tensor, dequantize};
+
+use crate::activations::{Activations, Need, pack_row};
+use crate::executor::{CpuExecutor, Options, Part, Precision, Weight};
+use crate::kernels::Kernels;
+use crate::linear::{LinearTask, PanelScratch, linear};
+use crate::matrix::Matrix;
+use crate::simd::Portable;
+use crate::tier::Tier;
+
+const TYPES: [Dtype; 15] = [
+    Dtype::Q4_0,
+    Dtype::Q4_1,
+    Dtype::Q5_0,
+    Dtype::Q5_1,
+    Dtype::Q8_0,
+    Dtype::Q4K,
+    Dtype::Q5K,
+    Dtype::Q6K,
+    Dtype::Q2K,
+    Dtype::Q3K,
+    Dtype::Iq4Nl,
+    Dtype::Mxfp4,
+    Dtype::F16,
+    Dtype::BF16,
+    Dtype::F32,
+];
+
+/// A small generator: tests must not depend on a crate's stream.
+pub(crate) struct Random(u64);
+
+impl Random {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    #[expect(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        reason = "test data"
+    )]
+    pub(crate) fn float(&mut self) -> f32 {
+        ((self.next() >> 11) as f64 / (1_u64 << 53) as f64 * 2.0 - 1.0) as f32
+    }
+}
+
+/// Random bytes of a type, with scales that are finite and of ordinary size.
+fn tensor_bytes(dtype: Dtype, elements: usize, random: &mut Random) -> Vec<u8> {
+    let block = dtype.block_bytes();
+    let mut bytes: Vec<u8> = (0..elements / dtype.block_size() * block)
+        .map(|_| random.next() as u8)
+        .collect();
+    let half = |random: &mut Random| (0x2c00_u16 | (random.next() as u16 & 0x83ff)).to_le_bytes();
+    for chunk in bytes.chunks_exact_mut(block) {
+        let halves: &[usize] = match dtype {
+            Dtype::Q4_0 | Dtype::Q5_0 | Dtype::Q8_0 | Dtype::Iq4Nl => &[0],
+            Dtype::Q4_1 | Dtype::Q5_1 | Dtype::Q4K | Dtype::Q5K => &[0, 2],
+            Dtype::Q6K => &[208],
+            Dtype::Q2K => &[80, 82],
+            Dtype::Q3K => &[108],
+            Dtype::F16 => &[0],
+            _ => &[],
+        };
+        for &at in halves {
+            chunk[at..at + 2].copy_from_slice(&half(random));
+        }
+        match dtype {
+            Dtype::F32 => chunk.copy_from_slice(&random.float().to_le_bytes()),
+            Dtype::BF16 => {
+                chunk.copy_from_slice(&half::bf16::from_f32(random.float()).to_le_bytes())
+            }
+            Dtype::Mxfp4 => chunk[0] = 120 + (random.next() % 8) as u8,
+            _ => {}
+        }
+    }
+    bytes
+}
+
+fn program(rows: usize, columns: usize) -> Arc<Program> {
+    Arc::new(Program {
+        weights: vec![WeightDecl {
+            name: "w".to_owned(),
+            shape: vec![rows, columns],
+        }],
+        vocab_size: 1,
+        ..Program::default()
+    })
+}
+
+/// Pack a tensor, rows in `order` if given.
+fn packed(dtype: Dtype, shape: [usize; 2], bytes: &[u8], order: Option<&[i32]>) -> CpuExecutor {
+    let options = Options {
+        precision: Precision::Fast,
+        threads: Some(2),
+        tier: None,
+        max_num_batched_tokens: 64,
+        num_blocks: Vec::new(),
+    };
+    let mut executor =
+        CpuExecutor::new(program(shape[0], shape[1]), &options).expect("options are valid");
+    let tensor = Tensor {
+        name: "w",
+        dtype,
+        shape: &shape,
+        bytes,
+    };
+    executor
+        .load_matrix(
+            "w",
+            &[Part {
+                tensor,
+                row_order: order,
+            }],
+        )
+        .expect("the tensor is valid");
+    executor
+}
+
+fn matrix(executor: &CpuExecutor) -> &Matrix {
+    match executor.weights[0].as_ref().expect("loaded") {
+        Weight::Matrix(matrix) => matrix,
+        Weight::Vector(_) => panic!("a matrix was loaded"),
+    }
+}
+
+fn width_of(dtype: Dtype) -> usize {
+    if dtype.block_size() == 256 { 512 } else { 96 }
+}
+
+#[test]
+fn packed_rows_equal_the_file_formats_dequantization() {
+    for dtype in TYPES {
+        for rows in [1, 15, 16, 17, 33, 160] {
+            let mut random = Random::new(rows as u64);
+            let width = width_of(dtype);
+            let bytes = tensor_bytes(dtype, rows * width, &mut random);
+            let mut want = vec![0.0; rows * width];
+            dequantize(dtype, &bytes, &mut want).expect("valid blocks");
+            let reversed: Vec<i32> = (0..i32::try_from(rows).expect("small")).rev().collect();
+            for order in [None, Some(&reversed[..])] {
+                let executor = packed(dtype, [rows, width], &bytes, order);
+                let mut row = vec![0.0; width];
+                for r in 0..rows {
+                    matrix(&executor).row(r, &mut row);
+                    let source = if order.is_some() { rows - 1 - r } else { r };
+                    let want = &want[source * width..][..width];
+                    let same = row.iter().zip(want).all(|(a, b)| a == b);
+                    assert!(same, "{dtype:?} row {r} of {rows}");
+                }
+            }
+        }
+    }
+}
+
+/// `x @ w.T` by the documented arithmetic, from values alone (`exact`), or with int8 activations for packed types.
+fn expected_exact(matrix: &Matrix, x: &[f32], out: usize) -> f32 {
+    let mut w = vec![0.0; matrix.in_features];
+    matrix.row(out, &mut w);
+    let mut acc = 0.0_f32;
+    for (w, x) in w.iter().zip(x) {
+        acc = w.mul_add(*x, acc);
+    }
+    acc
+}
+
+/// Run one tier over all panels.
+fn run(
+    tier: Tier,
+    matrix: &Matrix,
+    x: &[f32],
+    rows: usize,
+    exact: bool,
+    bias: Option<&[f32]>,
+) -> Vec<f32> {
+    let kernels = Kernels::of(tier);
+    let width = matrix.in_features;
+    let need = matrix.need(exact);
+    let mut activations = Activations::new(rows, width, need);
+    let view = activations.view();
+    let mut out = vec![f32::NAN; rows * matrix.out_features];
+    let mut scratch = PanelScratch::new();
+    // SAFETY: sizes match; the tier is available.
+    unsafe {
+        for row in 0..rows {
+            (kernels.pack_row)(x[row * width..].as_ptr(), width, row, rows, need, view);
+        }
+        let task = LinearTask {
+            matrix,
+            input: view,
+            rows,
+            bias,
+            out: out.as_mut_ptr(),
+            exact,
+        };
+        linear(&kernels, &task, 0..matrix.num_panels(), &mut scratch);
+    }
+    out
+}
+
+#[test]
+fn every_tier_and_row_count_gives_the_same_bits() {
+    for dtype in TYPES {
+        for out_features in [1, 17] {
+            // More than one chunk of 1,024 columns, so that accumulators are stored and resumed.
+            let width = if dtype.block_size() == 256 {
+                1280
+            } else {
+                1088
+            };
+            let mut random = Random::new(out_features as u64 + 7);
+            let bytes = tensor_bytes(dtype, out_features * width, &mut random);
+            let executor = packed(dtype, [out_features, width], &bytes, None);
+            let matrix = matrix(&executor);
+            let x: Vec<f32> = (0..33 * width).map(|_| random.float() * 3.0).collect();
+            let bias: Vec<f32> = (0..out_features).map(|_| random.float()).collect();
+            for exact in [false, true] {
+                // Row by row on the scalar tier is the definition.
+                let alone: Vec<Vec<f32>> = (0..33)
+                    .map(|row| {
+                        run(
+                            Tier::Scalar,
+                            matrix,
+                            &x[row * width..][..width],
+                            1,
+                            exact,
+                            Some(&bias),
+                        )
+                    })
+                    .collect();
+                for tier in Tier::available() {
+                    for rows in [1, 2, 3, 4, 5, 7, 8, 9, 12, 15, 16, 17, 33] {
+                        let out = run(tier, matrix, &x, rows, exact, Some(&bias));
+                        for row in 0..rows {
+                            for o in 0..out_features {
+                                let (got, want) = (out[row * out_features + o], alone[row][o]);
+                                assert_eq!(
+                                    got.to_bits(),
+                                    want.to_bits(),
+                                    "{dtype:?} {tier:?} exact {exact}: row {row} of {rows}, output {o} of {out_features}: {got} {want}"
+                                );
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn exact_results_are_one_fma_chain_over_dequantized_values() {
+    for dtype in TYPES {
+        let (out_features, width) = (19, width_of(dtype));
+        let mut random = Random::new(3);
+        let bytes = tensor_bytes(dtype, out_features * width, &mut random);
+        let executor = packed(dtype, [out_features, width], &bytes, None);
+        let matrix = matrix(&executor);
+        let x: Vec<f32> = (0..5 * width).map(|_| random.float()).collect();
+        let out = run(Tier::Scalar, matrix, &x, 5, true, None);
+        for row in 0..5 {
+            for o in 0..out_features {
+                let want = expected_exact(matrix, &x[row * width..][..width], o);
+                assert_eq!(
+                    out[row * out_features + o].to_bits(),
+                    want.to_bits(),
+                    "{dtype:?}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn fast_results_are_close_to_exact_ones() {
+    for dtype in TYPES {
+        let (out_features, width) = (32, 1024);
+        let mut random = Random::new(11);
+        let bytes = tensor_bytes(dtype, out_features * width, &mut random);
+        let executor = packed(dtype, [out_features, width], &bytes, None);
+        let matrix = matrix(&executor);
+        let x: Vec<f32> = (0..width).map(|_| random.float()).collect();
+        let fast = run(Tier::Scalar, matrix, &x, 1, false, None);
+        let exact = run(Tier::Scalar, matrix, &x, 1, true, None);
+        let norm = |v: &mut dyn Iterator<Item = f32>| v.map(|x| x * x).sum::<f32>().sqrt();
+        let error = norm(&mut fast.iter().zip(&exact).map(|(a, b)| a - b))
+            / norm(&mut exact.iter().copied());
+        assert!(error < 0.02, "{dtype:?}: relative error {error}");
+        assert_eq!(
+            error == 0.0,
+            matrix.need(false)
+                == Need {
+                    float: true,
+                    ..Need::default()
+                },
+            "{dtype:?}"
+        );
+    }
+}
+
+#[test]
+fn a_nan_in_the_input_reaches_every_output() {
+    let mut random = Random::new(5);
+    let bytes = tensor_bytes(Dtype::Q4_0, 20 * 64, &mut random);
+    let executor = packed(Dtype::Q4_0, [20, 64], &bytes, None);
+    for bad in [f32::NAN, f32::INFINITY] {
+        let mut x: Vec<f32> = (0..64).map(|_| random.float()).collect();
+        x[40] = bad;
+        for tier in Tier::available() {
+            let out = run(tier, matrix(&executor), &x, 1, false, None);
+            assert!(out.iter().all(|y| y.is_nan()), "{tier:?}: {out:?}");
+        }
+    }
+}
+
+#[test]
+fn quantization_is_symmetric_and_exact_on_its_grid() {
+    let width = 32;
+    let x: Vec<f32> = (-16..16_i8).map(|i| f32::from(i) * 127.0 / 16.0).collect();
+    let need = Need {
+        int8: true,
+        zeros: 1,
+        scaled_sum: true,
+        float: false,
+    };
+    let mut activations = Activations::new(1, width, need);
+    let view = activations.view();
+    // SAFETY: one row of 32.
+    unsafe { pack_row::<Portable>(x.as_ptr(), width, 0, 1, need, view) };
+    assert_eq!(activations.scale[0].to_bits(), 1.0_f32.to_bits());
+    let sum: i32 = activations
+        .int8
+        .iter()
+        .flat_map(|word| word.to_le_bytes())
+        .map(|b| i32::from(b.cast_signed()))
+        .sum();
+    assert_eq!(activations.start[0][0], -8 * sum);
+    #[expect(clippy::cast_precision_loss, reason = "small")]
+    let sum = sum as f32;
+    assert_eq!(activations.scaled_sum[0].to_bits(), sum.to_bits());
+}

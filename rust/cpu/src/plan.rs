@@ -1,0 +1,261 @@
+//! A program as the executor runs it: row-local ops gathered into phases, one barrier between phases.
+//!
+//! A layer becomes: rows (norm, pack) → linear (qkv) → rows (qk-norm, rope, store K and V) → attention → rows (pack) →
+//! linear (o) → rows (add, norm, pack) → linear (gate, up) → rows (activation, pack) → linear (down).
+
+use inferlib_core::program::{Activation, BufferId, KvLayer, Op, Program, RopeId, Rows, WeightId};
+
+use crate::activations::Need;
+use crate::error::CpuError;
+
+/// Work on one row; rows are independent of each other.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum RowOp {
+    /// Sines and cosines of the row's position.
+    Angles {
+        rope: usize,
+    },
+    Embedding {
+        weight: WeightId,
+        scale: f32,
+        out: BufferId,
+    },
+    RmsNorm {
+        x: BufferId,
+        start: usize,
+        len: usize,
+        weight: WeightId,
+        eps: f32,
+        out: BufferId,
+    },
+    Rope {
+        x: BufferId,
+        start: usize,
+        num_heads: usize,
+        head_dim: usize,
+        rope: RopeId,
+    },
+    StoreKv {
+        x: BufferId,
+        k_start: usize,
+        v_start: usize,
+        kv: KvLayer,
+    },
+    ActAndMul {
+        x: BufferId,
+        activation: Activation,
+        out: BufferId,
+    },
+    Add {
+        a: BufferId,
+        b: BufferId,
+        out: BufferId,
+    },
+    Gather {
+        x: BufferId,
+        out: BufferId,
+    },
+    /// Into the tiles that the next linear reads.
+    Pack {
+        x: BufferId,
+        need: Need,
+    },
+}
+
+/// What lies between two barriers.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Step {
+    Rows {
+        rows: Rows,
+        ops: Vec<RowOp>,
+    },
+    Linear {
+        rows: Rows,
+        weight: WeightId,
+        bias: Option<WeightId>,
+        out: BufferId,
+    },
+    Attention {
+        q: BufferId,
+        q_start: usize,
+        num_heads: usize,
+        kv: KvLayer,
+        scale: f32,
+        softcap: Option<f32>,
+        out: BufferId,
+    },
+    /// Logits and sampling, a few rows at a time.
+    Logits {
+        x: BufferId,
+        weight: WeightId,
+        need: Need,
+        softcap: Option<f32>,
+    },
+}
+
+/// Builds the steps; `need` says what a matrix wants of its input.
+pub(crate) fn build(
+    program: &Program,
+    need: impl Fn(WeightId) -> Need,
+) -> Result<Vec<Step>, CpuError> {
+    let mut builder = Builder {
+        program,
+        steps: Vec::new(),
+    };
+    for rope in 0..program.ropes.len() {
+        builder.row(Rows::Tokens, RowOp::Angles { rope });
+    }
+    for op in &program.ops {
+        builder.push(op, &need)?;
+    }
+    Ok(builder.steps)
+}
+
+struct Builder<'a> {
+    program: &'a Program,
+    steps: Vec<Step>,
+}
+
+impl Builder<'_> {
+    fn rows_of(&self, buffer: BufferId) -> Rows {
+        self.program.buffers[buffer.0 as usize].rows
+    }
+
+    /// Append to the current phase, or begin one.
+    fn row(&mut self, rows: Rows, op: RowOp) {
+        if let Some(Step::Rows { rows: current, ops }) = self.steps.last_mut() {
+            if *current == rows {
+                ops.push(op);
+                return;
+            }
+        }
+        self.steps.push(Step::Rows {
+            rows,
+            ops: vec![op],
+        });
+    }
+
+    fn push(&mut self, op: &Op, need: &impl Fn(WeightId) -> Need) -> Result<(), CpuError> {
+        match *op {
+            Op::Embedding { weight, scale, out } => {
+                self.row(Rows::Tokens, RowOp::Embedding { weight, scale, out })
+            }
+            Op::RmsNorm {
+                x,
+                start,
+                len,
+                weight,
+                eps,
+                out,
+            } => {
+                self.row(
+                    self.rows_of(x),
+                    RowOp::RmsNorm {
+                        x,
+                        start,
+                        len,
+                        weight,
+                        eps,
+                        out,
+                    },
+                );
+            }
+            Op::Rope {
+                x,
+                start,
+                num_heads,
+                head_dim,
+                rope,
+            } => {
+                self.row(
+                    self.rows_of(x),
+                    RowOp::Rope {
+                        x,
+                        start,
+                        num_heads,
+                        head_dim,
+                        rope,
+                    },
+                );
+            }
+            Op::StoreKv {
+                x,
+                k_start,
+                v_start,
+                kv,
+            } => {
+                self.row(
+                    self.rows_of(x),
+                    RowOp::StoreKv {
+                        x,
+                        k_start,
+                        v_start,
+                        kv,
+                    },
+                );
+            }
+            Op::ActAndMul { x, activation, out } => {
+                if activation == Activation::Gelu {
+                    return Err(CpuError::Unsupported {
+                        what: "activation gelu (erf)".to_owned(),
+                    });
+                }
+                self.row(self.rows_of(x), RowOp::ActAndMul { x, activation, out });
+            }
+            Op::Add { a, b, out } => self.row(self.rows_of(out), RowOp::Add { a, b, out }),
+            Op::GatherRows { x, out } => self.row(Rows::Sampled, RowOp::Gather { x, out }),
+            Op::Linear {
+                x,
+                weight,
+                bias,
+                out,
+            } => {
+                let rows = self.rows_of(x);
+                self.row(
+                    rows,
+                    RowOp::Pack {
+                        x,
+                        need: need(weight),
+                    },
+                );
+                self.steps.push(Step::Linear {
+                    rows,
+                    weight,
+                    bias,
+                    out,
+                });
+            }
+            Op::Attention {
+                q,
+                q_start,
+                num_heads,
+                kv,
+                scale,
+                softcap,
+                out,
+            } => {
+                self.steps.push(Step::Attention {
+                    q,
+                    q_start,
+                    num_heads,
+                    kv,
+                    scale,
+                    softcap,
+                    out,
+                });
+            }
+            Op::LmHead {
+                x, weight, softcap, ..
+            } => {
+                self.steps.push(Step::Logits {
+                    x,
+                    weight,
+                    need: need(weight),
+                    softcap,
+                });
+            }
+            Op::Capture { .. } => {} // off unless a request asks for it
+        }
+        Ok(())
+    }
+}

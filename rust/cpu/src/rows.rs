@@ -1,0 +1,190 @@
+//! Ops on one row at a time: norms, rotary embedding, activations, sums. Every result is a function of the row alone.
+
+use inferlib_core::program::Activation;
+
+use crate::math;
+use crate::simd::{Isa, LANES};
+
+/// Visit `n` floats in vectors of 16: full ones, then the rest.
+macro_rules! each_vector {
+    ($n:expr, |$at:ident, $count:ident| $body:expr) => {{
+        let n = $n;
+        let mut $at = 0;
+        while $at + LANES <= n {
+            let $count = LANES;
+            $body;
+            $at += LANES;
+        }
+        if $at < n {
+            let $count = n - $at;
+            $body;
+        }
+    }};
+}
+
+#[inline(always)]
+unsafe fn load<I: Isa>(p: *const f32, count: usize) -> I::F {
+    // SAFETY: `count` floats are valid.
+    unsafe {
+        if count == LANES {
+            I::load(p)
+        } else {
+            I::load_first(p, count)
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn store<I: Isa>(p: *mut f32, x: I::F, count: usize) {
+    // SAFETY: `count` floats are valid.
+    unsafe {
+        if count == LANES {
+            I::store(p, x)
+        } else {
+            I::store_first(p, x, count)
+        }
+    }
+}
+
+/// `out = x / sqrt(mean(x^2) + eps) * weight` over each group of `group` of the `len` values; may work in place.
+///
+/// Order of sums: 16 lanes, ascending, then the fixed tree.
+#[inline(always)]
+pub(crate) unsafe fn rms_norm<I: Isa>(
+    x: *const f32,
+    len: usize,
+    weight: &[f32],
+    eps: f32,
+    out: *mut f32,
+) {
+    let group = weight.len();
+    let w = weight.as_ptr();
+    let mut first = 0;
+    while first < len {
+        // SAFETY: `len` values at `x` and `out`, a multiple of the group.
+        unsafe {
+            let (x, out) = (x.add(first), out.add(first));
+            let mut squares = I::zero();
+            each_vector!(group, |at, count| {
+                let v = load::<I>(x.add(at), count);
+                squares = I::fma(v, v, squares);
+            });
+            #[expect(clippy::cast_precision_loss, reason = "widths are far below 2^24")]
+            let mean = I::sum(squares) / group as f32;
+            let inverse = I::set(1.0 / (mean + eps).sqrt());
+            each_vector!(group, |at, count| {
+                let v = I::mul(load::<I>(x.add(at), count), inverse);
+                store::<I>(out.add(at), I::mul(v, load::<I>(w.add(at), count)), count);
+            });
+        }
+        first += group;
+    }
+}
+
+/// Rotate `num_heads` heads in place: pairs `(i, i + half)` by the angles whose sines and cosines are given.
+#[inline(always)]
+pub(crate) unsafe fn rope<I: Isa>(
+    x: *mut f32,
+    num_heads: usize,
+    head_dim: usize,
+    half: usize,
+    cos: *const f32,
+    sin: *const f32,
+) {
+    for head in 0..num_heads {
+        // SAFETY: `2 * half <= head_dim`, `num_heads * head_dim` values at `x`.
+        unsafe {
+            let (a, b) = (x.add(head * head_dim), x.add(head * head_dim + half));
+            each_vector!(half, |at, count| {
+                let (x0, x1) = (load::<I>(a.add(at), count), load::<I>(b.add(at), count));
+                let (c, s) = (load::<I>(cos.add(at), count), load::<I>(sin.add(at), count));
+                store::<I>(a.add(at), I::sub(I::mul(x0, c), I::mul(x1, s)), count);
+                store::<I>(b.add(at), I::fma(x0, s, I::mul(x1, c)), count);
+            });
+        }
+    }
+}
+
+/// `out[i] = act(x[i]) * x[width + i]`.
+#[inline(always)]
+pub(crate) unsafe fn act_and_mul<I: Isa>(
+    x: *const f32,
+    width: usize,
+    activation: Activation,
+    out: *mut f32,
+) {
+    // SAFETY: `2 * width` values at `x`, `width` at `out`.
+    unsafe {
+        each_vector!(width, |at, count| {
+            let (gate, up) = (
+                load::<I>(x.add(at), count),
+                load::<I>(x.add(width + at), count),
+            );
+            let gate = match activation {
+                Activation::Silu => math::silu::<I>(gate),
+                Activation::GeluTanh | Activation::Gelu => math::gelu_tanh::<I>(gate),
+            };
+            store::<I>(out.add(at), I::mul(gate, up), count);
+        });
+    }
+}
+
+/// `out = a + b`; may work in place.
+#[inline(always)]
+pub(crate) unsafe fn add<I: Isa>(a: *const f32, b: *const f32, width: usize, out: *mut f32) {
+    // SAFETY: `width` values each.
+    unsafe {
+        each_vector!(width, |at, count| {
+            let sum = I::add(load::<I>(a.add(at), count), load::<I>(b.add(at), count));
+            store::<I>(out.add(at), sum, count);
+        });
+    }
+}
+
+/// `x *= scale`, in place.
+#[inline(always)]
+pub(crate) unsafe fn scale<I: Isa>(x: *mut f32, width: usize, scale: f32) {
+    // SAFETY: `width` values.
+    unsafe {
+        let factor = I::set(scale);
+        each_vector!(width, |at, count| {
+            store::<I>(
+                x.add(at),
+                I::mul(load::<I>(x.add(at), count), factor),
+                count,
+            );
+        });
+    }
+}
+
+/// `x = cap * tanh(x / cap)`, in place.
+#[inline(always)]
+pub(crate) unsafe fn softcap<I: Isa>(x: *mut f32, width: usize, cap: f32) {
+    // SAFETY: `width` values.
+    unsafe {
+        each_vector!(width, |at, count| {
+            let y = I::div(load::<I>(x.add(at), count), I::set(cap));
+            store::<I>(x.add(at), I::mul(math::tanh::<I>(y), I::set(cap)), count);
+        });
+    }
+}
+
+/// Sines and cosines of `position * inv_freq[i]`, both times `scale`.
+pub(crate) fn rope_angles(
+    position: i32,
+    inv_freq: &[f32],
+    scale: f32,
+    cos: &mut [f32],
+    sin: &mut [f32],
+) {
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "the reference multiplies in f32 too"
+    )]
+    let position = position as f32;
+    for ((freq, cos), sin) in inv_freq.iter().zip(cos).zip(sin) {
+        let (s, c) = math::sin_cos(position * freq);
+        *cos = c * scale;
+        *sin = s * scale;
+    }
+}

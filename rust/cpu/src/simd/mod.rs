@@ -1,0 +1,93 @@
+//! One instruction set = one implementation of [`Isa`]: operations on 16 virtual lanes, whatever the register width.
+//!
+//! Kernels are written once over `Isa` and compiled once per tier (see `kernels.rs`), so every tier runs the same
+//! float operations in the same order and gives the same bits; `scalar` is the oracle. Integer dot products are exact.
+
+mod portable;
+
+#[cfg(target_arch = "x86_64")]
+mod avx512vnni;
+
+#[cfg(target_arch = "x86_64")]
+pub(crate) use avx512vnni::Avx512Vnni;
+pub(crate) use portable::Portable;
+
+/// Lanes of [`Isa::F`] and [`Isa::I`].
+pub(crate) const LANES: usize = 16;
+
+/// Operations on 16 lanes of f32, 16 lanes of i32 and 64 bytes.
+///
+/// # Safety
+/// Every method needs the CPU features of its tier and, where it takes a pointer, memory valid for the lanes named.
+/// All are `#[inline(always)]`: they must end up inside a function compiled with those features.
+pub(crate) trait Isa: Copy + 'static {
+    /// Whether tiles of many rows pay: enough registers for 12 accumulators of each kind.
+    const WIDE_TILES: bool;
+    /// 16 floats.
+    type F: Copy;
+    /// 16 signed integers.
+    type I: Copy;
+    /// 64 bytes.
+    type B: Copy;
+
+    unsafe fn zero() -> Self::F;
+    unsafe fn set(x: f32) -> Self::F;
+    unsafe fn load(p: *const f32) -> Self::F;
+    unsafe fn store(p: *mut f32, x: Self::F);
+    /// The first `n < 16` lanes, zeros above; reads nothing beyond.
+    unsafe fn load_first(p: *const f32, n: usize) -> Self::F;
+    /// Writes only the first `n < 16` lanes.
+    unsafe fn store_first(p: *mut f32, x: Self::F, n: usize);
+    /// 16 half floats, widened exactly.
+    unsafe fn load_f16(p: *const u16) -> Self::F;
+    /// Rounded to nearest even.
+    unsafe fn store_f16(p: *mut u16, x: Self::F);
+    /// 16 bfloat16, widened exactly.
+    unsafe fn load_bf16(p: *const u16) -> Self::F;
+
+    unsafe fn add(a: Self::F, b: Self::F) -> Self::F;
+    unsafe fn sub(a: Self::F, b: Self::F) -> Self::F;
+    unsafe fn mul(a: Self::F, b: Self::F) -> Self::F;
+    unsafe fn div(a: Self::F, b: Self::F) -> Self::F;
+    /// `a * b + c`, rounded once.
+    unsafe fn fma(a: Self::F, b: Self::F, c: Self::F) -> Self::F;
+    unsafe fn min(a: Self::F, b: Self::F) -> Self::F;
+    unsafe fn max(a: Self::F, b: Self::F) -> Self::F;
+    unsafe fn abs(a: Self::F) -> Self::F;
+    /// Sum of the lanes by one fixed tree: `i + (i + 8)`, then 4, 2, 1.
+    unsafe fn sum(a: Self::F) -> f32;
+    /// Largest lane; the same tree.
+    unsafe fn max_lane(a: Self::F) -> f32;
+    /// Lanes `lo <= i < hi` from `a`, the others from `b`.
+    unsafe fn select_range(lo: usize, hi: usize, a: Self::F, b: Self::F) -> Self::F;
+    /// Nearest integer, ties to even; the input is within i32.
+    unsafe fn round(a: Self::F) -> Self::I;
+    unsafe fn to_f(a: Self::I) -> Self::F;
+    /// `2^n` for `-126 <= n <= 127`.
+    unsafe fn exp2i(n: Self::I) -> Self::F;
+
+    unsafe fn i_set(x: i32) -> Self::I;
+    unsafe fn i_add(a: Self::I, b: Self::I) -> Self::I;
+    /// 16 signed bytes, widened.
+    unsafe fn i_load_i8(p: *const i8) -> Self::I;
+    /// 16 unsigned bytes, widened.
+    unsafe fn i_load_u8(p: *const u8) -> Self::I;
+    /// Writes each lane's low byte.
+    unsafe fn i_store_i8(p: *mut i8, x: Self::I);
+    /// Byte `n` of each lane, unsigned, as float.
+    unsafe fn byte_to_f(a: Self::B, n: usize) -> Self::F;
+
+    unsafe fn b_load(p: *const u8) -> Self::B;
+    unsafe fn b_store(p: *mut u8, x: Self::B);
+    unsafe fn b_set(x: u8) -> Self::B;
+    unsafe fn b_and(a: Self::B, b: Self::B) -> Self::B;
+    unsafe fn b_or(a: Self::B, b: Self::B) -> Self::B;
+    /// Bits of each byte moved down by `N`; the bits that come from a neighbour must be masked by the caller.
+    unsafe fn b_shr<const N: u32>(a: Self::B) -> Self::B;
+    /// Bits of each byte moved up by `N`; the same caveat.
+    unsafe fn b_shl<const N: u32>(a: Self::B) -> Self::B;
+    /// `x` in the bytes whose bit is set in `mask`, 0 elsewhere.
+    unsafe fn b_mask(mask: u64, x: u8) -> Self::B;
+    /// `acc[i] + Σ_j codes[4i + j] * activations[j]`: unsigned codes, four signed bytes broadcast. Exact.
+    unsafe fn dot4(acc: Self::I, codes: Self::B, activations: i32) -> Self::I;
+}

@@ -1,0 +1,96 @@
+//! Which instruction set the kernels of one executor use: detected when it is built, or forced.
+
+use crate::error::CpuError;
+
+/// Instruction sets with kernels, best first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tier {
+    /// AVX-512 F, BW, VL, DQ, VNNI.
+    Avx512Vnni,
+    /// AVX2, FMA, F16C: the portable kernels compiled for 256-bit registers.
+    Avx2,
+    /// Plain Rust; the oracle of the others.
+    Scalar,
+}
+
+impl Tier {
+    /// All tiers, best first.
+    pub const ALL: [Self; 3] = [Self::Avx512Vnni, Self::Avx2, Self::Scalar];
+
+    /// The name by which it is forced and reported.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Avx512Vnni => "avx512vnni",
+            Self::Avx2 => "avx2",
+            Self::Scalar => "scalar",
+        }
+    }
+
+    /// Whether this machine can run it.
+    #[must_use]
+    pub fn is_available(self) -> bool {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512Vnni => {
+                is_x86_feature_detected!("avx512f")
+                    && is_x86_feature_detected!("avx512bw")
+                    && is_x86_feature_detected!("avx512vl")
+                    && is_x86_feature_detected!("avx512dq")
+                    && is_x86_feature_detected!("avx512vnni")
+                    && is_x86_feature_detected!("f16c")
+                    && is_x86_feature_detected!("fma")
+            }
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => {
+                is_x86_feature_detected!("avx2")
+                    && is_x86_feature_detected!("fma")
+                    && is_x86_feature_detected!("f16c")
+            }
+            #[cfg(not(target_arch = "x86_64"))]
+            Self::Avx512Vnni | Self::Avx2 => false,
+            Self::Scalar => true,
+        }
+    }
+
+    /// The tiers that this machine runs, best first.
+    #[must_use]
+    pub fn available() -> Vec<Self> {
+        Self::ALL
+            .into_iter()
+            .filter(|tier| tier.is_available())
+            .collect()
+    }
+
+    /// The best tier, or the one named.
+    ///
+    /// # Errors
+    /// An unknown name, or a tier that this machine cannot run: never a silent fallback.
+    pub fn choose(name: Option<&str>) -> Result<Self, CpuError> {
+        let names = || {
+            Self::available()
+                .iter()
+                .map(|tier| tier.name())
+                .collect::<Vec<_>>()
+                .join(", ")
+        };
+        let Some(name) = name else {
+            return Ok(Self::available().first().copied().unwrap_or(Self::Scalar));
+        };
+        let tier = Self::ALL
+            .into_iter()
+            .find(|tier| tier.name() == name)
+            .ok_or_else(|| CpuError::UnknownTier {
+                tier: name.to_owned(),
+                available: names(),
+            })?;
+        if tier.is_available() {
+            Ok(tier)
+        } else {
+            Err(CpuError::UnavailableTier {
+                tier: name.to_owned(),
+                available: names(),
+            })
+        }
+    }
+}

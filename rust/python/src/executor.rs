@@ -1,0 +1,235 @@
+//! `_core.CpuExecutor`: load weights, run steps.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use inferlib_cpu::{CpuError, CpuExecutor, Options, Part, Precision, Tier};
+use inferlib_weights::{Dtype, Tensor};
+use numpy::{PyReadonlyArray1, PyReadonlyArray2};
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+
+use crate::batch::{PyBatch, lock};
+use crate::boundary::enter;
+use crate::errors::{Error, to_py_err};
+use crate::program::PyProgram;
+use crate::step_output::PyStepOutput;
+use crate::weights::Weights;
+
+/// Runs a program on the CPU, with the GIL released: packed weights, KV cache, workspaces, threads.
+///
+/// Load every weight of the program, `seal`, then `run` batches. One step runs at a time.
+#[pyclass(frozen, module = "inferlib._core", name = "CpuExecutor")]
+pub(crate) struct PyCpuExecutor {
+    /// `None` after `close`.
+    inner: Mutex<Option<CpuExecutor>>,
+    abort: Arc<AtomicBool>,
+}
+
+/// Part of a matrix: a checkpoint, the tensor's name, and the order of its rows.
+type MatrixPart<'py> = (
+    PyRef<'py, Weights>,
+    String,
+    Option<PyReadonlyArray1<'py, i32>>,
+);
+
+fn parse_precision(py: Python<'_>, precision: &str) -> PyResult<Precision> {
+    match precision {
+        "fast" => Ok(Precision::Fast),
+        "exact" => Ok(Precision::Exact),
+        _ => Err(to_py_err(
+            py,
+            Error::Request {
+                field: "precision",
+                message: format!("precision={precision:?}: choose \"fast\" or \"exact\""),
+            },
+        )),
+    }
+}
+
+impl PyCpuExecutor {
+    /// The executor; a panic during a step leaves nothing behind that the next step reads.
+    fn lock(&self) -> MutexGuard<'_, Option<CpuExecutor>> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn with<T: Send>(
+        &self,
+        py: Python<'_>,
+        f: impl FnOnce(&mut CpuExecutor) -> Result<T, CpuError> + Send,
+    ) -> PyResult<T> {
+        enter(py, || f(self.lock().as_mut().ok_or(CpuError::Closed)?))
+    }
+}
+
+#[pymethods]
+impl PyCpuExecutor {
+    /// Reserve the KV cache (`num_blocks` per KV group) and choose kernels. Starts no thread.
+    #[new]
+    #[pyo3(signature = (program, *, num_blocks, precision = "fast", threads = None, tier = None, max_num_batched_tokens = 512))]
+    fn new(
+        py: Python<'_>,
+        program: &PyProgram,
+        num_blocks: Vec<usize>,
+        precision: &str,
+        threads: Option<usize>,
+        tier: Option<String>,
+        max_num_batched_tokens: usize,
+    ) -> PyResult<Self> {
+        let options = Options {
+            precision: parse_precision(py, precision)?,
+            threads,
+            tier,
+            max_num_batched_tokens,
+            num_blocks,
+        };
+        let program = Arc::clone(program.inner());
+        let executor = enter(py, || CpuExecutor::new(program, &options))?;
+        Ok(Self {
+            abort: executor.abort_flag(),
+            inner: Mutex::new(Some(executor)),
+        })
+    }
+
+    /// Bytes of one KV block in each group of the program.
+    #[staticmethod]
+    fn bytes_per_block(
+        py: Python<'_>,
+        program: &PyProgram,
+        precision: &str,
+    ) -> PyResult<Vec<usize>> {
+        let precision = parse_precision(py, precision)?;
+        Ok(CpuExecutor::bytes_per_block(program.inner(), precision))
+    }
+
+    /// Names of the kernel tiers that this machine runs, best first.
+    #[staticmethod]
+    fn tiers() -> Vec<&'static str> {
+        Tier::available().into_iter().map(Tier::name).collect()
+    }
+
+    /// Cores that this process may use.
+    #[staticmethod]
+    fn available_cores() -> usize {
+        inferlib_cpu::available_cores()
+    }
+
+    /// Give a matrix as tensors of checkpoints, stacked by rows. Row `i` of a part is row `row_order[i]` of its tensor.
+    fn load_matrix(&self, py: Python<'_>, name: &str, parts: Vec<MatrixPart<'_>>) -> PyResult<()> {
+        let mut sources = Vec::with_capacity(parts.len());
+        for (weights, tensor, order) in &parts {
+            let order = order.as_ref().map(PyReadonlyArray1::as_slice).transpose()?;
+            sources.push((weights.shared(), tensor.as_str(), order));
+        }
+        self.with(py, |executor| {
+            let parts = sources
+                .iter()
+                .map(|(weights, tensor, row_order)| {
+                    let tensor = weights
+                        .tensor(tensor)
+                        .ok_or_else(|| CpuError::UnknownWeight {
+                            name: (*tensor).to_owned(),
+                        })?;
+                    Ok(Part {
+                        tensor,
+                        row_order: *row_order,
+                    })
+                })
+                .collect::<Result<Vec<_>, CpuError>>()?;
+            executor.load_matrix(name, &parts)?;
+            for (weights, tensor, _) in &sources {
+                weights.release(tensor);
+            }
+            Ok(())
+        })
+    }
+
+    /// Give a matrix as float32 values, `[out_features, in_features]`.
+    fn load_array(
+        &self,
+        py: Python<'_>,
+        name: &str,
+        values: PyReadonlyArray2<'_, f32>,
+    ) -> PyResult<()> {
+        let array = values.as_array();
+        let shape = [array.nrows(), array.ncols()];
+        let bytes: Vec<u8> = array.iter().flat_map(|x| x.to_le_bytes()).collect();
+        self.with(py, |executor| {
+            let tensor = Tensor {
+                name,
+                dtype: Dtype::F32,
+                shape: &shape,
+                bytes: &bytes,
+            };
+            executor.load_matrix(
+                name,
+                &[Part {
+                    tensor,
+                    row_order: None,
+                }],
+            )
+        })
+    }
+
+    /// Give a vector, `[width]` float32.
+    fn load_vector(
+        &self,
+        py: Python<'_>,
+        name: &str,
+        values: PyReadonlyArray1<'_, f32>,
+    ) -> PyResult<()> {
+        let values = values.as_array().to_vec();
+        self.with(py, |executor| executor.load_vector(name, values))
+    }
+
+    /// All weights are there: build the plan and the workspaces.
+    fn seal(&self, py: Python<'_>) -> PyResult<()> {
+        self.with(py, CpuExecutor::seal)
+    }
+
+    /// Run one step. `None` if `abort` was called: then discard the step; running it again is safe.
+    fn run(&self, py: Python<'_>, batch: &PyBatch) -> PyResult<Option<PyStepOutput>> {
+        let batch = batch.share();
+        let output = self.with(py, |executor| match executor.run(&lock(&batch)) {
+            Err(CpuError::Aborted) => {
+                executor.clear_abort();
+                Ok(None)
+            }
+            result => result.map(Some),
+        })?;
+        Ok(output.map(PyStepOutput::from_output))
+    }
+
+    /// End the running step at its next barrier, from any thread.
+    fn abort(&self) {
+        self.abort.store(true, Ordering::Release);
+    }
+
+    /// Tier, threads and bytes in use, as a plain dict.
+    fn info<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let (tier, threads, weight_bytes, kv_cache_bytes) = self.with(py, |executor| {
+            Ok((
+                executor.tier(),
+                executor.threads(),
+                executor.weight_bytes(),
+                executor.kv_cache_bytes(),
+            ))
+        })?;
+        let info = PyDict::new(py);
+        info.set_item("device", "cpu")?;
+        info.set_item("tier", tier.name())?;
+        info.set_item("threads", threads)?;
+        info.set_item("weight_bytes", weight_bytes)?;
+        info.set_item("kv_cache_bytes", kv_cache_bytes)?;
+        Ok(info)
+    }
+
+    /// Give back memory and threads. A running step is aborted first. Later calls raise `ClosedError`.
+    fn close(&self, py: Python<'_>) -> PyResult<()> {
+        self.abort.store(true, Ordering::Release);
+        enter(py, || {
+            drop(self.lock().take());
+            Ok::<(), CpuError>(())
+        })
+    }
+}

@@ -1,0 +1,494 @@
+//! `_core.ProgramRecorder` records a forward pass; `_core.Program` is the frozen result.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use inferlib_core::program::{Activation, BufferId, KvLayer, Op, Program, RopeId, Rows, WeightId};
+use inferlib_core::{ProgramRecorder, RecordError};
+use pyo3::prelude::*;
+
+use crate::errors::{Error, to_py_err};
+use crate::program_ops::op_dict;
+use crate::typed::{Arguments, Mapping, Sizes};
+
+/// Numbers the recorders, so that a handle of one is refused by another.
+static NEXT_RECORDER: AtomicU64 = AtomicU64::new(0);
+
+/// A buffer of a program that is being recorded.
+#[pyclass(frozen, module = "inferlib._core", name = "Buffer")]
+pub(crate) struct PyBuffer {
+    recorder: u64,
+    id: BufferId,
+    /// The buffer's name.
+    #[pyo3(get)]
+    name: String,
+    /// Elements per row.
+    #[pyo3(get)]
+    width: usize,
+}
+
+/// A weight of a program that is being recorded.
+#[pyclass(frozen, module = "inferlib._core", name = "Weight")]
+pub(crate) struct PyWeight {
+    recorder: u64,
+    id: WeightId,
+    /// Canonical name.
+    #[pyo3(get)]
+    name: String,
+}
+
+/// A rotary table of a program that is being recorded.
+#[pyclass(frozen, module = "inferlib._core", name = "Rope")]
+pub(crate) struct PyRope {
+    recorder: u64,
+    id: RopeId,
+}
+
+/// Where one layer's K and V live, in a program that is being recorded.
+#[pyclass(frozen, module = "inferlib._core", name = "KvLayer")]
+pub(crate) struct PyKvLayer {
+    recorder: u64,
+    kv: KvLayer,
+}
+
+/// Layers that share one block table per sequence.
+#[pyclass(frozen, module = "inferlib._core", name = "KvGroup", get_all, eq)]
+#[derive(PartialEq)]
+pub(crate) struct PyKvGroup {
+    /// Layers whose K and V live in each of the group's blocks.
+    num_layers: usize,
+    /// KV heads per layer.
+    num_kv_heads: usize,
+    /// Elements of a K head.
+    k_head_dim: usize,
+    /// Elements of a V head.
+    v_head_dim: usize,
+    /// Tokens that a query may see, itself included; None means all.
+    window: Option<usize>,
+}
+
+#[pymethods]
+impl PyKvGroup {
+    fn __repr__(&self) -> String {
+        format!(
+            "KvGroup(num_layers={}, num_kv_heads={}, k_head_dim={}, v_head_dim={}, window={})",
+            self.num_layers,
+            self.num_kv_heads,
+            self.k_head_dim,
+            self.v_head_dim,
+            self.window
+                .map_or("None".to_owned(), |window| window.to_string())
+        )
+    }
+}
+
+/// Records one forward pass: declare buffers and weights, call the ops in order, then `finish()`.
+///
+/// Declaring the same thing twice gives the same one. Every call raises `ModelError` if ids, widths or shapes do not fit.
+#[pyclass(frozen, module = "inferlib._core", name = "ProgramRecorder")]
+pub(crate) struct PyProgramRecorder {
+    number: u64,
+    /// `None` after `finish`.
+    recorder: Mutex<Option<ProgramRecorder>>,
+}
+
+#[pymethods]
+impl PyProgramRecorder {
+    #[new]
+    fn new() -> Self {
+        Self {
+            number: NEXT_RECORDER.fetch_add(1, Ordering::Relaxed),
+            recorder: Mutex::new(Some(ProgramRecorder::new())),
+        }
+    }
+
+    /// A buffer of `width` floats per row; `rows` is `"tokens"`, `"sampled"` or `"sequences"`.
+    fn buffer(&self, py: Python<'_>, name: &str, rows: &str, width: usize) -> PyResult<PyBuffer> {
+        let rows = Rows::from_name(rows)
+            .ok_or_else(|| invalid(py, "rows", rows, r#""tokens", "sampled" or "sequences""#))?;
+        let id = self.record(py, |recorder| recorder.buffer(name, rows, width))?;
+        Ok(PyBuffer {
+            recorder: self.number,
+            id,
+            name: name.to_owned(),
+            width,
+        })
+    }
+
+    /// A weight by canonical name: one size for a vector, `(out_features, in_features)` for a matrix.
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "pyo3 converts into owned values"
+    )]
+    fn weight(&self, py: Python<'_>, name: &str, shape: Vec<usize>) -> PyResult<PyWeight> {
+        let id = self.record(py, |recorder| recorder.weight(name, &shape))?;
+        Ok(PyWeight {
+            recorder: self.number,
+            id,
+            name: name.to_owned(),
+        })
+    }
+
+    /// A rotary table: pair `i` turns by `position * inv_freq[i]`; cosine and sine are multiplied by `scale`.
+    #[pyo3(signature = (inv_freq, *, scale = 1.0))]
+    fn rotary_table(&self, py: Python<'_>, inv_freq: Vec<f32>, scale: f32) -> PyResult<PyRope> {
+        let id = self.record(py, |recorder| recorder.rope(inv_freq, scale))?;
+        Ok(PyRope {
+            recorder: self.number,
+            id,
+        })
+    }
+
+    /// Room for one more layer's K and V, in the KV group of all layers with the same dimensions and window.
+    #[pyo3(signature = (*, num_kv_heads, k_head_dim, v_head_dim, window))]
+    fn kv_layer(
+        &self,
+        py: Python<'_>,
+        num_kv_heads: usize,
+        k_head_dim: usize,
+        v_head_dim: usize,
+        window: Option<usize>,
+    ) -> PyResult<PyKvLayer> {
+        let kv = self.record(py, |recorder| {
+            recorder.kv_layer(num_kv_heads, k_head_dim, v_head_dim, window)
+        })?;
+        Ok(PyKvLayer {
+            recorder: self.number,
+            kv,
+        })
+    }
+
+    /// `out[t] = weight[token_ids[t]] * scale`.
+    #[pyo3(signature = (weight, *, out, scale = 1.0))]
+    fn embedding(
+        &self,
+        py: Python<'_>,
+        weight: &PyWeight,
+        out: &PyBuffer,
+        scale: f32,
+    ) -> PyResult<()> {
+        let (weight, out) = (self.weight_id(py, weight)?, self.buffer_id(py, out)?);
+        self.push(py, Op::Embedding { weight, scale, out })
+    }
+
+    /// `out = x / sqrt(mean(x²) + eps) * weight`, over each run of the weight's width.
+    ///
+    /// With `start` and `length`, only that slice of each row, in place (heads of a fused qkv row).
+    #[pyo3(signature = (x, weight, *, eps, out, start = 0, length = None))]
+    #[expect(clippy::too_many_arguments, reason = "keyword-only in Python")]
+    fn rms_norm(
+        &self,
+        py: Python<'_>,
+        x: &PyBuffer,
+        weight: &PyWeight,
+        eps: f32,
+        out: &PyBuffer,
+        start: usize,
+        length: Option<usize>,
+    ) -> PyResult<()> {
+        let op = Op::RmsNorm {
+            x: self.buffer_id(py, x)?,
+            start,
+            len: length.unwrap_or(x.width.saturating_sub(start)),
+            weight: self.weight_id(py, weight)?,
+            eps,
+            out: self.buffer_id(py, out)?,
+        };
+        self.push(py, op)
+    }
+
+    /// `out = x @ weight.T + bias`.
+    #[pyo3(signature = (x, weight, bias = None, *, out))]
+    fn linear(
+        &self,
+        py: Python<'_>,
+        x: &PyBuffer,
+        weight: &PyWeight,
+        bias: Option<&PyWeight>,
+        out: &PyBuffer,
+    ) -> PyResult<()> {
+        let op = Op::Linear {
+            x: self.buffer_id(py, x)?,
+            weight: self.weight_id(py, weight)?,
+            bias: bias.map(|bias| self.weight_id(py, bias)).transpose()?,
+            out: self.buffer_id(py, out)?,
+        };
+        self.push(py, op)
+    }
+
+    /// Rotate `num_heads` heads from element `start` on, in place, by each token's position.
+    #[pyo3(signature = (x, table, *, start, num_heads, head_dim))]
+    fn rope(
+        &self,
+        py: Python<'_>,
+        x: &PyBuffer,
+        table: &PyRope,
+        start: usize,
+        num_heads: usize,
+        head_dim: usize,
+    ) -> PyResult<()> {
+        let op = Op::Rope {
+            x: self.buffer_id(py, x)?,
+            start,
+            num_heads,
+            head_dim,
+            rope: self.own(py, table.recorder, table.id)?,
+        };
+        self.push(py, op)
+    }
+
+    /// Write this step's K and V, at `k_start` and `v_start` of each row, into the sequences' blocks.
+    #[pyo3(signature = (x, kv, *, k_start, v_start))]
+    fn store_kv(
+        &self,
+        py: Python<'_>,
+        x: &PyBuffer,
+        kv: &PyKvLayer,
+        k_start: usize,
+        v_start: usize,
+    ) -> PyResult<()> {
+        let op = Op::StoreKv {
+            x: self.buffer_id(py, x)?,
+            k_start,
+            v_start,
+            kv: self.own(py, kv.recorder, kv.kv)?,
+        };
+        self.push(py, op)
+    }
+
+    /// Attend causally from the queries at `q_start` of each row to their sequences' blocks.
+    #[pyo3(signature = (q, kv, *, num_heads, scale, out, q_start = 0, softcap = None))]
+    #[expect(clippy::too_many_arguments, reason = "keyword-only in Python")]
+    fn attention(
+        &self,
+        py: Python<'_>,
+        q: &PyBuffer,
+        kv: &PyKvLayer,
+        num_heads: usize,
+        scale: f32,
+        out: &PyBuffer,
+        q_start: usize,
+        softcap: Option<f32>,
+    ) -> PyResult<()> {
+        let op = Op::Attention {
+            q: self.buffer_id(py, q)?,
+            q_start,
+            num_heads,
+            kv: self.own(py, kv.recorder, kv.kv)?,
+            scale,
+            softcap,
+            out: self.buffer_id(py, out)?,
+        };
+        self.push(py, op)
+    }
+
+    /// `out = act(x[:, :half]) * x[:, half:]`; `activation` is `"silu"`, `"gelu_tanh"` or `"gelu"`.
+    #[pyo3(signature = (x, activation, *, out))]
+    fn act_and_mul(
+        &self,
+        py: Python<'_>,
+        x: &PyBuffer,
+        activation: &str,
+        out: &PyBuffer,
+    ) -> PyResult<()> {
+        let activation = Activation::from_name(activation).ok_or_else(|| {
+            let known = r#""silu", "gelu_tanh" or "gelu""#;
+            invalid(py, "activation", activation, known)
+        })?;
+        let (x, out) = (self.buffer_id(py, x)?, self.buffer_id(py, out)?);
+        self.push(py, Op::ActAndMul { x, activation, out })
+    }
+
+    /// `out = a + b`; `out` may be either of them.
+    #[pyo3(signature = (a, b, *, out))]
+    fn add(&self, py: Python<'_>, a: &PyBuffer, b: &PyBuffer, out: &PyBuffer) -> PyResult<()> {
+        let op = Op::Add {
+            a: self.buffer_id(py, a)?,
+            b: self.buffer_id(py, b)?,
+            out: self.buffer_id(py, out)?,
+        };
+        self.push(py, op)
+    }
+
+    /// `out[i] = x[logits_indices[i]]`: keep the rows whose logits are wanted.
+    #[pyo3(signature = (x, *, out))]
+    fn gather_rows(&self, py: Python<'_>, x: &PyBuffer, out: &PyBuffer) -> PyResult<()> {
+        let (x, out) = (self.buffer_id(py, x)?, self.buffer_id(py, out)?);
+        self.push(py, Op::GatherRows { x, out })
+    }
+
+    /// `out = x @ weight.T`, then `softcap * tanh(out / softcap)` if given: the logits.
+    #[pyo3(signature = (x, weight, *, out, softcap = None))]
+    fn lm_head(
+        &self,
+        py: Python<'_>,
+        x: &PyBuffer,
+        weight: &PyWeight,
+        out: &PyBuffer,
+        softcap: Option<f32>,
+    ) -> PyResult<()> {
+        let op = Op::LmHead {
+            x: self.buffer_id(py, x)?,
+            weight: self.weight_id(py, weight)?,
+            softcap,
+            out: self.buffer_id(py, out)?,
+        };
+        self.push(py, op)
+    }
+
+    /// Hand out the rows of `x` here when a request asks for `name`; off by default.
+    fn capture(&self, py: Python<'_>, name: String, x: &PyBuffer) -> PyResult<()> {
+        let x = self.buffer_id(py, x)?;
+        self.push(py, Op::Capture { name, x })
+    }
+
+    /// The finished program; the recorder cannot be used any more.
+    fn finish(&self, py: Python<'_>) -> PyResult<PyProgram> {
+        let recorder = self.lock().take().ok_or_else(|| finished(py))?;
+        let program = recorder
+            .finish()
+            .map_err(|error| to_py_err(py, error.into()))?;
+        Ok(PyProgram {
+            program: Arc::new(program),
+        })
+    }
+}
+
+impl PyProgramRecorder {
+    fn lock(&self) -> MutexGuard<'_, Option<ProgramRecorder>> {
+        // Nothing inside can panic half-way: a poisoned recorder is still whole.
+        self.recorder.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn record<T>(
+        &self,
+        py: Python<'_>,
+        f: impl FnOnce(&mut ProgramRecorder) -> Result<T, RecordError>,
+    ) -> PyResult<T> {
+        let mut recorder = self.lock();
+        let recorder = recorder.as_mut().ok_or_else(|| finished(py))?;
+        f(recorder).map_err(|error| to_py_err(py, error.into()))
+    }
+
+    fn push(&self, py: Python<'_>, op: Op) -> PyResult<()> {
+        self.record(py, |recorder| recorder.push(op))
+    }
+
+    fn buffer_id(&self, py: Python<'_>, buffer: &PyBuffer) -> PyResult<BufferId> {
+        self.own(py, buffer.recorder, buffer.id)
+    }
+
+    fn weight_id(&self, py: Python<'_>, weight: &PyWeight) -> PyResult<WeightId> {
+        self.own(py, weight.recorder, weight.id)
+    }
+
+    /// `id` if this recorder gave it out.
+    fn own<T>(&self, py: Python<'_>, recorder: u64, id: T) -> PyResult<T> {
+        if recorder == self.number {
+            return Ok(id);
+        }
+        Err(to_py_err(py, Error::ForeignHandle))
+    }
+}
+
+/// A recorded forward pass: ops over named buffers, weights by canonical name, KV groups.
+#[pyclass(frozen, module = "inferlib._core", name = "Program")]
+pub(crate) struct PyProgram {
+    program: Arc<Program>,
+}
+
+impl PyProgram {
+    /// For the executors' bindings.
+    pub(crate) fn inner(&self) -> &Arc<Program> {
+        &self.program
+    }
+}
+
+#[pymethods]
+impl PyProgram {
+    /// The ops in order, as (kind, arguments). Buffers and weights appear by name; built anew on each access.
+    #[getter]
+    fn ops<'py>(&self, py: Python<'py>) -> PyResult<Vec<(&'static str, Arguments<'py>)>> {
+        let ops = self.program.ops.iter();
+        ops.map(|op| Ok((op.kind(), Arguments(op_dict(py, &self.program, op)?))))
+            .collect()
+    }
+
+    /// Buffer name → (what its rows count, elements per row).
+    #[getter]
+    fn buffers(&self) -> Mapping<&str, (&'static str, usize)> {
+        let buffers = self.program.buffers.iter();
+        Mapping(
+            buffers
+                .map(|buffer| (buffer.name.as_str(), (buffer.rows.name(), buffer.width)))
+                .collect(),
+        )
+    }
+
+    /// Canonical weight name → shape.
+    #[getter]
+    fn weights(&self) -> Mapping<&str, Sizes> {
+        let weights = self.program.weights.iter();
+        Mapping(
+            weights
+                .map(|weight| (weight.name.as_str(), Sizes(weight.shape.clone())))
+                .collect(),
+        )
+    }
+
+    /// A sequence has one block table in each.
+    #[getter]
+    fn kv_groups(&self) -> Vec<PyKvGroup> {
+        let groups = self.program.kv_groups.iter();
+        groups
+            .map(|group| PyKvGroup {
+                num_layers: group.num_layers,
+                num_kv_heads: group.num_kv_heads,
+                k_head_dim: group.k_head_dim,
+                v_head_dim: group.v_head_dim,
+                window: group.window,
+            })
+            .collect()
+    }
+
+    /// Names of the capture points, in the order of the forward pass.
+    #[getter]
+    fn captures(&self) -> Vec<&str> {
+        let ops = self.program.ops.iter();
+        ops.filter_map(|op| match op {
+            Op::Capture { name, .. } => Some(name.as_str()),
+            _ => None,
+        })
+        .collect()
+    }
+
+    /// Width of the logits.
+    #[getter]
+    fn vocab_size(&self) -> usize {
+        self.program.vocab_size
+    }
+
+    /// The program as text, one line per op.
+    fn describe(&self) -> String {
+        self.program.to_string()
+    }
+
+    fn __repr__(&self) -> String {
+        format!(
+            "<Program: {} ops, {} buffers, {} weights, {} KV groups>",
+            self.program.ops.len(),
+            self.program.buffers.len(),
+            self.program.weights.len(),
+            self.program.kv_groups.len()
+        )
+    }
+}
+
+fn finished(py: Python<'_>) -> PyErr {
+    to_py_err(py, Error::RecorderFinished)
+}
+
+fn invalid(py: Python<'_>, field: &'static str, found: &str, known: &str) -> PyErr {
+    let message = format!("{field} must be {known}, not {found:?}");
+    to_py_err(py, Error::Request { field, message })
+}

@@ -1,0 +1,247 @@
+//! Tokenizers from `tokenizer.json`: pipelines of real models in small, and files that are damaged.
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test that unwraps says what it expects"
+)]
+
+mod vocabularies;
+
+use std::sync::Arc;
+
+use inferlib_text::{
+    DecodeStream, EncodeOptions, TextError, TokenKind, Tokenizer, TokenizerConfig,
+};
+use serde_json::{Value, json};
+use vocabularies::{ByteLevel, PARSED, PLAIN, kind};
+
+fn config(json: &Value) -> TokenizerConfig {
+    TokenizerConfig::from_json(json.to_string().as_bytes()).unwrap()
+}
+
+fn load(json: &Value) -> Result<Tokenizer, TextError> {
+    let config = config(&json!({"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}));
+    Tokenizer::from_json(json.to_string().as_bytes(), &config)
+}
+
+/// Llama 2's pipeline: prepend `▁`, replace spaces, BPE with byte fallback, BOS by template.
+fn llama(decoder: &Value) -> Value {
+    let mut vocab = json!({"<unk>": 0, "<s>": 1, "</s>": 2});
+    for byte in 0..=255 {
+        vocab[format!("<0x{byte:02X}>")] = (3 + byte).into();
+    }
+    for (token, id) in ["▁", "h", "i", "hi", "▁hi", "é"].iter().zip(259..) {
+        vocab[token] = id.into();
+    }
+    let special = |id: u32, content: &str| {
+        json!({"id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
+            "normalized": false, "special": true})
+    };
+    json!({
+        "version": "1.0", "truncation": null, "padding": null,
+        "added_tokens": [special(0, "<unk>"), special(1, "<s>"), special(2, "</s>")],
+        "normalizer": {"type": "Sequence", "normalizers": [
+            {"type": "Prepend", "prepend": "▁"},
+            {"type": "Replace", "pattern": {"String": " "}, "content": "▁"},
+        ]},
+        "pre_tokenizer": null,
+        "post_processor": {
+            "type": "TemplateProcessing",
+            "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+            "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 0}}],
+            "special_tokens": {"<s>": {"id": "<s>", "ids": [1], "tokens": ["<s>"]}},
+        },
+        "decoder": decoder,
+        "model": {
+            "type": "BPE", "dropout": null, "unk_token": "<unk>", "continuing_subword_prefix": null,
+            "end_of_word_suffix": null, "fuse_unk": true, "byte_fallback": true, "ignore_merges": false,
+            "vocab": vocab, "merges": ["h i", "▁ hi"],
+        },
+    })
+}
+
+fn llama_decoder() -> Value {
+    json!({"type": "Sequence", "decoders": [
+        {"type": "Replace", "pattern": {"String": "▁"}, "content": " "},
+        {"type": "ByteFallback"},
+        {"type": "Fuse"},
+        {"type": "Strip", "content": " ", "start": 1, "stop": 0},
+    ]})
+}
+
+#[test]
+fn a_llama_pipeline_encodes_and_decodes() {
+    let tokenizer = Arc::new(load(&llama(&llama_decoder())).unwrap());
+    let special = tokenizer.special_tokens();
+    assert_eq!(
+        (special.bos_id, special.eos_id, special.unknown_id),
+        (Some(1), Some(2), Some(0))
+    );
+    assert!(special.add_bos && !special.add_eos);
+    assert_eq!(special.end_ids, [2]);
+    let ids = tokenizer
+        .encode("hi hi é🙂", EncodeOptions::default())
+        .unwrap();
+    assert_eq!(
+        ids,
+        [
+            1,
+            263,
+            263,
+            259,
+            264,
+            3 + 0xF0,
+            3 + 0x9F,
+            3 + 0x99,
+            3 + 0x82
+        ]
+    );
+    assert_eq!(tokenizer.decode(&ids, true).unwrap(), "hi hi é🙂");
+    assert_eq!(tokenizer.decode(&ids, false).unwrap(), "<s> hi hi é🙂");
+    assert_eq!(tokenizer.token_kind(3 + 0xF0), Some(TokenKind::Byte));
+    let mut stream = DecodeStream::new(Arc::clone(&tokenizer), true);
+    let pieces: Vec<String> = ids.iter().map(|&id| stream.push(id).unwrap()).collect();
+    assert_eq!(pieces, ["", "hi", " hi", " ", "é", "", "", "", "🙂"]);
+}
+
+#[test]
+fn decoders_agree_with_the_crate() {
+    let metaspace = |scheme: &str| json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme, "split": true});
+    let gemma = json!({"type": "Sequence", "decoders": [
+        {"type": "Replace", "pattern": {"String": "▁"}, "content": " "}, {"type": "ByteFallback"}, {"type": "Fuse"},
+    ]});
+    let word_piece = json!({"type": "WordPiece", "prefix": "h", "cleanup": true});
+    let decoders = [
+        llama_decoder(),
+        metaspace("always"),
+        metaspace("never"),
+        gemma,
+        word_piece,
+        Value::Null,
+    ];
+    let texts = ["hi hi", " hi", "   hi", "h</s> é", "é", ""];
+    for decoder in decoders {
+        let file = llama(&decoder);
+        let ours = load(&file).unwrap();
+        let theirs: tokenizers::Tokenizer = file.to_string().parse().unwrap();
+        for text in texts {
+            let ids = ours.encode(text, PARSED).unwrap();
+            for skip_special in [false, true] {
+                let expected = theirs.decode(&ids, skip_special).unwrap();
+                assert_eq!(
+                    ours.decode(&ids, skip_special).unwrap(),
+                    expected,
+                    "{decoder} {text:?} {ids:?}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn special_tokens_are_text_unless_asked() {
+    let tokenizer = load(&llama(&llama_decoder())).unwrap();
+    assert!(tokenizer.encode("</s>", PARSED).unwrap().contains(&2));
+    assert!(!tokenizer.encode("</s>", PLAIN).unwrap().contains(&2));
+    let vocabulary = ByteLevel::new(
+        &[],
+        &[
+            ("<|im_end|>", kind::CONTROL),
+            ("<user>", kind::USER_DEFINED),
+        ],
+    );
+    let tokenizer =
+        Tokenizer::from_json(vocabulary.to_json().as_bytes(), &TokenizerConfig::default()).unwrap();
+    assert_eq!(
+        tokenizer.encode("<|im_end|><user>", PARSED).unwrap(),
+        [256, 257]
+    );
+    assert_eq!(
+        tokenizer.encode("<|im_end|><user>", PLAIN).unwrap().len(),
+        "<|im_end|>".len() + 1
+    );
+    assert_eq!(tokenizer.special_tokens().end_ids, [256]);
+}
+
+#[test]
+fn truncation_and_padding_of_the_file_do_not_apply() {
+    let mut file = llama(&llama_decoder());
+    file["truncation"] =
+        json!({"direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0});
+    file["padding"] = json!({"strategy": {"Fixed": 64}, "direction": "Right", "pad_to_multiple_of": null, "pad_id": 0,
+        "pad_type_id": 0, "pad_token": "<unk>"});
+    let tokenizer = load(&file).unwrap();
+    assert_eq!(
+        tokenizer
+            .encode("hi hi hi", EncodeOptions::default())
+            .unwrap()
+            .len(),
+        4
+    );
+}
+
+#[test]
+fn damaged_files_are_refused_with_the_field() {
+    let refused = |change: &dyn Fn(&mut Value)| {
+        let mut file = llama(&llama_decoder());
+        change(&mut file);
+        load(&file).unwrap_err().to_string()
+    };
+    assert!(
+        refused(&|file| file["model"]["type"] = "Nonesuch".into())
+            .contains("tokenizer.json cannot be read")
+    );
+    assert!(refused(&|file| file["model"]["merges"] = json!(["h z"])).contains('z'));
+    assert!(
+        refused(&|file| file["model"]["vocab"]["x"] = 4_000_000_000_u32.into())
+            .contains("model.vocab")
+    );
+    assert!(refused(&|file| file["model"]["vocab"]["x"] = 5.into()).contains("model.vocab: id 5"));
+    assert!(refused(&|file| file["model"]["vocab"]["x"] = (-1).into()).contains("cannot be read"));
+    assert!(refused(&|file| file["decoder"] = json!({"type": "CTC", "pad_token": "", "word_delimiter_token": "|", "cleanup": true})).contains("decoder"));
+    let split = json!({"type": "Split", "pattern": {"Regex": r"(a+)\1+b"}, "behavior": "Isolated", "invert": false});
+    assert!(refused(&|file| file["pre_tokenizer"] = split.clone()).contains("back-reference"));
+    let bos = config(&json!({"bos_token": "<nonesuch>"}));
+    let file = llama(&llama_decoder()).to_string();
+    let error = Tokenizer::from_json(file.as_bytes(), &bos).unwrap_err();
+    assert!(matches!(
+        error,
+        TextError::InvalidVocabulary {
+            field: "tokenizer_config.json: bos_token",
+            ..
+        }
+    ));
+}
+
+#[test]
+fn every_cut_and_many_changes_of_a_file_end_in_an_error_or_a_tokenizer() {
+    let file = llama(&llama_decoder()).to_string().into_bytes();
+    let try_file = |bytes: &[u8]| {
+        if let Ok(tokenizer) = Tokenizer::from_json(bytes, &TokenizerConfig::default())
+            && let Ok(ids) = tokenizer.encode("hi é🙂 </s>", EncodeOptions::default())
+        {
+            tokenizer.decode(&ids, false).unwrap();
+        }
+    };
+    for length in (0..file.len()).step_by(7) {
+        try_file(&file[..length]);
+    }
+    for place in (0..file.len()).step_by(11) {
+        let mut changed = file.clone();
+        changed[place] ^= 1 << (place % 8);
+        try_file(&changed);
+    }
+    for text in [
+        "",
+        "null",
+        "[]",
+        "{}",
+        "\"x\"",
+        &"[".repeat(100_000),
+        "<!doctype html>",
+    ] {
+        assert!(matches!(
+            Tokenizer::from_json(text.as_bytes(), &TokenizerConfig::default()),
+            Err(TextError::InvalidTokenizerJson { .. })
+        ));
+    }
+}

@@ -1,0 +1,278 @@
+"""The oracle: replays a ``Program`` op by op in NumPy float64, with a dense KV cache.
+
+Slow and plain on purpose. Each op is a function of its own that other tests may call;
+``ReferenceExecutor`` runs whole programs, for several sequences at once and in chunks of any size.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from inferlib._core import Program
+
+Array = NDArray[np.float64]
+
+
+def rms_norm(x: Array, weight: Array, eps: float) -> Array:
+    """``x / sqrt(mean(x²) + eps) * weight`` over each run of the weight's width.
+
+    Args:
+        x: ``[rows, n * width]``.
+        weight: ``[width]``.
+        eps: Added to the mean square.
+    """
+    groups = x.reshape(len(x), -1, len(weight))
+    mean_square = np.mean(groups**2, axis=-1, keepdims=True)
+    return (groups / np.sqrt(mean_square + eps) * weight).reshape(x.shape)
+
+
+def rope(x: Array, positions: NDArray[np.integer], inv_freq: Array, scale: float) -> Array:
+    """Rotate pairs ``(i, i + rotary_dim / 2)`` of each head; x ``[tokens, heads, head_dim]``."""
+    half = len(inv_freq)
+    angles = positions[:, None] * inv_freq.astype(np.float64)
+    cos, sin = (scale * np.cos(angles))[:, None], (scale * np.sin(angles))[:, None]
+    first, second, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
+    return np.concatenate([first * cos - second * sin, second * cos + first * sin, rest], axis=-1)
+
+
+def attention(
+    q: Array,
+    k: Array,
+    v: Array,
+    positions: NDArray[np.integer],
+    *,
+    scale: float,
+    window: int | None = None,
+    softcap: float | None = None,
+) -> Array:
+    """Causal attention of one sequence.
+
+    Args:
+        q: ``[queries, num_heads, head_dim]``.
+        k: ``[keys, num_kv_heads, head_dim]``, from position 0 on.
+        v: ``[keys, num_kv_heads, v_head_dim]``.
+        positions: ``[queries]``.
+    """
+    repeat = q.shape[1] // k.shape[1]
+    k, v = np.repeat(k, repeat, axis=1), np.repeat(v, repeat, axis=1)
+    scores = np.einsum("qhd,khd->hqk", q, k) * scale
+    if softcap is not None:
+        scores = softcap * np.tanh(scores / softcap)
+    distance = positions[:, None] - np.arange(len(k))
+    visible = distance >= 0
+    if window is not None:
+        visible &= distance < window
+    scores = np.where(visible, scores, -np.inf)
+    weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    weights /= weights.sum(axis=-1, keepdims=True)
+    return np.einsum("hqk,khd->qhd", weights, v)
+
+
+def silu(x: Array) -> Array:
+    """``x * sigmoid(x)``."""
+    return x * 0.5 * (1 + np.tanh(x / 2))
+
+
+def gelu_tanh(x: Array) -> Array:
+    """The tanh approximation of GELU."""
+    return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+
+
+def gelu(x: Array) -> Array:
+    """GELU with the error function."""
+    return 0.5 * x * (1 + np.vectorize(math.erf, otypes=[np.float64])(x / math.sqrt(2)))
+
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "silu": silu,
+    "gelu_tanh": gelu_tanh,
+    "gelu": gelu,
+}
+
+
+def cap(x: Array, softcap: float | None) -> Array:
+    """``softcap * tanh(x / softcap)``."""
+    return x if softcap is None else softcap * np.tanh(x / softcap)
+
+
+@dataclass
+class Step:
+    """The result of one step: rows in the order of the sequences and of their tokens.
+
+    Attributes:
+        logits: ``[sampled, vocab_size]``.
+        captures: Capture point → rows.
+        buffers: Every buffer as it was at the end, by name.
+    """
+
+    logits: Array
+    captures: dict[str, Array]
+    buffers: dict[str, Array]
+
+
+@dataclass
+class _Batch:
+    token_ids: NDArray[np.int64]
+    positions: NDArray[np.int64]
+    spans: dict[int, slice]
+    logits_indices: NDArray[np.int64]
+
+
+@dataclass
+class ReferenceExecutor:
+    """Runs steps of a program.
+
+    Attributes:
+        program: The recorded forward pass.
+        weights: Canonical name → array.
+    """
+
+    program: Program
+    weights: Mapping[str, NDArray[Any]]
+    _kv: dict[tuple[int, int, int], tuple[Array, Array]] = field(default_factory=dict)
+    _lengths: dict[int, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.weights = {name: np.asarray(w, np.float64) for name, w in self.weights.items()}
+        for name, shape in self.program.weights.items():
+            assert self.weights[name].shape == shape, name
+        self._ops = self.program.ops
+
+    def run(
+        self,
+        chunks: Mapping[int, Sequence[int]],
+        *,
+        all_logits: bool = False,
+        capture: Iterable[str] = (),
+    ) -> Step:
+        """Run the next tokens of some sequences.
+
+        Args:
+            chunks: Sequence → tokens that follow those it has already.
+            all_logits: Logits of every token, not of each sequence's last one.
+            capture: Names of capture points.
+        """
+        batch = self._batch(chunks, all_logits=all_logits)
+        step = Step(np.empty((0, 0)), {}, {})
+        wanted = set(capture)
+        for kind, arguments in self._ops:
+            self._execute(kind, arguments, batch, step, wanted)
+        for sequence, tokens in chunks.items():
+            self._lengths[sequence] = self._lengths.get(sequence, 0) + len(tokens)
+        assert wanted == step.captures.keys()
+        return step
+
+    def greedy(self, prompt: Sequence[int], num_tokens: int) -> list[int]:
+        """Continue one prompt with the most likely tokens."""
+        sequence = max(self._lengths, default=0) + 1
+        tokens: list[int] = []
+        chunk = prompt
+        for _ in range(num_tokens):
+            tokens.append(int(self.run({sequence: chunk}).logits[-1].argmax()))
+            chunk = tokens[-1:]
+        return tokens
+
+    def _batch(self, chunks: Mapping[int, Sequence[int]], *, all_logits: bool) -> _Batch:
+        token_ids, positions, logits_indices, spans = [], [], [], {}
+        for sequence, tokens in chunks.items():
+            start, first = len(token_ids), self._lengths.get(sequence, 0)
+            token_ids.extend(tokens)
+            positions.extend(range(first, first + len(tokens)))
+            spans[sequence] = slice(start, len(token_ids))
+            logits_indices.extend(
+                range(start if all_logits else len(token_ids) - 1, len(token_ids))
+            )
+        return _Batch(
+            np.asarray(token_ids, np.int64),
+            np.asarray(positions, np.int64),
+            spans,
+            np.asarray(logits_indices, np.int64),
+        )
+
+    def _execute(  # noqa: C901  (one arm per op)
+        self, kind: str, op: dict[str, Any], batch: _Batch, step: Step, wanted: set[str]
+    ) -> None:
+        buffers, weights = step.buffers, self.weights
+        match kind:
+            case "embedding":
+                buffers[op["out"]] = weights[op["weight"]][batch.token_ids] * op["scale"]
+            case "rms_norm":
+                span = slice(op["start"], op["start"] + op["length"])
+                normed = rms_norm(buffers[op["x"]][:, span], weights[op["weight"]], op["eps"])
+                if op["out"] == op["x"]:
+                    buffers[op["x"]][:, span] = normed
+                else:
+                    buffers[op["out"]] = normed
+            case "linear":
+                out = buffers[op["x"]] @ weights[op["weight"]].T
+                buffers[op["out"]] = out + (weights[op["bias"]] if op["bias"] else 0)
+            case "rope":
+                span = slice(op["start"], op["start"] + op["num_heads"] * op["head_dim"])
+                rows = buffers[op["x"]]
+                heads = rows[:, span].reshape(len(rows), op["num_heads"], op["head_dim"])
+                turned = rope(heads, batch.positions, op["inv_freq"], op["scale"])
+                rows[:, span] = turned.reshape(len(rows), -1)
+            case "store_kv":
+                self._store_kv(op, batch, buffers[op["x"]])
+            case "attention":
+                buffers[op["out"]] = self._attention(op, batch, buffers[op["q"]])
+            case "act_and_mul":
+                gate, up = np.split(buffers[op["x"]], 2, axis=1)
+                buffers[op["out"]] = ACTIVATIONS[op["activation"]](gate) * up
+            case "add":
+                buffers[op["out"]] = buffers[op["a"]] + buffers[op["b"]]
+            case "gather_rows":
+                buffers[op["out"]] = buffers[op["x"]][batch.logits_indices]
+            case "lm_head":
+                logits = buffers[op["x"]] @ weights[op["weight"]].T
+                step.logits = buffers[op["out"]] = cap(logits, op["softcap"])
+            case "capture":
+                if op["name"] in wanted:
+                    step.captures[op["name"]] = buffers[op["x"]].copy()
+            case _:
+                raise AssertionError(f"the oracle does not know {kind!r}")
+
+    def _store_kv(self, op: dict[str, Any], batch: _Batch, rows: Array) -> None:
+        group = self.program.kv_groups[op["kv_group"]]
+        for sequence, span in batch.spans.items():
+            new = []
+            for start, width in (
+                (op["k_start"], group.k_head_dim),
+                (op["v_start"], group.v_head_dim),
+            ):
+                part = rows[span, start : start + group.num_kv_heads * width]
+                new.append(part.reshape(len(part), group.num_kv_heads, width))
+            key = (sequence, op["kv_group"], op["kv_layer"])
+            old = self._kv.get(key)
+            self._kv[key] = (
+                (new[0].copy(), new[1].copy())
+                if old is None
+                else (np.concatenate([old[0], new[0]]), np.concatenate([old[1], new[1]]))
+            )
+
+    def _attention(self, op: dict[str, Any], batch: _Batch, rows: Array) -> Array:
+        group = self.program.kv_groups[op["kv_group"]]
+        end = op["q_start"] + op["num_heads"] * group.k_head_dim
+        out = np.empty((len(rows), op["num_heads"] * group.v_head_dim))
+        for sequence, span in batch.spans.items():
+            k, v = self._kv[sequence, op["kv_group"], op["kv_layer"]]
+            q = rows[span, op["q_start"] : end]
+            heads = attention(
+                q.reshape(len(q), op["num_heads"], group.k_head_dim),
+                k,
+                v,
+                batch.positions[span],
+                scale=op["scale"],
+                window=group.window,
+                softcap=op["softcap"],
+            )
+            out[span] = heads.reshape(len(q), -1)
+        return out
