@@ -1,4 +1,4 @@
-"""What a result was measured on: processor, cores, commit, and the read bandwidth of this minute."""
+"""What a result was measured on: processor, cores, commit, and this minute's read bandwidth."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ def processor() -> str:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf8").splitlines()
     except OSError:
         return "unknown"
-    fields = dict(line.split("\t: ", 1) for line in (line.replace("\t\t", "\t") for line in lines) if "\t: " in line)
+    pairs = (line.replace("\t\t", "\t").split("\t: ", 1) for line in lines)
+    fields = dict(pair for pair in pairs if len(pair) == 2)
     return f"{fields.get('model name', 'unknown')} (family {fields.get('cpu family', '?')})"
 
 
 def commit() -> str:
     """The checkout's commit, short; empty outside of one."""
-    result = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False  # noqa: S607
-    )
+    command = ["git", "describe", "--always", "--dirty"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
     return result.stdout.strip()
 
 
 def read_bandwidth(megabytes: int = 256, threads: int | None = None, repeats: int = 5) -> float:
-    """GB/s that ``threads`` threads read together from memory: each sums its share of a large array.
+    """GB/s that ``threads`` threads read together: each sums its share of a large array.
 
     NumPy's sum of int64 runs at memory speed and without the GIL. The best of ``repeats``.
     """
@@ -56,5 +56,7 @@ def read_bandwidth(megabytes: int = 256, threads: int | None = None, repeats: in
             worker.start()
         for worker in workers:
             worker.join()
-        best = max(best, sum(share.nbytes for share in shares) / (time.perf_counter() - start) / 1e9)
+        best = max(
+            best, sum(share.nbytes for share in shares) / (time.perf_counter() - start) / 1e9
+        )
     return best

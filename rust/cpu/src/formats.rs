@@ -320,7 +320,7 @@ impl Format for Q6K {
             let plane = I::b_load(p.add(NIBBLES + 64 * (g / 2)));
             let top = I::b_set(0x30);
             // Group 2g sits at bits 4 (g % 2) of its byte, group 2g + 1 two bits above.
-            let (even, odd) = if g % 2 == 0 {
+            let (even, odd) = if g.is_multiple_of(2) {
                 (I::b_shl::<4>(plane), I::b_shl::<2>(plane))
             } else {
                 (plane, I::b_shr::<2>(plane))

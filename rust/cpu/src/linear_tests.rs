@@ -47,6 +47,10 @@ impl Random {
         self.0
     }
 
+    fn byte(&mut self) -> u8 {
+        self.next().to_le_bytes()[3]
+    }
+
     #[expect(
         clippy::cast_precision_loss,
         clippy::cast_possible_truncation,
@@ -61,17 +65,18 @@ impl Random {
 fn tensor_bytes(dtype: Dtype, elements: usize, random: &mut Random) -> Vec<u8> {
     let block = dtype.block_bytes();
     let mut bytes: Vec<u8> = (0..elements / dtype.block_size() * block)
-        .map(|_| random.next() as u8)
+        .map(|_| random.byte())
         .collect();
-    let half = |random: &mut Random| (0x2c00_u16 | (random.next() as u16 & 0x83ff)).to_le_bytes();
+    let half = |random: &mut Random| {
+        (0x2c00_u16 | (u16::from_le_bytes([random.byte(), random.byte()]) & 0x83ff)).to_le_bytes()
+    };
     for chunk in bytes.chunks_exact_mut(block) {
         let halves: &[usize] = match dtype {
-            Dtype::Q4_0 | Dtype::Q5_0 | Dtype::Q8_0 | Dtype::Iq4Nl => &[0],
+            Dtype::Q4_0 | Dtype::Q5_0 | Dtype::Q8_0 | Dtype::Iq4Nl | Dtype::F16 => &[0],
             Dtype::Q4_1 | Dtype::Q5_1 | Dtype::Q4K | Dtype::Q5K => &[0, 2],
             Dtype::Q6K => &[208],
             Dtype::Q2K => &[80, 82],
             Dtype::Q3K => &[108],
-            Dtype::F16 => &[0],
             _ => &[],
         };
         for &at in halves {
@@ -80,9 +85,9 @@ fn tensor_bytes(dtype: Dtype, elements: usize, random: &mut Random) -> Vec<u8> {
         match dtype {
             Dtype::F32 => chunk.copy_from_slice(&random.float().to_le_bytes()),
             Dtype::BF16 => {
-                chunk.copy_from_slice(&half::bf16::from_f32(random.float()).to_le_bytes())
+                chunk.copy_from_slice(&half::bf16::from_f32(random.float()).to_le_bytes());
             }
-            Dtype::Mxfp4 => chunk[0] = 120 + (random.next() % 8) as u8,
+            Dtype::Mxfp4 => chunk[0] = 120 + random.byte() % 8,
             _ => {}
         }
     }
@@ -157,7 +162,10 @@ fn packed_rows_equal_the_file_formats_dequantization() {
                     matrix(&executor).row(r, &mut row);
                     let source = if order.is_some() { rows - 1 - r } else { r };
                     let want = &want[source * width..][..width];
-                    let same = row.iter().zip(want).all(|(a, b)| a == b);
+                    let same = row
+                        .iter()
+                        .zip(want)
+                        .all(|(a, b)| a.to_bits() == b.to_bits());
                     assert!(same, "{dtype:?} row {r} of {rows}");
                 }
             }

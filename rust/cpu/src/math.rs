@@ -10,7 +10,7 @@ pub(crate) unsafe fn exp<I: Isa>(x: I::F) -> I::F {
         let x = I::max(I::min(x, I::set(88.0)), I::set(-87.3));
         let n = I::round(I::mul(x, I::set(std::f32::consts::LOG2_E)));
         let steps = I::to_f(n);
-        let r = I::fma(steps, I::set(-0.693_359_375), x);
+        let r = I::fma(steps, I::set(-0.693_359_4), x);
         let r = I::fma(steps, I::set(2.121_944_4e-4), r);
         let mut p = I::set(1.987_569_1e-4);
         for c in [
@@ -18,7 +18,7 @@ pub(crate) unsafe fn exp<I: Isa>(x: I::F) -> I::F {
             8.333_452e-3,
             4.166_579_6e-2,
             1.666_666_5e-1,
-            5.000_000_1e-1_f32,
+            5e-1_f32,
         ] {
             p = I::fma(p, r, I::set(c));
         }
@@ -84,7 +84,7 @@ pub(crate) fn sin_cos(angle: f32) -> (f32, f32) {
     for k in [
         2.087_675_698_786_81e-9,
         -2.755_731_922_398_589e-7,
-        2.480_158_730_158_730_2e-5,
+        2.480_158_730_158_73e-5,
         -1.388_888_888_888_889e-3,
         4.166_666_666_666_666_4e-2,
         -0.5,

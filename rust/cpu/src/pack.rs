@@ -111,7 +111,7 @@ fn put_half(bytes: &[u8], lane: usize, to: &mut [u8]) {
     to[2 * lane..2 * lane + 2].copy_from_slice(bytes);
 }
 
-/// Q4_K and Q5_K: 6-bit scales and minima of eight sub-blocks in 12 bytes. Source: ggml-quants `get_scale_min_k4`.
+/// `Q4_K` and `Q5_K`: 6-bit scales and minima of eight sub-blocks in 12 bytes. Source: ggml-quants `get_scale_min_k4`.
 fn k_row(row: &[u8], lane: usize, panel: &mut [u8], fifth: bool) {
     let (from, to, block) = if fifth {
         (176, Q5K::BYTES, Q5K::BLOCK)
@@ -167,7 +167,7 @@ fn put_codes(codes: [u8; 32], lane: usize, to: &mut [u8]) {
     }
 }
 
-/// Q6_K: 128 low bytes, 64 high bytes, 16 scales, d. Source: ggml-quants `dequantize_row_q6_K`.
+/// `Q6_K`: 128 low bytes, 64 high bytes, 16 scales, d. Source: ggml-quants `dequantize_row_q6_K`.
 fn six_row(row: &[u8], lane: usize, panel: &mut [u8]) {
     for (source, target) in row
         .chunks_exact(210)

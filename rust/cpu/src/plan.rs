@@ -123,11 +123,11 @@ impl Builder<'_> {
 
     /// Append to the current phase, or begin one.
     fn row(&mut self, rows: Rows, op: RowOp) {
-        if let Some(Step::Rows { rows: current, ops }) = self.steps.last_mut() {
-            if *current == rows {
-                ops.push(op);
-                return;
-            }
+        if let Some(Step::Rows { rows: current, ops }) = self.steps.last_mut()
+            && *current == rows
+        {
+            ops.push(op);
+            return;
         }
         self.steps.push(Step::Rows {
             rows,
@@ -135,10 +135,11 @@ impl Builder<'_> {
         });
     }
 
+    #[expect(clippy::too_many_lines, reason = "one arm per op")]
     fn push(&mut self, op: &Op, need: &impl Fn(WeightId) -> Need) -> Result<(), CpuError> {
         match *op {
             Op::Embedding { weight, scale, out } => {
-                self.row(Rows::Tokens, RowOp::Embedding { weight, scale, out })
+                self.row(Rows::Tokens, RowOp::Embedding { weight, scale, out });
             }
             Op::RmsNorm {
                 x,

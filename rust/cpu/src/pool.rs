@@ -114,11 +114,9 @@ impl Pool {
         shared.barrier.arrived.store(0, Ordering::Relaxed);
         if self.size > 1 {
             // SAFETY: only the lifetime is erased; this function returns after every worker has left the job.
-            let pointer = JobPointer(unsafe {
-                std::mem::transmute::<*const (dyn Fn(usize) + Sync + '_), *const Job>(
-                    std::ptr::from_ref(job),
-                )
-            });
+            let job: &'static Job =
+                unsafe { std::mem::transmute::<&(dyn Fn(usize) + Sync + '_), &'static Job>(job) };
+            let pointer = JobPointer(std::ptr::from_ref(job));
             shared.running.store(self.size - 1, Ordering::Relaxed);
             let (missing, before) = {
                 let mut slot = lock(&shared.job);

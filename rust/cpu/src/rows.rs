@@ -39,9 +39,9 @@ unsafe fn store<I: Isa>(p: *mut f32, x: I::F, count: usize) {
     // SAFETY: `count` floats are valid.
     unsafe {
         if count == LANES {
-            I::store(p, x)
+            I::store(p, x);
         } else {
-            I::store_first(p, x, count)
+            I::store_first(p, x, count);
         }
     }
 }

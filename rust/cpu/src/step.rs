@@ -416,6 +416,7 @@ impl Run<'_> {
         });
     }
 
+    #[expect(clippy::too_many_lines, reason = "one arm per op")]
     fn row_op(&self, op: &RowOp, row: usize, total: usize) {
         let executor = self.executor;
         let kernels = &executor.kernels;

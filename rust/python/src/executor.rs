@@ -63,6 +63,10 @@ impl PyCpuExecutor {
 }
 
 #[pymethods]
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "pyo3 hands over owned arguments"
+)]
 impl PyCpuExecutor {
     /// Reserve the KV cache (`num_blocks` per KV group) and choose kernels. Starts no thread.
     #[new]

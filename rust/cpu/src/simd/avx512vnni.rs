@@ -22,10 +22,6 @@ use super::Isa;
 pub(crate) struct Avx512Vnni;
 
 #[expect(
-    clippy::inline_always,
-    reason = "must be compiled inside the caller's target features"
-)]
-#[expect(
     clippy::undocumented_unsafe_blocks,
     reason = "the trait's contract covers every method: features and pointers"
 )]
@@ -224,7 +220,6 @@ impl Isa for Avx512Vnni {
 }
 
 /// Mask of the first `n <= 16` lanes.
-#[expect(clippy::inline_always, reason = "part of the methods above")]
 #[expect(
     clippy::cast_possible_truncation,
     reason = "n <= 16: at most 16 bits are set"

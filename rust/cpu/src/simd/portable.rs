@@ -9,10 +9,6 @@ use super::{Isa, LANES};
 pub(crate) struct Portable;
 
 #[expect(
-    clippy::inline_always,
-    reason = "must be compiled inside the caller's target features"
-)]
-#[expect(
     clippy::undocumented_unsafe_blocks,
     reason = "the trait's contract covers every method: pointers are valid"
 )]
@@ -223,7 +219,6 @@ impl Isa for Portable {
     }
 }
 
-#[expect(clippy::inline_always, reason = "part of the methods above")]
 #[inline(always)]
 fn map1<A: Copy, B: Copy + Default>(a: [A; 16], f: impl Fn(A) -> B) -> [B; 16] {
     let mut out = [B::default(); 16];
@@ -233,7 +228,6 @@ fn map1<A: Copy, B: Copy + Default>(a: [A; 16], f: impl Fn(A) -> B) -> [B; 16] {
     out
 }
 
-#[expect(clippy::inline_always, reason = "part of the methods above")]
 #[inline(always)]
 fn map2(a: [f32; 16], b: [f32; 16], f: impl Fn(f32, f32) -> f32) -> [f32; 16] {
     let mut out = [0.0; 16];
@@ -243,7 +237,6 @@ fn map2(a: [f32; 16], b: [f32; 16], f: impl Fn(f32, f32) -> f32) -> [f32; 16] {
     out
 }
 
-#[expect(clippy::inline_always, reason = "part of the methods above")]
 #[inline(always)]
 fn bytes(f: impl Fn(usize) -> u8) -> [u8; 64] {
     let mut out = [0; 64];
@@ -254,7 +247,6 @@ fn bytes(f: impl Fn(usize) -> u8) -> [u8; 64] {
 }
 
 /// The tree of [`Isa::sum`]: lanes `i` and `i + 8`, then 4, 2, 1.
-#[expect(clippy::inline_always, reason = "part of the methods above")]
 #[inline(always)]
 fn fold(mut a: [f32; 16], f: impl Fn(f32, f32) -> f32) -> f32 {
     let mut half = 8;
