@@ -1,5 +1,6 @@
 //! One table of function pointers per executor: every kernel compiled once per tier, inside that tier's features.
 
+use inferlib_core::SampledRow;
 use inferlib_core::program::Activation;
 
 use crate::activations::{self, ActivationsView, Need};
@@ -11,7 +12,26 @@ use crate::linear::{
 };
 use crate::matrix::Packing;
 use crate::rows;
+use crate::sampling::{RowResult, Sampler};
 use crate::tier::Tier;
+
+/// The sampler, compiled inside each tier's features: it is plain Rust that vectorises.
+mod draw {
+    use super::{RowResult, SampledRow, Sampler};
+    use crate::simd::Isa;
+
+    /// [`Sampler::run`]; `I` only says which tier this copy belongs to.
+    #[inline(always)]
+    pub(super) unsafe fn sample<I: Isa>(
+        sampler: &mut Sampler,
+        logits: &mut [f32],
+        row: &SampledRow,
+        history: &[i32],
+        result: &mut Option<RowResult>,
+    ) {
+        *result = Some(sampler.run(logits, row, history));
+    }
+}
 
 macro_rules! kernels {
     (
@@ -134,6 +154,8 @@ kernels! {
     fn add(a: *const f32, b: *const f32, width: usize, out: *mut f32) = rows::add;
     /// See [`rows::scale`].
     fn scale(x: *mut f32, width: usize, scale: f32) = rows::scale;
+    /// See [`Sampler::run`].
+    fn sample(sampler: &mut Sampler, logits: &mut [f32], row: &SampledRow, history: &[i32], result: &mut Option<RowResult>) = draw::sample;
     /// See [`rows::softcap`].
     fn softcap(x: *mut f32, width: usize, cap: f32) = rows::softcap;
 }

@@ -684,12 +684,9 @@ impl Run<'_> {
                         let len =
                             (sampled.history_prompt_len + sampled.history_output_len) as usize;
                         let history = &self.batch.history[start..start + len];
-                        let result = scratch.sampler.run(
-                            std::slice::from_raw_parts_mut(p, vocab_size),
-                            sampled,
-                            history,
-                        );
-                        *self.workspace.results[first + row].0.get() = Some(result);
+                        let logits = std::slice::from_raw_parts_mut(p, vocab_size);
+                        let result = &mut *self.workspace.results[first + row].0.get();
+                        (kernels.sample)(&mut scratch.sampler, logits, sampled, history, result);
                     }
                 }
             });
