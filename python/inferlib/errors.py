@@ -1,7 +1,7 @@
 """Every error that inferlib raises: one root, and each class is also the natural builtin.
 
-All carry ``code`` (a stable string), ``retryable`` and ``hint`` (what to do). The compiled module receives these
-classes once, at import, so that a vendored copy raises its own.
+All carry ``code`` (a stable string), ``retryable`` and ``hint`` (what to do). The compiled module
+receives these classes once, at import, so that a vendored copy raises its own.
 """
 
 from __future__ import annotations
@@ -35,10 +35,9 @@ class InferlibError(Exception):
 
 
 def _rebuild(
-    cls: type[InferlibError], args: tuple[object, ...], state: dict[str, object]
+    cls: type[InferlibError], args: tuple[str, ...], state: dict[str, object]
 ) -> InferlibError:
-    error = cls.__new__(cls)
-    error.args = args
+    error = cls(*args)
     error.__dict__.update(state)
     return error
 
@@ -97,6 +96,12 @@ class RequestError(InferlibError, ValueError):
     def __init__(self, message: str = "", *, field: str = "", hint: str = "") -> None:
         super().__init__(message, hint=hint)
         self.field = field
+
+
+class UnknownKeywordError(RequestError, TypeError):
+    """A keyword argument does not exist; ``field`` is the keyword, the hint the nearest one."""
+
+    code = "unknown_keyword"
 
 
 class PromptTooLongError(RequestError):
@@ -160,6 +165,12 @@ class ForkedProcessError(InferlibError, RuntimeError):
     code = "forked_process"
 
 
+class ReentrantCallError(InferlibError, RuntimeError):
+    """A signal handler or a finalizer waits for the model whose step it interrupted."""
+
+    code = "reentrant_call"
+
+
 class InternalError(InferlibError, RuntimeError):
     """A bug in inferlib; please report it with the message."""
 
@@ -176,6 +187,7 @@ CLASSES: dict[str, type[InferlibError]] = {
         ModelFormatError,
         UnsupportedModelError,
         RequestError,
+        UnknownKeywordError,
         PromptTooLongError,
         TemplateError,
         GrammarError,
@@ -184,6 +196,7 @@ CLASSES: dict[str, type[InferlibError]] = {
         ExecutorError,
         ClosedError,
         ForkedProcessError,
+        ReentrantCallError,
         InternalError,
     )
 }

@@ -1,4 +1,4 @@
-"""The scheduler as Python sees it: a pretended executor drives it; behaviour itself is tested in rust/core."""
+"""The scheduler as Python sees it, driven by a pretended executor; behaviour: rust/core/tests."""
 
 import threading
 
@@ -226,7 +226,11 @@ def test_sampling_parameters_are_readable_and_comparable():
 
 @pytest.mark.parametrize(
     ("options", "field"),
-    [({"groups": []}, "groups"), ({"groups": [(0, None)]}, "groups"), ({"max_num_seqs": 0}, "max_num_seqs")],
+    [
+        ({"groups": []}, "groups"),
+        ({"groups": [(0, None)]}, "groups"),
+        ({"max_num_seqs": 0}, "max_num_seqs"),
+    ],
 )
 def test_an_impossible_configuration_is_named(options, field):
     with pytest.raises(errors.RequestError) as caught:

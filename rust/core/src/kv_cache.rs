@@ -4,14 +4,16 @@
 //! Sequences are named by a slot that their owner chooses. A block in a sequence's table is *full* once all its 16
 //! tokens are computed; only full blocks are published or shared, and a shared block is never written.
 
+mod admission;
 pub mod block_pool;
 mod integrity;
 pub mod prefix_cache;
 mod tokens;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::num::NonZeroU64;
 
+pub use admission::PrefixMatch;
 pub use block_pool::{BlockPool, FreeEnd};
 pub use prefix_cache::{BlockTokens, ContentId, PrefixCache, PrefixHash};
 pub use tokens::TokenView;
@@ -79,14 +81,6 @@ struct Chain {
     num_blocks: usize,
 }
 
-/// Result of [`KvCache::match_prefix`]; the blocks themselves stay in the cache's scratch arrays.
-#[derive(Clone, Copy, Debug)]
-pub struct PrefixMatch {
-    /// Full blocks found in every group.
-    pub num_blocks: usize,
-    chain: Option<Chain>,
-}
-
 /// Pools, published blocks and block tables of all KV groups.
 #[derive(Debug)]
 pub struct KvCache {
@@ -105,6 +99,8 @@ pub struct KvCache {
     chains: Vec<Option<Chain>>,
     /// Scratch of `match_prefix`, one list per group.
     matched: Vec<Vec<BlockId>>,
+    /// Hashes of the blocks that the step being planned will fill.
+    announced: HashSet<u128>,
 }
 
 impl KvCache {
@@ -126,6 +122,7 @@ impl KvCache {
             copy_sources: Vec::new(),
             chains: Vec::new(),
             matched: vec![Vec::new(); groups.len()],
+            announced: HashSet::new(),
         }
     }
 
@@ -198,96 +195,6 @@ impl KvCache {
                 num_blocks: 0,
             }
         });
-    }
-
-    /// Find the longest cached prefix of at most `max_blocks` blocks, in every group; nothing is taken yet.
-    pub fn match_prefix(
-        &mut self,
-        slot: usize,
-        tokens: TokenView<'_>,
-        max_blocks: usize,
-    ) -> PrefixMatch {
-        self.matched.iter_mut().for_each(Vec::clear);
-        let (Some(key), Some(sequence)) = (self.hash, self.chains[slot]) else {
-            return PrefixMatch {
-                num_blocks: 0,
-                chain: None,
-            };
-        };
-        let (hash, content) = sequence.root;
-        let mut chain = Chain {
-            root: sequence.root,
-            hash,
-            content,
-            num_blocks: 0,
-        };
-        'blocks: while chain.num_blocks < max_blocks {
-            let block_tokens = tokens.block(chain.num_blocks);
-            let hash = key.mix(chain.hash, &block_tokens);
-            let mut content = chain.content;
-            for (group, matched) in self.groups.iter().zip(&mut self.matched) {
-                let Some(block) = group.cache.lookup(hash, chain.content, &block_tokens) else {
-                    break 'blocks;
-                };
-                matched.push(block);
-                content = group.cache.content(block).unwrap_or(content);
-            }
-            chain = Chain {
-                hash,
-                content,
-                num_blocks: chain.num_blocks + 1,
-                ..chain
-            };
-        }
-        self.matched
-            .iter_mut()
-            .for_each(|blocks| blocks.truncate(chain.num_blocks));
-        PrefixMatch {
-            num_blocks: chain.num_blocks,
-            chain: Some(chain),
-        }
-    }
-
-    /// Whether a sequence of `num_tokens` fits with the blocks just matched, leaving `spare` blocks free.
-    #[must_use]
-    pub fn fits(&self, found: &PrefixMatch, num_tokens: usize, spare: usize) -> bool {
-        let needed = num_tokens.div_ceil(BLOCK_SIZE) - found.num_blocks;
-        self.groups
-            .iter()
-            .zip(&self.matched)
-            .all(|(group, matched)| {
-                let idle = matched
-                    .iter()
-                    .filter(|&&block| group.pool.references(block) == 0);
-                needed + idle.count() + spare <= group.pool.num_free()
-            })
-    }
-
-    /// Whether every group has `num_blocks` free ones.
-    #[must_use]
-    pub fn can_grow(&self, num_blocks: usize) -> bool {
-        self.groups
-            .iter()
-            .all(|group| group.pool.num_free() >= num_blocks)
-    }
-
-    /// Give an open, empty sequence the blocks just matched and new ones up to `num_tokens`.
-    ///
-    /// # Panics
-    /// [`KvCache::fits`] did not hold.
-    pub fn admit(&mut self, slot: usize, found: &PrefixMatch, num_tokens: usize) {
-        self.chains[slot] = found.chain;
-        let first = slot * self.groups.len();
-        for (index, group) in self.groups.iter_mut().enumerate() {
-            let table = &mut self.tables[first + index];
-            table.extend_from_slice(&self.matched[index]);
-            for &block in &*table {
-                group.pool.touch(block);
-            }
-            for _ in found.num_blocks..num_tokens.div_ceil(BLOCK_SIZE) {
-                table.push(group.take().expect("fits() counted the free blocks"));
-            }
-        }
     }
 
     /// Let an open, empty sequence share the blocks of `source` behind its first `num_tokens` tokens. Full blocks are

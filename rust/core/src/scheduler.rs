@@ -166,7 +166,7 @@ impl Scheduler {
         self.num_waiting_tokens += num_prompt_tokens;
         self.totals.num_requests += 1;
         let n = new.n;
-        let (priority, salt) = (new.priority, new.cache_salt.clone());
+        let priority = new.priority;
         let id = self
             .requests
             .insert(|id| Request::new(id, new, max_tokens, now));
@@ -178,8 +178,8 @@ impl Scheduler {
                 sequence_index,
             };
             let slot = self.sequences.open(index, rank, num_prompt_tokens);
-            self.kv
-                .open(slot, salt.as_deref(), num_prompt_tokens + max_tokens);
+            let salt = self.requests[index].cache_salt.as_deref();
+            self.kv.open(slot, salt, num_prompt_tokens + max_tokens);
             self.requests[index].slots.push(Some(slot));
             if sequence_index == 0 {
                 self.enqueue(slot, SequenceStatus::Waiting);

@@ -111,6 +111,30 @@ fn an_equal_prefix_is_computed_once_but_the_last_token_always() {
 }
 
 #[test]
+fn equal_prompts_that_arrive_together_are_computed_once_and_others_do_not_wait() {
+    let (mut scheduler, mut executor) = build(SchedulerConfig {
+        max_num_batched_tokens: 40,
+        ..config()
+    });
+    let shared = |tail| [prompt(1, 60), prompt(tail, 3)].concat();
+    for prompt in [shared(2), shared(3), shared(4), prompt(9, 7)] {
+        scheduler.submit(request(prompt, params(3)), 0.0).unwrap();
+    }
+    let salted = NewRequest {
+        cache_salt: Some("a".to_owned()),
+        ..request(shared(5), params(3))
+    };
+    scheduler.submit(salted, 0.0).unwrap();
+    // The second and third wait for the first's blocks; the fourth and the salted one need not.
+    assert_eq!(chunks(&mut scheduler, &mut executor), [40]);
+    assert_eq!(chunks(&mut scheduler, &mut executor), [23, 7, 10]);
+    // Now 48 tokens are cached, and the tails are computed.
+    assert_eq!(chunks(&mut scheduler, &mut executor), [1, 1, 38]);
+    drain(&mut scheduler, &mut executor);
+    assert_eq!(scheduler.stats().num_cached_tokens, 2 * 48);
+}
+
+#[test]
 fn generated_tokens_are_cached_too() {
     let (mut scheduler, mut executor) = build(config());
     let first = request(prompt(1, 10), params(30));

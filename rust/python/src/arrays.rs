@@ -1,6 +1,7 @@
 //! `NumPy` arrays that keep their element types in the generated stub.
 
-use numpy::{Element, PyArray1};
+use numpy::ndarray::{ArrayView, Dimension, Ix1, Ix2};
+use numpy::{Element, PyArray1, PyReadonlyArray};
 use pyo3::prelude::*;
 #[cfg(feature = "stubs")]
 use pyo3::{inspect::PyStaticExpr, type_hint_identifier as name, type_hint_subscript as generic};
@@ -46,5 +47,34 @@ impl<'py, T: Numeric> IntoPyObject<'py> for Array<'py, T> {
 
     fn into_pyobject(self, _py: Python<'py>) -> Result<Self::Output, Self::Error> {
         Ok(self.0)
+    }
+}
+
+/// `NDArray[T]` as an argument: another element type or number of dimensions is a `TypeError`.
+pub(crate) struct ArrayArgument<'py, T: Numeric, D: Dimension>(PyReadonlyArray<'py, T, D>);
+
+/// An argument of one dimension.
+pub(crate) type Vector<'py, T> = ArrayArgument<'py, T, Ix1>;
+
+/// An argument of two dimensions.
+pub(crate) type Matrix<'py, T> = ArrayArgument<'py, T, Ix2>;
+
+impl<T: Numeric, D: Dimension> ArrayArgument<'_, T, D> {
+    /// The elements, of whatever strides.
+    pub(crate) fn view(&self) -> ArrayView<'_, T, D> {
+        self.0.as_array()
+    }
+}
+
+impl<'a, 'py, T: Numeric + 'a, D: Dimension + 'a> FromPyObject<'a, 'py>
+    for ArrayArgument<'py, T, D>
+{
+    type Error = PyErr;
+
+    #[cfg(feature = "stubs")]
+    const INPUT_TYPE: PyStaticExpr = generic!(name!("numpy.typing", "NDArray"), T::NAME);
+
+    fn extract(object: Borrowed<'a, 'py, PyAny>) -> PyResult<Self> {
+        object.extract().map(Self)
     }
 }

@@ -9,10 +9,11 @@ use numpy::{PyReadonlyArray1, PyReadonlyArray2};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
-use crate::batch::{PyBatch, PyStepOutput, lock};
+use crate::batch::{PyBatch, lock};
 use crate::boundary::enter;
 use crate::errors::{Error, to_py_err};
 use crate::program::PyProgram;
+use crate::step_output::PyStepOutput;
 use crate::weights::Weights;
 
 /// Runs a program on the CPU, with the GIL released: packed weights, KV cache, workspaces, threads.

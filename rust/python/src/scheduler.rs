@@ -11,18 +11,19 @@ use inferlib_core::kv_cache::{GroupConfig, PrefixHash};
 use inferlib_core::{
     Events, FinishReason, NewRequest, RequestId, RequestStatus, Scheduler, SchedulerConfig,
 };
-use numpy::{PyArray1, PyReadonlyArray1};
+use numpy::PyArray1;
 use pyo3::exceptions::PyKeyError;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 
-use crate::arrays::Array;
-use crate::batch::{PyBatch, PyStepOutput, SharedBatch, lock};
+use crate::arrays::{Array, Vector};
+use crate::batch::{PyBatch, SharedBatch, lock};
 use crate::boundary::enter;
 use crate::errors::{Error, to_py_err};
 use crate::request_output::{PyRequestOutput, PySequenceOutput};
 use crate::sampling_params::PySamplingParams;
 use crate::scheduler_stats::PySchedulerStats;
+use crate::step_output::PyStepOutput;
 
 /// Decides what runs next: requests in, batches out, results back.
 ///
@@ -123,10 +124,7 @@ impl PyScheduler {
     }
 
     /// Queue a request; its id. Raises `RequestError`, `PromptTooLongError` or `OverloadedError` at once.
-    #[pyo3(signature = (
-        prompt: "NDArray[np.int32]", params: "SamplingParams", *, n: "int" = 1, seed: "int" = 0,
-        cache_salt: "str | None" = None, priority: "int" = 0, now: "float | None" = None
-    ) -> "int")]
+    #[pyo3(signature = (prompt, params, *, n = 1, seed = 0, cache_salt = None, priority = 0, now = None))]
     #[expect(clippy::too_many_arguments, reason = "keyword-only in Python")]
     #[expect(
         clippy::needless_pass_by_value,
@@ -135,7 +133,7 @@ impl PyScheduler {
     fn submit(
         &self,
         py: Python<'_>,
-        prompt: PyReadonlyArray1<'_, i32>,
+        prompt: Vector<'_, i32>,
         params: &PySamplingParams,
         n: u32,
         seed: u64,
@@ -144,7 +142,7 @@ impl PyScheduler {
         now: Option<f64>,
     ) -> PyResult<u64> {
         let now = clock(py, now)?;
-        let prompt = prompt.as_array().to_vec();
+        let prompt = prompt.view().to_vec();
         let params = params.shared();
         let new = NewRequest {
             prompt,

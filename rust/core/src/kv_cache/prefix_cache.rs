@@ -4,7 +4,7 @@
 //! by induction a hit is an equal prefix: a hash collision costs one more comparison, never a wrong answer. Content
 //! ids are handed out once and never reused, unlike block ids, which match by accident after an eviction.
 //!
-//! The table is an array of chain heads and one link per block: 104 bytes per block with the pool's arrays and the
+//! The table is an array of chain heads and one link per block: 108 bytes per block with the pool's arrays and the
 //! tokens, nothing allocated after construction. Lookup and publish are one cache line each plus the tokens'.
 
 use std::num::{NonZeroU32, NonZeroU64};

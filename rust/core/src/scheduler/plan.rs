@@ -1,9 +1,25 @@
 //! `schedule`: decode rows first, then prefill chunks, then admissions, in order of rank under one token budget.
 
+use std::ops::Bound::{Excluded, Unbounded};
+
 use super::Scheduler;
 use super::requests::Request;
 use super::sequences::SequenceStatus;
 use crate::batch::Batch;
+
+/// Most sequences of a step that are left waiting for a prefix which somebody else computes; bounds the time spent on
+/// looking past them.
+const MAX_DEFERRED: usize = 16;
+
+/// What became of a sequence that wanted blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Admission {
+    Admitted,
+    /// Its next block is being computed in this step by another sequence: in the next step it is a cache hit.
+    Deferred,
+    /// There is no room.
+    Refused,
+}
 
 /// One sequence of the step in flight.
 #[derive(Clone, Copy, Debug)]
@@ -31,12 +47,13 @@ impl Scheduler {
     /// The batch is refilled; its buffers are reused.
     pub fn schedule_into(&mut self, batch: &mut Batch, now: f64) -> bool {
         self.discard_step();
+        self.kv.clear_announced();
         let mut budget = self.config.max_num_batched_tokens;
         let num_preemptions = self.totals.num_preemptions;
         self.plan_decode_rows(&mut budget);
         self.plan_prefill_chunks(&mut budget);
-        // What was just taken from a victim is not given to somebody else, unless nothing runs at all.
-        if self.scheduled.is_empty() || num_preemptions == self.totals.num_preemptions {
+        // What was just taken from a victim is not given to somebody else.
+        if num_preemptions == self.totals.num_preemptions {
             self.plan_admissions(&mut budget, now);
         }
         debug_assert!(
@@ -83,22 +100,37 @@ impl Scheduler {
             .config
             .max_num_seqs
             .min(self.config.max_num_batched_tokens);
-        while *budget > 0 && self.running.len() < max_num_seqs {
-            let Some(&(rank, slot)) = self.waiting.first() else {
+        let mut after = Unbounded;
+        let mut num_deferred = 0;
+        while *budget > 0 && self.running.len() < max_num_seqs && num_deferred < MAX_DEFERRED {
+            let Some(&next) = self.waiting.range((after, Unbounded)).next() else {
                 return;
             };
-            if !self.admit(slot) {
-                return;
+            match self.admit(next.1) {
+                Admission::Admitted => {
+                    self.waiting.remove(&next);
+                    self.start(next.1, now);
+                    self.plan_chunk(next.1, budget);
+                }
+                Admission::Deferred => {
+                    num_deferred += 1;
+                    after = Excluded(next);
+                }
+                Admission::Refused => return,
             }
-            self.waiting.remove(&(rank, slot));
-            self.start(slot, now);
-            self.plan_chunk(slot, budget);
         }
     }
 
     fn plan_chunk(&mut self, slot: usize, budget: &mut usize) {
         let most = self.config.max_chunk.unwrap_or(usize::MAX).min(*budget);
-        self.plan(slot, self.sequences.remaining(slot).min(most), budget);
+        let num_tokens = self.sequences.remaining(slot).min(most);
+        self.plan(slot, num_tokens, budget);
+        if !self.waiting.is_empty() {
+            let tokens = self.requests[self.sequences.request[slot]]
+                .tokens(self.sequences.rank[slot].sequence_index);
+            let end = self.sequences.num_computed_tokens[slot] + num_tokens;
+            self.kv.announce(slot, tokens, end);
+        }
     }
 
     fn plan(&mut self, slot: usize, num_tokens: usize, budget: &mut usize) {
@@ -138,22 +170,30 @@ impl Scheduler {
     /// Give a waiting sequence blocks for all its tokens: shared with a sibling, cached, or new. It must fit now, and
     /// leave a spare block for every running sequence, each of which will need one within 16 steps; otherwise it
     /// would be admitted only to thrash.
-    fn admit(&mut self, slot: usize) -> bool {
+    fn admit(&mut self, slot: usize) -> Admission {
         let request = &self.requests[self.sequences.request[slot]];
         let num_tokens = self.sequences.num_tokens[slot];
         let spare = self.running.len();
         if let Some(source) = self.fork_source(request, slot) {
-            return self.kv.can_grow(1 + spare) && self.fork(source, slot);
+            let fits = self.kv.can_grow(1 + spare) && self.fork(source, slot);
+            return if fits {
+                Admission::Admitted
+            } else {
+                Admission::Refused
+            };
         }
         let tokens = request.tokens(self.sequences.rank[slot].sequence_index);
         let max_blocks = request.max_cached_tokens(num_tokens) / crate::BLOCK_SIZE;
         let found = self.kv.match_prefix(slot, tokens, max_blocks);
-        let fits = self.kv.fits(&found, num_tokens, spare);
-        if fits {
-            self.kv.admit(slot, &found, num_tokens);
-            self.sequences.num_computed_tokens[slot] = found.num_blocks * crate::BLOCK_SIZE;
+        if found.num_blocks < max_blocks && self.kv.is_announced(&found, tokens) {
+            return Admission::Deferred;
         }
-        fits
+        if !self.kv.fits(&found, num_tokens, spare) {
+            return Admission::Refused;
+        }
+        self.kv.admit(slot, &found, num_tokens);
+        self.sequences.num_computed_tokens[slot] = found.num_blocks * crate::BLOCK_SIZE;
+        Admission::Admitted
     }
 
     /// A running sibling that has computed the prompt up to its last token, for a sequence without output.

@@ -11,6 +11,7 @@ use crate::sampling::SamplingParams;
 pub(super) struct Request {
     pub(super) params: Arc<SamplingParams>,
     pub(super) seed: u64,
+    pub(super) cache_salt: Option<String>,
     /// Effective: capped by context and KV cache.
     pub(super) max_tokens: usize,
     /// Slots of the living sequences, `[n]`.
@@ -39,6 +40,7 @@ impl Request {
         };
         Self {
             seed: new.seed,
+            cache_salt: new.cache_salt,
             max_tokens,
             slots: Vec::with_capacity(new.n as usize),
             started: false,

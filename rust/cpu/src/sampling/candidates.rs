@@ -90,7 +90,10 @@ impl Candidates {
 
     /// Keep the `count` best.
     pub(super) fn keep_best(&mut self, count: usize, prefix_end: &mut PrefixEnd) {
-        if self.len() > count
+        if count == 0 {
+            self.ids.clear();
+            self.logits.clear();
+        } else if self.len() > count
             && let Some(end) = prefix_end.of_count(&self.logits, count)
         {
             self.retain(end);

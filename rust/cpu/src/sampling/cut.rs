@@ -222,7 +222,7 @@ impl PrefixEnd {
 struct Spread {
     half_high: f32,
     scale: f32,
-    /// All finite values are equal, or there is none.
+    /// All finite values are equal, or there is none: a walk finds the end sooner than the bins would.
     is_single: bool,
 }
 

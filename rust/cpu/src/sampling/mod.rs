@@ -8,10 +8,10 @@
 //! What a row of V tokens costs, in passes over V: greedy one (maximum and check); `top_k` or `min_p` one and a few
 //! tiles; no truncation, `top_p` alone or log-probabilities one more, of exponentials; edits one more to scan again.
 //!
-//! Every pass is `#[inline(always)]`, down from [`Sampler::run`], and written for LLVM to vectorise: called from a
-//! `#[target_feature]` function, they are compiled for those features. (Not if they stand in a closure: what is passed
-//! to `map` or `then` may be compiled apart, for the baseline, so that passes stand in `if` and `match`.) Multiplications and additions stay
-//! separate, since a fused one is slow where there is no instruction for it.
+//! Every pass is `#[inline(always)]`, down from [`Sampler::run`], and written for LLVM to vectorise: call `run` from a
+//! `#[target_feature]` function, and they are compiled for its features. A pass may not stand in a closure, which can
+//! be compiled apart and without them (it cost half of the speed of `top_p`): hence `if` and `match` here, and no
+//! `map`. Multiplications and additions stay separate, since a fused one is slow where there is no instruction for it.
 #![forbid(unsafe_code)]
 #![expect(
     clippy::inline_always,

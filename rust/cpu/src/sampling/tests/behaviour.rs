@@ -287,6 +287,31 @@ fn lists_hold_no_token_without_probability() {
     }
 }
 
+#[test]
+fn no_listed_tokens_are_asked_for_by_zero() {
+    for logprobs_mode in [LogprobsMode::Raw, LogprobsMode::Processed] {
+        for params in [
+            greedy(),
+            SamplingParams::default(),
+            SamplingParams {
+                top_k: Some(2),
+                ..SamplingParams::default()
+            },
+        ] {
+            let params = SamplingParams {
+                logprobs: Some(0),
+                logprobs_mode,
+                ..params
+            };
+            let logprobs = run(&[0.0; 3], &row(params), &[])
+                .logprobs
+                .expect("asked for");
+            assert!(logprobs.top_ids.is_empty() && logprobs.top_logprobs.is_empty());
+            assert!(logprobs.logprob.is_finite());
+        }
+    }
+}
+
 /// Bits that must not change: between machines, vector widths, compilers and versions of this library.
 #[test]
 fn results_have_the_recorded_bits() {

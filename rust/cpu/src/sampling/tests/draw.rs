@@ -148,7 +148,6 @@ fn the_same_key_draws_the_same_token_and_another_key_another_stream() {
     assert_ne!(stream(1, 0), stream(1, 1));
 }
 
-/// Of what truncation leaves, a larger uniform never gives a lower id.
 #[test]
 fn a_low_temperature_draws_the_best_token_and_a_high_one_nearly_evenly() {
     let logits = bell(64, 1.0, 4);

@@ -1,0 +1,268 @@
+"""Put a model together: a checkpoint becomes an executor, a scheduler and an engine."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ._core import ChatTemplate, Scheduler, TextStreams, Tokenizer
+from .config import BLOCK_SIZE, format_bytes
+from .engine import Engine
+from .errors import ModelFormatError, OutOfMemoryError, RequestError, TemplateError
+from .executors.cpu import block_bytes, make_executor
+from .host_memory import free_bytes
+from .loading import load
+from .request_builder import RequestBuilder
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable, Iterable, Mapping
+
+    from ._core import CpuExecutor, Program
+    from .checkpoint_files import TextFiles
+    from .config import EngineConfig
+    from .loading import LoadedModel
+    from .model_spec import ModelSpec
+
+_logger = logging.getLogger(__package__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """A model before it has memory: read from files, or made in code.
+
+    Attributes:
+        name: For people.
+        source: What it was loaded from; ``None`` if it was made in code.
+        spec: What it is.
+        program: Its forward pass.
+        load_weights: Gives an executor every weight of the program.
+        weight_bytes: Roughly what the weights take.
+        tokenizer: ``None`` if there is none.
+        chat_template: ``None`` if there is none; the error if it is malformed.
+        generation_config: Defaults of sampling options; may be empty.
+        eos_token_ids: Tokens that end a sequence.
+    """
+
+    name: str
+    source: str | None
+    spec: ModelSpec
+    program: Program
+    load_weights: Callable[[CpuExecutor], None]
+    weight_bytes: int
+    tokenizer: Tokenizer | None
+    chat_template: ChatTemplate | TemplateError | None
+    generation_config: Mapping[str, Any]
+    eos_token_ids: Iterable[int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelParts:
+    """What a ``Model`` is made of.
+
+    Attributes:
+        checkpoint: What it is.
+        config: How it runs.
+        given_chat_template: The one that replaced the checkpoint's.
+        engine: Runs its requests.
+        builder: Makes them.
+        kv_cache_bytes: Memory reserved for keys and values.
+    """
+
+    checkpoint: Checkpoint
+    config: EngineConfig
+    given_chat_template: str | None
+    engine: Engine
+    builder: RequestBuilder
+    kv_cache_bytes: int
+
+
+def assemble_from_files(
+    name_or_path: str | os.PathLike[str], config: EngineConfig, *, chat_template: str | None
+) -> ModelParts:
+    """Load a checkpoint and make it ready to run.
+
+    Args:
+        name_or_path: See ``loading.load``.
+        config: How it is to run.
+        chat_template: Replaces the checkpoint's.
+
+    Raises:
+        ModelError: Something is wrong with the files.
+        OutOfMemoryError: Weights or KV cache do not fit.
+        TemplateError: ``chat_template`` is malformed.
+        RequestError: A setting does not fit the model; ``field`` names it.
+    """
+    checkpoint = read_checkpoint(load(name_or_path), chat_template=chat_template)
+    return assemble(checkpoint, config, chat_template=chat_template)
+
+
+def read_checkpoint(loaded: LoadedModel, *, chat_template: str | None = None) -> Checkpoint:
+    """Make tokenizer and chat template of opened files; the weights stay where they are.
+
+    Raises:
+        ModelFormatError: The tokenizer is damaged or is another model's.
+        TemplateError: The given ``chat_template`` is malformed.
+    """
+
+    def load_weights(executor: CpuExecutor) -> None:
+        for vector in loaded.vectors:
+            executor.load_vector(vector.name, vector.values)
+        for matrix in loaded.matrices:
+            parts = [(loaded.weights, tensor, order) for tensor, order in matrix.parts]
+            executor.load_matrix(matrix.name, parts)
+
+    tokenizer = _tokenizer(loaded.text)
+    vocab_size = loaded.spec.vocab_size
+    if tokenizer is not None and tokenizer.vocab_size > vocab_size:
+        raise ModelFormatError(
+            f"the tokenizer of {loaded.path} has {tokenizer.vocab_size:,} tokens "
+            f"but the model only {vocab_size:,}",
+            hint="they belong to different models",
+        )
+    end_ids = tokenizer.end_ids if tokenizer else ()
+    return Checkpoint(
+        name=loaded.path.name,
+        source=str(loaded.path),
+        spec=loaded.spec,
+        program=loaded.program,
+        load_weights=load_weights,
+        weight_bytes=sum(Path(file).stat().st_size for file in loaded.weights.files),
+        tokenizer=tokenizer,
+        chat_template=_chat_template(loaded.text, chat_template),
+        generation_config=loaded.generation_config,
+        eos_token_ids={*loaded.eos_token_ids, *end_ids},
+    )
+
+
+def assemble(
+    checkpoint: Checkpoint, config: EngineConfig, *, chat_template: str | None = None
+) -> ModelParts:
+    """Reserve memory, load the weights, and connect scheduler, executor and engine.
+
+    Raises:
+        OutOfMemoryError: Weights or KV cache do not fit.
+        RequestError: A setting does not fit the model; ``field`` names it.
+    """
+    spec, tokenizer = checkpoint.spec, checkpoint.tokenizer
+    size = size_of(checkpoint, config)
+    executor = make_executor(checkpoint.program, config, size.num_blocks, checkpoint.load_weights)
+    scheduler = Scheduler(
+        groups=[(size.num_blocks, group.window) for group in checkpoint.program.kv_groups],
+        max_num_seqs=config.max_num_seqs,
+        max_num_batched_tokens=config.max_num_batched_tokens,
+        max_model_len=size.max_model_len,
+        vocab_size=spec.vocab_size,
+        enable_prefix_caching=config.enable_prefix_caching,
+    )
+    _logger.info(
+        "%s: weights about %s; KV cache at most %s for %d tokens; context %d",
+        checkpoint.name,
+        format_bytes(checkpoint.weight_bytes),
+        format_bytes(size.kv_cache_bytes),
+        size.num_blocks * BLOCK_SIZE,
+        size.max_model_len,
+    )
+    return ModelParts(
+        checkpoint=checkpoint,
+        config=config,
+        given_chat_template=chat_template,
+        engine=Engine(
+            scheduler,
+            executor,
+            None if tokenizer is None else TextStreams(tokenizer),
+            dedicated=config.driver == "thread",
+        ),
+        builder=RequestBuilder(
+            tokenizer=tokenizer,
+            generation_config=checkpoint.generation_config,
+            eos_token_ids=tuple(sorted(i for i in checkpoint.eos_token_ids if i < spec.vocab_size)),
+            vocab_size=spec.vocab_size,
+            max_model_len=size.max_model_len,
+            kv_cache_tokens=size.num_blocks * BLOCK_SIZE,
+        ),
+        kv_cache_bytes=size.kv_cache_bytes,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSize:
+    """How much a model takes.
+
+    Attributes:
+        max_model_len: Longest sequence in tokens.
+        num_blocks: KV blocks, in each group.
+        kv_cache_bytes: Memory of all of them.
+    """
+
+    max_model_len: int
+    num_blocks: int
+    kv_cache_bytes: int
+
+
+def size_of(checkpoint: Checkpoint, config: EngineConfig) -> ModelSize:
+    """Decide on the context and the KV cache, and check that they fit beside the weights.
+
+    Raises:
+        OutOfMemoryError: They do not.
+        RequestError: ``max_model_len`` is longer than the model can, or ``kv_cache`` too small.
+    """
+    longest = checkpoint.spec.max_position_embeddings
+    max_model_len = longest if config.max_model_len is None else config.max_model_len
+    if max_model_len > longest:
+        raise RequestError(
+            f"max_model_len={max_model_len:,} is more than the {longest:,} tokens that "
+            f"{checkpoint.name} was made for",
+            field="max_model_len",
+            hint=f"give at most {longest}, or nothing",
+        )
+    free = free_bytes()
+    if checkpoint.weight_bytes > free:
+        raise OutOfMemoryError(
+            f"the weights of {checkpoint.name} take {format_bytes(checkpoint.weight_bytes)} "
+            f"but {format_bytes(free)} are free",
+            required=checkpoint.weight_bytes,
+            available=free,
+            hint="use a smaller or more strongly quantized model",
+        )
+    bytes_per_block = block_bytes(checkpoint.program, config.precision)
+    num_blocks = config.kv_cache.num_blocks(
+        block_bytes=bytes_per_block,
+        max_model_len=max_model_len,
+        free_bytes=free - checkpoint.weight_bytes,
+    )
+    if config.max_model_len is None:  # fit the context to the cache
+        max_model_len = min(max_model_len, num_blocks * BLOCK_SIZE)
+    return ModelSize(
+        max_model_len=max_model_len,
+        num_blocks=num_blocks,
+        kv_cache_bytes=num_blocks * bytes_per_block,
+    )
+
+
+def _tokenizer(files: TextFiles) -> Tokenizer | None:
+    if files.tokenizer_json is not None:
+        return Tokenizer.from_json(files.tokenizer_json, files.tokenizer_config)
+    if files.gguf_vocabulary is not None:
+        return Tokenizer.from_gguf(files.gguf_vocabulary)
+    return None
+
+
+def _chat_template(files: TextFiles, given: str | None) -> ChatTemplate | TemplateError | None:
+    """A malformed template of a checkpoint is an error of ``chat`` only; a given one at once."""
+    special_tokens = dict(files.special_tokens)
+    if given is not None:
+        if not isinstance(given, str):
+            raise RequestError(
+                f"chat_template must be the text of a template, not {type(given).__name__}",
+                field="chat_template",
+            )
+        return ChatTemplate(given, special_tokens)
+    if files.chat_template is None:
+        return None
+    try:
+        return ChatTemplate(files.chat_template, special_tokens)
+    except TemplateError as error:
+        return error

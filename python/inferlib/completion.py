@@ -1,0 +1,274 @@
+"""What a request gives back: plain frozen data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+if TYPE_CHECKING:
+    from .sampling_params import SamplingParams
+
+FinishReason = Literal["stop", "length", "abort", "error"]
+"""Why a sequence ended: an end-of-sequence or stop token or a stop string; ``max_tokens`` or the
+context; cancelled; its logits were not numbers."""
+
+
+class Logprob(NamedTuple):
+    """Log-probability of one token at one position.
+
+    Attributes:
+        logprob: Natural logarithm of the probability.
+        rank: 1 for the most likely token.
+        decoded_token: The token's own text; ``None`` without a tokenizer.
+    """
+
+    logprob: float
+    rank: int
+    decoded_token: str | None
+
+
+TokenLogprobs = Mapping[int, Logprob]
+"""By token id: the drawn (or scored) token and the most likely ones."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timings:
+    """Where a request's time went, in seconds since it was submitted unless said otherwise.
+
+    Attributes:
+        queued: Until its first token was scheduled.
+        prefill: From then until its first output token.
+        first_token: Until its first output token.
+        first_visible_token: Until the first output token that showed as text; ``None`` if none did.
+        total: Until it ended.
+        inter_token_latency: Mean time between two output tokens; ``None`` with fewer than two.
+        tokens_per_second: Output tokens (of all sequences) per second since the first one;
+            ``None`` with fewer than two.
+        num_preemptions: How often it was taken out of the batch and computed again.
+    """
+
+    queued: float
+    prefill: float | None
+    first_token: float | None
+    first_visible_token: float | None
+    total: float
+    inter_token_latency: float | None
+    tokens_per_second: float | None
+    num_preemptions: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON-like values."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """How many tokens a request took.
+
+    Attributes:
+        prompt_tokens: Tokens of the prompt.
+        cached_tokens: How many of them the prefix cache served.
+        output_tokens: Generated tokens of all sequences.
+    """
+
+    prompt_tokens: int
+    cached_tokens: int
+    output_tokens: int
+
+    @property
+    def total_tokens(self) -> int:
+        """Prompt and output."""
+        return self.prompt_tokens + self.output_tokens
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON-like values."""
+        return {
+            "prompt_tokens": self.prompt_tokens,
+            "cached_tokens": self.cached_tokens,
+            "output_tokens": self.output_tokens,
+            "total_tokens": self.total_tokens,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompletionOutput:
+    """One of a request's ``n`` sequences.
+
+    Attributes:
+        index: Which one, from 0.
+        text: The generated text, without the stop string.
+        token_ids: The generated tokens; a stop token is the last of them.
+        logprobs: One mapping per token of ``token_ids``, if asked for.
+        finish_reason: Why it ended.
+        stop_reason: The stop string or token that ended it; ``None`` for an end-of-sequence token
+            and for other reasons.
+    """
+
+    index: int
+    text: str
+    token_ids: list[int]
+    logprobs: list[TokenLogprobs] | None
+    finish_reason: FinishReason
+    stop_reason: str | int | None
+
+    @property
+    def cumulative_logprob(self) -> float | None:
+        """Log-probability of the whole sequence, if ``logprobs`` were asked for."""
+        if self.logprobs is None:
+            return None
+        pairs = zip(self.token_ids, self.logprobs, strict=True)
+        return math.fsum(logprobs[token_id].logprob for token_id, logprobs in pairs)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON-like values."""
+        return {
+            "index": self.index,
+            "text": self.text,
+            "token_ids": self.token_ids,
+            "logprobs": _logprobs_to_list(self.logprobs),
+            "finish_reason": self.finish_reason,
+            "stop_reason": self.stop_reason,
+        }
+
+    def __repr__(self) -> str:
+        return (
+            f"CompletionOutput({_shorten(self.text)}, {len(self.token_ids)} tokens, "
+            f"finish_reason={self.finish_reason!r})"
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completion:
+    """The result of one request.
+
+    Attributes:
+        prompt: The prompt's text; ``None`` if token ids were given.
+        prompt_token_ids: What the model read.
+        outputs: ``n`` sequences; the first one's fields are also here.
+        prompt_logprobs: One mapping per prompt token, if asked for; ``None`` at the first and at
+            positions before ``prompt_logprobs_start``.
+        timings: Where its time went.
+        usage: How many tokens it took.
+        params: The options that were used, with every default and the seed filled in.
+    """
+
+    prompt: str | None
+    prompt_token_ids: list[int]
+    outputs: list[CompletionOutput]
+    prompt_logprobs: list[TokenLogprobs | None] | None
+    timings: Timings
+    usage: Usage
+    params: SamplingParams
+
+    @property
+    def text(self) -> str:
+        """Text of the first sequence."""
+        return self.outputs[0].text
+
+    @property
+    def token_ids(self) -> list[int]:
+        """Tokens of the first sequence."""
+        return self.outputs[0].token_ids
+
+    @property
+    def logprobs(self) -> list[TokenLogprobs] | None:
+        """Log-probabilities of the first sequence."""
+        return self.outputs[0].logprobs
+
+    @property
+    def finish_reason(self) -> FinishReason:
+        """Why the first sequence ended."""
+        return self.outputs[0].finish_reason
+
+    @property
+    def stop_reason(self) -> str | int | None:
+        """The stop string or token that ended the first sequence."""
+        return self.outputs[0].stop_reason
+
+    @property
+    def num_cached_tokens(self) -> int:
+        """Prompt tokens that the prefix cache served."""
+        return self.usage.cached_tokens
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as JSON-like values (mappings have integer keys in ``logprobs``)."""
+        prompt_logprobs = self.prompt_logprobs
+        return {
+            "prompt": self.prompt,
+            "prompt_token_ids": self.prompt_token_ids,
+            "outputs": [output.to_dict() for output in self.outputs],
+            "prompt_logprobs": _logprobs_to_list(prompt_logprobs),
+            "timings": self.timings.to_dict(),
+            "usage": self.usage.to_dict(),
+            "params": self.params.to_dict(),
+        }
+
+    def __str__(self) -> str:
+        return self.text
+
+    def __repr__(self) -> str:
+        first = self.outputs[0]
+        more = f", +{len(self.outputs) - 1} sequences" if len(self.outputs) > 1 else ""
+        return (
+            f"Completion({_shorten(first.text)}, {len(first.token_ids)} tokens, "
+            f"finish_reason={first.finish_reason!r}{more})"
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delta:
+    """What a stream gives at a time: some more of one sequence.
+
+    Attributes:
+        index: Which of the ``n`` sequences.
+        text: Text that has become certain; never half a character. Empty only in a sequence's last
+            delta, or without detokenization.
+        token_ids: The tokens since the sequence's last delta.
+        logprobs: One mapping per token of ``token_ids``, if asked for.
+        finish_reason: In the sequence's last delta, why it ended; else ``None``.
+        stop_reason: As in ``CompletionOutput``.
+    """
+
+    index: int
+    text: str
+    token_ids: list[int]
+    logprobs: list[TokenLogprobs] | None
+    finish_reason: FinishReason | None
+    stop_reason: str | int | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON-like values."""
+        return {
+            "index": self.index,
+            "text": self.text,
+            "token_ids": self.token_ids,
+            "logprobs": _logprobs_to_list(self.logprobs),
+            "finish_reason": self.finish_reason,
+            "stop_reason": self.stop_reason,
+        }
+
+    def __str__(self) -> str:
+        return self.text
+
+    def __repr__(self) -> str:
+        end = f", finish_reason={self.finish_reason!r}" if self.finish_reason else ""
+        return f"Delta({self.text!r}{end})"
+
+
+def _logprobs_to_list(
+    logprobs: list[TokenLogprobs] | list[TokenLogprobs | None] | None,
+) -> list[dict[int, dict[str, Any]] | None] | None:
+    if logprobs is None:
+        return None
+    return [
+        None
+        if entry is None
+        else {token_id: logprob._asdict() for token_id, logprob in entry.items()}
+        for entry in logprobs
+    ]
+
+
+def _shorten(text: str, limit: int = 60) -> str:
+    return repr(text) if len(text) <= limit else f"{text[:limit]!r}…"

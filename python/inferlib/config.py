@@ -1,0 +1,180 @@
+"""What a model is loaded with: frozen, validated once, every default resolved in one place."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from .errors import OutOfMemoryError, RequestError
+from .validation import INT32_MAX, boolean, choice, integer
+
+Device = Literal["auto", "cpu"]
+Precision = Literal["fast", "exact"]
+Driver = Literal["caller", "thread"]
+
+BLOCK_SIZE = 16
+"""Token slots per KV block; the same number in ``rust/core``."""
+
+_AUTO_SEQUENCES = 16
+_AUTO_TOKENS_PER_SEQUENCE = 4096
+
+_BYTE_UNITS = {
+    "B": 1,
+    "KB": 10**3,
+    "MB": 10**6,
+    "GB": 10**9,
+    "TB": 10**12,
+    "KIB": 2**10,
+    "MIB": 2**20,
+    "GIB": 2**30,
+    "TIB": 2**40,
+}
+_TOKEN_FACTORS = {"": 1, "K": 2**10, "M": 2**20}
+_AMOUNT = r"(?P<amount>\d[\d_,]*(?:\.\d+)?)"
+_BYTES_PATTERN = re.compile(rf"{_AMOUNT}\s*(?P<unit>[KMGT]?i?B)", re.IGNORECASE)
+_TOKENS_PATTERN = re.compile(rf"{_AMOUNT}\s*(?P<factor>[KM]?)\s*tokens?", re.IGNORECASE)
+_KV_CACHE_HINT = 'write kv_cache="2GiB", "64k tokens" or "auto"'
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KvCacheSize:
+    """How much KV cache was asked for: bytes, tokens, or neither (automatic)."""
+
+    num_bytes: int | None = None
+    num_tokens: int | None = None
+
+    @classmethod
+    def parse(cls, text: object) -> KvCacheSize:
+        """Read ``"2GiB"``, ``"500 MB"``, ``"64k tokens"`` (k is 1,024) or ``"auto"``.
+
+        Raises:
+            RequestError: Anything else; a bare number is refused because it names no unit.
+        """
+        if isinstance(text, cls):
+            return text
+        if not isinstance(text, str):
+            raise RequestError(
+                f"kv_cache={text!r} does not say bytes or tokens",
+                field="kv_cache",
+                hint=_KV_CACHE_HINT,
+            )
+        stripped = text.strip()
+        if stripped.lower() == "auto":
+            return cls()
+        if match := _TOKENS_PATTERN.fullmatch(stripped):
+            factor = _TOKEN_FACTORS[match["factor"].upper()]
+            return cls(num_tokens=_positive_amount(match["amount"], factor, text))
+        if match := _BYTES_PATTERN.fullmatch(stripped):
+            factor = _BYTE_UNITS[match["unit"].upper()]
+            return cls(num_bytes=_positive_amount(match["amount"], factor, text))
+        raise RequestError(
+            f"kv_cache={text!r} is not a size", field="kv_cache", hint=_KV_CACHE_HINT
+        )
+
+    def num_blocks(self, *, block_bytes: int, max_model_len: int, free_bytes: int) -> int:
+        """Return how many blocks of ``BLOCK_SIZE`` tokens to reserve.
+
+        ``"auto"`` is a cap: 16 sequences of ``min(max_model_len, 4096)`` tokens, at least one of
+        ``max_model_len``, at most half of what is free.
+
+        Args:
+            block_bytes: Bytes of one block over all layers.
+            max_model_len: Longest sequence in tokens.
+            free_bytes: Memory that is free now.
+
+        Raises:
+            OutOfMemoryError: What was asked for is more than what is free.
+            RequestError: What was asked for holds not even one block.
+        """
+        if self.num_tokens is not None:
+            blocks = math.ceil(self.num_tokens / BLOCK_SIZE)
+        elif self.num_bytes is not None:
+            blocks = self.num_bytes // block_bytes
+            if blocks == 0:
+                raise RequestError(
+                    f"kv_cache of {self.num_bytes:,} bytes holds not one block of {block_bytes:,}",
+                    field="kv_cache",
+                    hint=f'ask for at least "{block_bytes}B"',
+                )
+        else:
+            return self._automatic_blocks(block_bytes, max_model_len, free_bytes)
+        if blocks * block_bytes > free_bytes:
+            raise OutOfMemoryError(
+                f"kv_cache needs {format_bytes(blocks * block_bytes)} "
+                f"but {format_bytes(free_bytes)} are free",
+                required=blocks * block_bytes,
+                available=free_bytes,
+                hint="ask for a smaller kv_cache",
+            )
+        return blocks
+
+    @staticmethod
+    def _automatic_blocks(block_bytes: int, max_model_len: int, free_bytes: int) -> int:
+        per_sequence = math.ceil(min(max_model_len, _AUTO_TOKENS_PER_SEQUENCE) / BLOCK_SIZE)
+        one_of_full_length = math.ceil(max_model_len / BLOCK_SIZE)
+        wanted = max(_AUTO_SEQUENCES * per_sequence, one_of_full_length)
+        return max(1, min(wanted, free_bytes // 2 // block_bytes))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineConfig:
+    """How a model runs.
+
+    Attributes:
+        device: ``"auto"`` or ``"cpu"``.
+        precision: ``"fast"`` (8-bit activations for quantized weights, 16-bit KV cache) or
+            ``"exact"`` (float32 activations and KV cache).
+        kv_cache: Memory for the KV cache; text is parsed.
+        max_model_len: Longest sequence in tokens; ``None`` is what the model was made for.
+        threads: CPU threads; ``None`` is one per usable core.
+        max_num_seqs: Sequences in one step at most.
+        max_num_batched_tokens: Tokens in one step at most, prefill chunks and decode rows together.
+        enable_prefix_caching: Reuse the KV blocks of equal prompt beginnings.
+        driver: ``"caller"``: whoever waits runs the steps. ``"thread"``: a thread does while there
+            is work, so that submitted requests advance when nobody waits.
+    """
+
+    device: Device = "auto"
+    precision: Precision = "fast"
+    kv_cache: KvCacheSize = KvCacheSize()
+    max_model_len: int | None = None
+    threads: int | None = None
+    max_num_seqs: int = 256
+    max_num_batched_tokens: int = 512
+    enable_prefix_caching: bool = True
+    driver: Driver = "caller"
+
+    def __post_init__(self) -> None:
+        """Check every value.
+
+        Raises:
+            RequestError: A value is of the wrong kind or out of range; ``field`` names it.
+        """
+        object.__setattr__(self, "kv_cache", KvCacheSize.parse(self.kv_cache))
+        choice("device", self.device, get_args(Device))
+        choice("precision", self.precision, get_args(Precision))
+        choice("driver", self.driver, get_args(Driver))
+        boolean("enable_prefix_caching", self.enable_prefix_caching)
+        for field in ("max_model_len", "threads", "max_num_seqs", "max_num_batched_tokens"):
+            value = getattr(self, field)
+            if value is not None or field.startswith("max_num"):
+                object.__setattr__(self, field, integer(field, value, 1, INT32_MAX))
+
+
+def format_bytes(num_bytes: int) -> str:
+    """Write a size as people read it: ``1.5 GiB``."""
+    size = float(num_bytes)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024:
+            return f"{size:,.0f} {unit}" if unit == "B" else f"{size:,.1f} {unit}"
+        size /= 1024
+    return f"{size:,.1f} TiB"
+
+
+def _positive_amount(amount: str, factor: int, text: str) -> int:
+    value = int(float(amount.replace(",", "").replace("_", "")) * factor)
+    if value <= 0:
+        raise RequestError(f"kv_cache={text!r} is nothing", field="kv_cache", hint=_KV_CACHE_HINT)
+    return value

@@ -1,0 +1,525 @@
+"""The engine: one step is schedule, run, update; everything else is about who may interrupt it.
+
+Interrupts. Python may raise ``KeyboardInterrupt`` between any two bytecodes of the main thread, so
+also in the middle of a step's bookkeeping, which concerns the requests of other callers, too. Two
+means: what exists once only is moved into its container by one C call (``_move``), which no
+interrupt can split; and ``_step_is_open`` stays set until a step is accounted for: whoever runs the
+next step finds it set and rebuilds from the scheduler's records what may have been missed
+(``_recover``). Nothing is lost and nothing happens twice.
+"""
+
+from __future__ import annotations
+
+import collections
+import copy
+import os
+import time
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+
+from .driving import StepDriver
+from .errors import ClosedError, ForkedProcessError, InferlibError, InternalError
+from .request import SEQUENCES_PER_REQUEST, Request
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, MutableSequence, Sequence
+
+    from numpy.typing import NDArray
+
+    from ._core import Events, Scheduler, SchedulerStats, SequenceOutput, TextStreams
+    from .executors.base import Executor
+
+CLOSE_TIMEOUT_SECONDS = 60.0
+LOOK_AHEAD_TOKENS = 16
+"""So many tokens more than were read does a thread generate for the stream of an event loop."""
+
+Argument = TypeVar("Argument")
+Result = TypeVar("Result")
+
+
+class Engine:
+    """Runs the requests of one model.
+
+    Args:
+        scheduler: Decides what runs.
+        executor: Runs it.
+        text: Turns tokens into text; ``None`` if there is no tokenizer.
+        dedicated: Whether a thread drives while there is work, not the callers.
+    """
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        executor: Executor,
+        text: TextStreams | None,
+        *,
+        dedicated: bool = False,
+    ) -> None:
+        self._scheduler = scheduler
+        self._executor = executor
+        self._text = text
+        self._driver = StepDriver(self, dedicated=dedicated)
+        self._requests: dict[int, Request] = {}
+        self._invisible: dict[int, Request] = {}
+        self._cancelled: collections.deque[Request] = collections.deque()
+        self._step_is_open = False
+        self._is_closed = False
+        self._is_released = False
+        self._process_id = os.getpid()
+
+    # One step
+
+    def step(self) -> Events | None:
+        """Advance every scheduled sequence; ``None`` if there is nothing to do, or if aborted."""
+        batch = self._scheduler.schedule(time.monotonic())
+        output = None if batch is None else self._executor.run(batch)
+        if output is None:
+            return None
+        return self._scheduler.update(output, time.monotonic())
+
+    def run_step(self) -> bool:
+        """Run one step and account for it; see ``driving.Work``."""
+        try:
+            with self._driver.lock:
+                self.settle()
+                if self._is_closed:
+                    self.fail(_closed_while_running())
+                    return True
+            self._step_is_open = True
+            events = self.step()
+            if events is not None:
+                self._account(events)
+            self._step_is_open = False
+        except Exception as error:
+            with self._driver.lock:
+                self.fail(_closed_while_running() if self._is_closed else error)
+            return True
+        return events is not None or self._is_closed
+
+    def _account(self, events: Events) -> None:
+        """Bring the text up to date, end what ended."""
+        text, now = self._text, time.monotonic()
+        advance = None
+        if text is not None and len(events.token_ids):
+            advance = text.advance(*self._text_rows(events))
+        with self._driver.lock:
+            if advance is not None:
+                stops, failures = advance
+                for key, _, stop_index in stops:
+                    self._end(key, "stop", now, stop_index=stop_index)
+                for key, _, _ in failures:
+                    self._end(key, "error", now)
+                self._show_text(now)
+            for row in np.flatnonzero(events.finished).tolist():
+                request = self._requests.get(int(events.request_ids[row]))
+                if request is not None:
+                    self._end_text(request, int(events.sequence_indices[row]))
+            for request_id in events.finished_requests.tolist():
+                self._retire(self._requests.get(request_id))
+
+    def _text_rows(self, events: Events) -> tuple[NDArray[np.uint64], NDArray[np.int32]]:
+        """Keys and tokens of a step, without final tokens that are not text."""
+        keys = (events.request_ids * SEQUENCES_PER_REQUEST + events.sequence_indices).view(
+            np.uint64
+        )
+        silent = []
+        for row in np.flatnonzero(events.finished).tolist():
+            request = self._requests.get(int(events.request_ids[row]))
+            if request is not None and int(events.token_ids[row]) in request.silent_token_ids:
+                silent.append(row)
+        if silent:
+            return np.delete(keys, silent), np.delete(events.token_ids, silent)
+        return keys, events.token_ids
+
+    def _end(self, key: int, reason: str, now: float, *, stop_index: int | None = None) -> None:
+        """End a sequence because of its text: a stop string, or a token that is none."""
+        request_id, index = divmod(key, SEQUENCES_PER_REQUEST)
+        request = self._requests.get(request_id)
+        if request is None or index not in request.opened or index in request.ended:
+            return  # token ids only, or its submission was interrupted
+        if stop_index is not None:
+            request.stop_strings[index] = request.params.stop_strings[stop_index]
+        self._scheduler.finish(request.id, index, reason, now)
+        self._end_text(request, index)
+        if self._scheduler.is_finished(request.id):
+            self._retire(request)
+
+    def _end_text(self, request: Request, index: int) -> None:
+        """Make the text of a sequence final."""
+        if self._text is None or index not in request.opened or index in request.ended:
+            return
+        key = request.text_keys[index]
+        self._text.finish(key)
+        self._take_text(key, request.pieces[index])
+        request.ended.add(index)
+
+    def _show_text(self, now: float) -> None:
+        """Note when the text of a request first shows: usually in the step of its first token."""
+        for request in list(self._invisible.values()):
+            for index in request.opened - request.ended:
+                self._take_text(request.text_keys[index], request.pieces[index])
+            if any(map(any, request.pieces)):
+                request.first_visible = now
+                del self._invisible[request.id]
+
+    def _take_text(self, key: int, pieces: list[str]) -> None:
+        if self._text is not None:
+            _move(pieces, self._text.take_text, key)
+
+    def _retire(self, request: Request | None) -> None:
+        """Take over the results of a request that ended; the lock is held."""
+        if request is None or request.is_done:
+            return
+        if not request.results:
+            _move(request.results, self._scheduler.take, request.id)
+        for index in range(request.params.n):
+            self._end_text(request, index)
+        if self._text is not None:
+            for key in request.text_keys:
+                self._text.remove(key)
+        if request.first_visible is None and any(map(any, request.pieces)):
+            request.first_visible = time.monotonic()
+        self._invisible.pop(request.id, None)
+        self._driver.forget(request)
+        request.is_done = True
+        self._requests.pop(request.id, None)
+
+    # Interrupts and failures
+
+    def _recover(self) -> None:
+        """Make good a step whose bookkeeping was interrupted; the lock is held.
+
+        Costs a decode of all running requests, after an interrupt only.
+        """
+        now = time.monotonic()
+        self._scheduler.discard_step()
+        for request in list(self._requests.values()):
+            if self._text is not None:
+                for index in request.opened:
+                    self._rebuild_text(request, index, now)
+            if request.results or self._scheduler.is_finished(request.id):
+                self._retire(request)
+        self._step_is_open = False
+
+    def _rebuild_text(self, request: Request, index: int, now: float) -> None:
+        """Decode a sequence again from its first token."""
+        assert self._text is not None  # noqa: S101  # for the type checker
+        sequence, key = self._sequence(request, index, 0), request.text_keys[index]
+        ended = sequence.finish_reason is not None
+        token_ids = np.asarray(sequence.token_ids, np.int32)
+        if ended and token_ids.size and int(token_ids[-1]) in request.silent_token_ids:
+            token_ids = token_ids[:-1]
+        self._text.remove(key)
+        self._insert_text(request, index)
+        stops, _ = self._text.advance(np.full(token_ids.size, key, np.uint64), token_ids)
+        for _, _, stop_index in stops:
+            request.stop_strings[index] = request.params.stop_strings[stop_index]
+            self._scheduler.finish(request.id, index, "stop", now)
+            ended = True
+        if ended:
+            self._text.finish(key)
+        request.pieces[index][:] = [self._text.take_text(key)]
+        if ended:
+            request.ended.add(index)
+
+    def settle(self) -> None:
+        """Make good an interrupted step, apply cancellations; see ``driving.Work``."""
+        if self._step_is_open:
+            self._recover()
+        while self._cancelled:
+            request = self._cancelled[0]
+            if request.ids and not request.is_done:
+                if not request.results:
+                    self._scheduler.cancel(request.id, time.monotonic())
+                self._retire(request)
+            self._cancelled.popleft()
+
+    def has_work(self) -> bool:
+        """Whether a request is unfinished; see ``driving.Work``."""
+        return bool(self._requests)
+
+    def fail(self, error: BaseException) -> None:
+        """End all requests with an error; see ``driving.Work``."""
+        if not isinstance(error, InferlibError):
+            cause, error = (
+                error,
+                InternalError(
+                    f"a step failed: {type(error).__name__}: {error}",
+                    hint="this is a bug; please report it with the traceback",
+                ),
+            )
+            error.__cause__ = cause
+        self._scheduler.discard_step()
+        self._step_is_open = False
+        for request in list(self._requests.values()):
+            if not request.results:
+                self._scheduler.cancel(request.id, time.monotonic())
+                self._scheduler.take(request.id)
+            if self._text is not None:
+                for key in request.text_keys:
+                    self._text.remove(key)
+            request.error = error
+            request.is_done = True
+            self._driver.forget(request)
+        self._requests.clear()
+        self._invisible.clear()
+
+    # What callers do
+
+    def submit(self, requests: Iterable[Request]) -> None:
+        """Queue requests: all, or none of them.
+
+        Raises:
+            RequestError: One can never run.
+            OverloadedError: The queue is full.
+            ClosedError: The model is closed.
+            ForkedProcessError: This process was forked after the model was loaded.
+        """
+        self.check_usable()
+        submitted: list[Request] = []
+        try:
+            for request in requests:
+                submitted.append(request)
+                self._submit(request)
+        except BaseException:
+            self.cancel(submitted)
+            raise
+        self._driver.changed()
+
+    def _submit(self, request: Request) -> None:
+        params = request.params
+        submit = partial(
+            self._scheduler.submit,
+            params=request.scheduler_params,
+            n=params.n,
+            seed=params.seed,
+            cache_salt=request.cache_salt,
+            priority=request.priority,
+            now=time.monotonic(),
+        )
+        with self._driver.lock:
+            if self._is_closed:
+                raise ClosedError("the model is closed")
+            _move(request.ids, submit, np.asarray(request.prompt_token_ids, np.int32))
+            self._requests[request.id] = request
+            if self._text is not None and params.detokenize:
+                self._invisible[request.id] = request
+                for index in range(params.n):
+                    self._insert_text(request, index)
+
+    def _insert_text(self, request: Request, index: int) -> None:
+        params = request.params
+        assert self._text is not None  # noqa: S101  # for the type checker
+        self._text.insert(
+            request.text_keys[index],
+            stop=list(params.stop_strings),
+            include_stop=params.include_stop_str_in_output,
+            skip_special=params.skip_special_tokens,
+            min_tokens=params.min_tokens,
+            continues=True,
+        )
+        request.opened.add(index)
+
+    def cancel(self, requests: Iterable[Request]) -> None:
+        """End requests with ``finish_reason="abort"``, at the end of the current step at latest."""
+        self._mark_cancelled(requests)
+        self._driver.changed()
+
+    def abandon(self, requests: Iterable[Request]) -> None:
+        """``cancel`` for finalizers: takes no lock that this thread may hold."""
+        if os.getpid() != self._process_id:
+            return
+        self._mark_cancelled(requests)
+        self._driver.try_changed()
+
+    def _mark_cancelled(self, requests: Iterable[Request]) -> None:
+        for request in requests:
+            if not request.is_done:
+                request.is_cancelled = True
+                self._cancelled.append(request)
+
+    def wait(
+        self,
+        requests: Sequence[Request],
+        *,
+        timeout_seconds: float | None = None,
+        ready: Callable[[], bool] | None = None,
+    ) -> bool:
+        """Block until all are done (or ``ready()``), running steps if need be.
+
+        ``False`` on a timeout. On an interrupt the requests go on; the caller cancels them.
+        """
+        self.check_not_forked()
+        ready = ready or _all_done(requests)
+        return self._driver.wait_until(ready, timeout_seconds=timeout_seconds)
+
+    async def wait_async(
+        self, requests: Sequence[Request], *, ready: Callable[[], bool] | None = None
+    ) -> None:
+        """Wait for the same without blocking the event loop; a thread runs the steps.
+
+        If the loop is closed meanwhile, the requests are cancelled.
+        """
+        self.check_not_forked()
+        ready = ready or _all_done(requests)
+        await self._driver.wait_until_async(ready, abandon=partial(self._mark_cancelled, requests))
+
+    def look_ahead(self, request: Request, num_read_tokens: Callable[[], int]) -> None:
+        """Let a thread generate ``LOOK_AHEAD_TOKENS`` more than were read, for ``async for``."""
+
+        def wants_step() -> bool:
+            ahead = self.num_output_tokens(request) - num_read_tokens()
+            return not request.is_done and ahead < LOOK_AHEAD_TOKENS * request.params.n
+
+        self._driver.look_ahead(request, wants_step)
+        if request.is_done:  # meanwhile, so nobody else would forget it
+            with self._driver.lock:
+                self._driver.forget(request)
+
+    def num_output_tokens(self, request: Request) -> int:
+        """Count the generated tokens of all sequences of a request."""
+        if not request.results:
+            try:
+                return self._scheduler.num_output_tokens(request.id)
+            except KeyError:
+                pass  # it ended meanwhile
+        return sum(
+            len(sequence.token_ids) for result in request.results for sequence in result.sequences
+        )
+
+    def read(self, request: Request, index: int, start: int) -> tuple[SequenceOutput, str]:
+        """Return one sequence from token ``start`` on, and all of its text so far.
+
+        Raises:
+            InferlibError: The request failed.
+        """
+        with self._driver.lock:
+            raise_error_of(request)
+            if index in request.opened and index not in request.ended:
+                self._take_text(request.text_keys[index], request.pieces[index])
+            return self._sequence(request, index, start), request.text(index)
+
+    def _sequence(self, request: Request, index: int, start: int) -> SequenceOutput:
+        if request.results:
+            return SequenceTail(request.results[0].sequences[index], start)
+        return self._scheduler.sequence_since(request.id, index, start)
+
+    def stats(self) -> SchedulerStats:
+        """Count requests, tokens and blocks.
+
+        Raises:
+            ClosedError: The model is closed.
+            ForkedProcessError: This process was forked after the model was loaded.
+        """
+        self.check_usable()
+        self._driver.changed()
+        with self._driver.lock:
+            return self._scheduler.stats()
+
+    # The end
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether ``close`` was called."""
+        return self._is_closed
+
+    def check_usable(self) -> None:
+        """Refuse to work after ``close`` or ``fork``.
+
+        Raises:
+            ClosedError: The model is closed.
+            ForkedProcessError: This process was forked after the model was loaded.
+        """
+        self.check_not_forked()
+        if self._is_closed:
+            raise ClosedError("the model is closed", hint="load it again")
+
+    def check_not_forked(self) -> None:
+        """Refuse to work in a child of the process that loaded the model.
+
+        Its threads do not exist there and its locks may be held for ever.
+
+        Raises:
+            ForkedProcessError: This process was forked after the model was loaded.
+        """
+        if os.getpid() != self._process_id:
+            raise ForkedProcessError(
+                "this process was forked after the model was loaded",
+                hint="load the model in the child, or use the start method 'spawn'",
+            )
+
+    def close(self) -> None:
+        """End all requests with ``ClosedError`` and give everything back; may be called again.
+
+        In a forked child it does nothing.
+
+        Raises:
+            ReentrantCallError: The calling thread is in the middle of a step.
+        """
+        if os.getpid() != self._process_id:
+            return
+        with self._driver.lock:
+            self._driver.check_not_leading()
+            if not self._is_closed:
+                self._is_closed = True
+                if self._driver.has_leader():
+                    self._executor.abort()
+        while not self._release():
+            self._driver.wait_idle(CLOSE_TIMEOUT_SECONDS)
+
+    def _release(self) -> bool:
+        """Free memory and threads unless somebody is still in a step."""
+        with self._driver.lock:
+            if self._is_released:
+                return True
+            if self._driver.has_leader():
+                return False
+            self.fail(_closed_while_running())
+            self._driver.wake()
+            self._executor.close()
+            self._is_released = True
+            return True
+
+
+class SequenceTail:
+    """A finished sequence from one of its tokens on."""
+
+    def __init__(self, sequence: SequenceOutput, start: int) -> None:
+        self.token_ids = sequence.token_ids[start:]
+        self.logprobs = sequence.logprobs[start:]
+        self.finish_reason = sequence.finish_reason
+        self.stop_token_id = sequence.stop_token_id
+
+
+def raise_error_of(request: Request) -> None:
+    """Raise a request's error, if it has one, as an exception of its own for each caller."""
+    if request.error is not None:
+        raise copy.copy(request.error) from request.error
+
+
+def _closed_while_running() -> ClosedError:
+    return ClosedError("the model was closed while this request ran")
+
+
+def _all_done(requests: Sequence[Request]) -> Callable[[], bool]:
+    """Whether all requests are done, in constant time per call on average."""
+    pending = list(requests)
+
+    def all_done() -> bool:
+        while pending and pending[-1].is_done:
+            pending.pop()
+        return not pending
+
+    return all_done
+
+
+def _move(
+    container: MutableSequence[Result], source: Callable[[Argument], Result], argument: Argument
+) -> None:
+    """Append ``source(argument)``, which gives it once only, to ``container``.
+
+    ``container.append(source(argument))`` would lose it to an interrupt between the two calls.
+    """
+    container.extend(map(source, (argument,)))

@@ -1,0 +1,1 @@
+"""What runs a step: the CPU's executor, and what all executors have in common."""

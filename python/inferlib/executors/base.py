@@ -1,0 +1,26 @@
+"""What the engine needs of an executor."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from .._core import Batch, StepOutput
+
+
+class Executor(Protocol):
+    """Runs the program of one model for one batch after another; one call at a time."""
+
+    def run(self, batch: Batch) -> StepOutput | None:
+        """Compute one step; ``None`` if ``abort`` was called: nothing counts as computed.
+
+        Raises:
+            ExecutorError: The device failed.
+            OutOfMemoryError: Memory for the step's buffers is missing.
+        """
+
+    def abort(self) -> None:
+        """End the running step early, from another thread; its ``run`` then gives ``None``."""
+
+    def close(self) -> None:
+        """Give weights, KV cache and threads back; nobody is in ``run``."""

@@ -1,0 +1,122 @@
+"""The progress bar of a call with many prompts: tqdm's if installed, else a line on stderr.
+
+Only in a terminal or notebook, unless the caller asks for it; a library does not write otherwise.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import time
+from typing import TYPE_CHECKING, Protocol, TextIO
+
+from .errors import RequestError
+
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Self
+
+LEAST_PROMPTS = 8
+"""Shorter lists get a bar on request only."""
+DELAY_SECONDS = 1.0
+"""Calls that end sooner show nothing."""
+
+
+class Progress(Protocol):
+    """Shows how many of some requests are done."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None: ...
+
+    def show(self, num_done: int) -> None:
+        """Bring the display up to date."""
+
+
+def progress_of(num_prompts: int, *, progress: bool | None) -> Progress | None:
+    """Return a progress bar, or ``None`` if there is to be none.
+
+    Args:
+        num_prompts: How many are done in the end.
+        progress: ``True`` and ``False`` decide; ``None``: for at least ``LEAST_PROMPTS`` in a
+            terminal or notebook.
+
+    Raises:
+        RequestError: ``progress`` is something else.
+    """
+    if progress not in (None, True, False):
+        raise RequestError(
+            f"progress must be True, False or None, not {progress!r}", field="progress"
+        )
+    if progress is None:
+        progress = num_prompts >= LEAST_PROMPTS and _somebody_watches()
+    if not progress or num_prompts == 0:
+        return None
+    if importlib.util.find_spec("tqdm") is not None:
+        return _TqdmBar(num_prompts)
+    return _LineBar(num_prompts, sys.stderr)
+
+
+def _somebody_watches() -> bool:
+    if "ipykernel" in sys.modules:
+        return True
+    return sys.stderr is not None and sys.stderr.isatty()
+
+
+class _TqdmBar:
+    def __init__(self, total: int) -> None:
+        from tqdm.auto import tqdm  # optional, and slow to import
+
+        self._bar = tqdm(total=total, desc="generate", unit=" prompts", delay=DELAY_SECONDS)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._bar.close()
+
+    def show(self, num_done: int) -> None:
+        self._bar.update(num_done - self._bar.n)
+
+
+class _LineBar:
+    """One line that is written over: ``generate  12/64  3.1 prompts/s``."""
+
+    def __init__(self, total: int, file: TextIO, delay_seconds: float = DELAY_SECONDS) -> None:
+        self._total = total
+        self._file = file
+        self._begin = time.monotonic()
+        self._delay_seconds = delay_seconds
+        self._shown = ""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._shown:
+            self._file.write("\n")
+            self._file.flush()
+
+    def show(self, num_done: int) -> None:
+        elapsed = time.monotonic() - self._begin
+        if elapsed < self._delay_seconds:
+            return
+        line = f"generate  {num_done}/{self._total}  {num_done / elapsed:.1f} prompts/s"
+        self._file.write("\r" + line.ljust(len(self._shown)))
+        self._file.flush()
+        self._shown = line

@@ -1,0 +1,111 @@
+"""Prompts as callers write them: text, token ids, or a list of these."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .errors import RequestError
+
+if TYPE_CHECKING:
+    from ._core import Tokenizer
+
+Prompt = "str | list[int] | NDArray[np.integer[Any]]"
+
+_KINDS_HINT = "a prompt is a string or a list of token ids; several prompts are a list of these"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncodedPrompt:
+    """What a model reads.
+
+    Attributes:
+        text: As it was given; ``None`` if token ids were.
+        token_ids: Not empty.
+    """
+
+    text: str | None
+    token_ids: list[int]
+
+
+def is_one_prompt(prompt: object) -> bool:
+    """Whether this is one prompt (text or token ids), not a list of prompts.
+
+    Raises:
+        RequestError: It is neither.
+    """
+    if isinstance(prompt, str):
+        return True
+    if isinstance(prompt, np.ndarray):
+        return prompt.ndim == 1
+    if not isinstance(prompt, list | tuple):
+        hint = _KINDS_HINT
+        if hasattr(prompt, "__iter__") and not isinstance(prompt, bytes | dict):
+            hint = "wrap it in list(...)"
+        raise RequestError(f"a {type(prompt).__name__} is no prompt", field="prompt", hint=hint)
+    return bool(prompt) and not isinstance(prompt[0], str | list | tuple | np.ndarray)
+
+
+def encode_prompt(
+    prompt: object, tokenizer: Tokenizer | None, *, add_special_tokens: bool = True
+) -> EncodedPrompt:
+    """Turn one prompt into token ids.
+
+    Args:
+        prompt: Text or token ids.
+        tokenizer: ``None`` if the checkpoint has none; then only token ids will do.
+        add_special_tokens: Put the beginning-of-sequence token in front of text if the model
+            wants it, unless the text begins with it already.
+
+    Raises:
+        RequestError: It is empty, no prompt, or cannot be encoded.
+    """
+    if not isinstance(prompt, str):
+        return EncodedPrompt(text=None, token_ids=_token_ids(prompt))
+    if tokenizer is None:
+        raise RequestError(
+            "this model has no tokenizer, so it cannot read text",
+            field="prompt",
+            hint="give a list of token ids",
+        )
+    token_ids = encode_text(prompt, tokenizer, add_special_tokens=add_special_tokens)
+    if not token_ids:
+        raise RequestError("the prompt is empty", field="prompt", hint="give at least one token")
+    return EncodedPrompt(text=prompt, token_ids=token_ids)
+
+
+def encode_text(text: str, tokenizer: Tokenizer, *, add_special_tokens: bool) -> list[int]:
+    """Encode ``text``; a beginning-of-sequence token that it begins with is not doubled.
+
+    Raises:
+        RequestError: The text holds a lone surrogate or is too long.
+    """
+    token_ids: list[int] = tokenizer.encode(text, add_special=add_special_tokens).tolist()
+    bos = tokenizer.bos_id
+    if add_special_tokens and tokenizer.add_bos and token_ids[:2] == [bos, bos]:
+        del token_ids[0]
+    return token_ids
+
+
+def _token_ids(prompt: object) -> list[int]:
+    if isinstance(prompt, list | tuple) and not prompt:
+        raise RequestError("the prompt is empty", field="prompt", hint="give at least one token")
+    if not isinstance(prompt, list | tuple | np.ndarray):
+        raise RequestError(
+            f"a {type(prompt).__name__} is no prompt", field="prompt", hint=_KINDS_HINT
+        )
+    try:
+        array = np.asarray(prompt)
+    except (ValueError, OverflowError):  # ragged, or beyond 64 bits
+        array = np.empty(0)
+    if array.ndim != 1 or array.size == 0 or array.dtype.kind not in "iu":
+        raise RequestError(
+            "a prompt of token ids must hold whole numbers only", field="prompt", hint=_KINDS_HINT
+        )
+    lowest, highest = int(array.min()), int(array.max())
+    if lowest < 0 or highest >= 2**31:
+        raise RequestError(f"{lowest if lowest < 0 else highest} is no token id", field="prompt")
+    token_ids: list[int] = array.tolist()
+    return token_ids

@@ -1,0 +1,86 @@
+"""One prompt on its way through the engine: what Python knows of it between submit and result.
+
+One object per request, touched at submit, when its text first shows, when it ends and by its
+readers; no step walks over these objects.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ._core import RequestOutput
+    from ._core import SamplingParams as SchedulerParams
+    from .errors import InferlibError
+    from .sampling_params import SamplingParams
+
+SEQUENCES_PER_REQUEST = 1024
+"""A sequence's key in the text streams is ``request_id * SEQUENCES_PER_REQUEST + index``."""
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """State of a request; all but the first group is written by the engine only.
+
+    Attributes:
+        prompt: Its text, if text was given.
+        prompt_token_ids: Not empty.
+        params: Resolved.
+        scheduler_params: The same for the scheduler.
+        cache_salt: Prompts share cached blocks only under the same salt.
+        priority: Smaller runs first.
+        silent_token_ids: Tokens that, as a sequence's last, are not text (stop tokens).
+        ids: The scheduler's id, once submitted. A list, so that it can be filled by a call that no
+            interrupt can separate from its result.
+        pieces: Text by sequence, in the pieces in which it became certain. The pieces may be
+            joined at any time; the text only grows.
+        stop_strings: Which stop string ended a sequence, by its index.
+        first_visible: When text first showed.
+        results: The finished request, once it ended.
+        error: Why there is no result.
+        opened: Indices of sequences that have a text stream.
+        ended: Those of them whose text is final.
+        is_cancelled: Whether somebody asked for its end.
+        is_done: Whether ``results`` and ``pieces`` are complete, or ``error`` is set.
+    """
+
+    prompt: str | None
+    prompt_token_ids: list[int]
+    params: SamplingParams
+    scheduler_params: SchedulerParams
+    cache_salt: str | None = None
+    priority: int = 0
+    silent_token_ids: frozenset[int] = frozenset()
+
+    ids: list[int] = field(default_factory=list)
+    pieces: list[list[str]] = field(init=False)
+    stop_strings: dict[int, str] = field(default_factory=dict)
+    first_visible: float | None = None
+    results: list[RequestOutput] = field(default_factory=list)
+    error: InferlibError | None = None
+    opened: set[int] = field(default_factory=set)
+    ended: set[int] = field(default_factory=set)
+    is_cancelled: bool = False
+    is_done: bool = False
+
+    def __post_init__(self) -> None:
+        self.pieces = [[] for _ in range(self.params.n)]
+
+    @property
+    def id(self) -> int:
+        """The scheduler's id."""
+        return self.ids[0]
+
+    @property
+    def text_keys(self) -> range:
+        """Keys of its sequences in the text streams."""
+        first = self.id * SEQUENCES_PER_REQUEST
+        return range(first, first + self.params.n)
+
+    def text(self, index: int) -> str:
+        """Text of one sequence so far."""
+        pieces = self.pieces[index]
+        if len(pieces) > 1:
+            pieces[:] = ["".join(pieces)]
+        return pieces[0] if pieces else ""

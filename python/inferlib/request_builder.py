@@ -1,0 +1,151 @@
+"""From what a caller asks to a ``Request``: defaults filled in, checked against this model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from . import _core
+from .errors import PromptTooLongError, RequestError
+from .prompts import EncodedPrompt, encode_text
+from .request import Request
+from .sampling_params import DEFAULT_MAX_TOKENS, SamplingParams
+from .validation import INT32_MAX, integer
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ._core import Tokenizer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestBuilder:
+    """What requests of one model have in common.
+
+    Attributes:
+        tokenizer: ``None`` if the checkpoint has none.
+        generation_config: The checkpoint's defaults; may be empty.
+        eos_token_ids: Tokens that end a sequence, ascending.
+        vocab_size: Token ids are below this.
+        max_model_len: Longest sequence in tokens.
+        kv_cache_tokens: Tokens that the KV cache holds.
+    """
+
+    tokenizer: Tokenizer | None
+    generation_config: Mapping[str, Any]
+    eos_token_ids: tuple[int, ...]
+    vocab_size: int
+    max_model_len: int
+    kv_cache_tokens: int
+
+    def build(
+        self,
+        prompt: EncodedPrompt,
+        params: SamplingParams,
+        *,
+        cache_salt: str | None = None,
+        priority: int = 0,
+    ) -> Request:
+        """Resolve the options of one request.
+
+        Raises:
+            RequestError: The prompt or an option does not fit this model; ``field`` names it.
+        """
+        if cache_salt is not None and not isinstance(cache_salt, str):
+            raise RequestError(
+                f"cache_salt must be a string, not {type(cache_salt).__name__}", field="cache_salt"
+            )
+        priority = integer("priority", priority, -INT32_MAX, INT32_MAX)
+        resolved = params.resolve(self.generation_config)
+        max_tokens = self._max_tokens(len(prompt.token_ids), resolved)
+        resolved = replace(
+            resolved,
+            max_tokens=max_tokens,
+            detokenize=resolved.detokenize and self.tokenizer is not None,
+        )
+        silent: frozenset[int] = frozenset()
+        if not resolved.include_stop_str_in_output:
+            eos = () if resolved.ignore_eos else self.eos_token_ids
+            silent = frozenset(eos) | frozenset(resolved.stop_token_ids)
+        return Request(
+            prompt=prompt.text,
+            prompt_token_ids=prompt.token_ids,
+            params=resolved,
+            scheduler_params=self._scheduler_params(resolved),
+            cache_salt=cache_salt,
+            priority=priority,
+            silent_token_ids=silent,
+        )
+
+    def _max_tokens(self, num_prompt_tokens: int, params: SamplingParams) -> int:
+        """How many tokens may be generated; the scheduler refuses what is still too long."""
+        limit = self.max_model_len
+        room = limit - num_prompt_tokens
+        wanted = params.max_tokens
+        if isinstance(wanted, int):
+            longest = num_prompt_tokens + wanted
+            if wanted and longest > limit and room > 0:
+                raise RequestError(
+                    f"a prompt of {num_prompt_tokens:,} tokens and max_tokens={wanted:,} exceed "
+                    f"the context of {limit:,}",
+                    field="max_tokens",
+                    hint=f"at most {room:,} fit; max_tokens=None goes to the end of the context",
+                )
+            if wanted and longest - 1 > self.kv_cache_tokens >= num_prompt_tokens:
+                raise RequestError(
+                    f"a prompt of {num_prompt_tokens:,} tokens and max_tokens={wanted:,} exceed "
+                    f"the KV cache of {self.kv_cache_tokens:,}",
+                    field="max_tokens",
+                    hint="raise kv_cache or lower max_tokens",
+                )
+            return wanted
+        if room < 1:
+            raise PromptTooLongError(
+                f"this prompt has {num_prompt_tokens:,} tokens but the context holds {limit:,}",
+                field="prompt",
+                hint="shorten it to leave room for at least one token, or raise max_model_len",
+            )
+        return min(DEFAULT_MAX_TOKENS, room) if wanted == "auto" else room
+
+    def _scheduler_params(self, params: SamplingParams) -> _core.SamplingParams:
+        bias = params.logit_bias or {}
+        return _core.SamplingParams(
+            temperature=params.temperature,
+            top_k=params.top_k or None,
+            top_p=params.top_p,
+            min_p=params.min_p,
+            presence_penalty=params.presence_penalty,
+            frequency_penalty=params.frequency_penalty,
+            repetition_penalty=params.repetition_penalty,
+            min_tokens=params.min_tokens,
+            max_tokens=params.max_tokens,
+            eos_token_ids=[] if params.ignore_eos else list(self.eos_token_ids),
+            stop_token_ids=list(params.stop_token_ids),
+            logit_bias=list(bias.items()),
+            allowed_token_ids=(
+                None if params.allowed_token_ids is None else list(params.allowed_token_ids)
+            ),
+            bad_words=self._bad_word_ids(params),
+            logprobs=params.logprobs,
+            prompt_logprobs=params.prompt_logprobs,
+            prompt_logprobs_start=params.prompt_logprobs_start,
+            logprobs_mode=params.logprobs_mode,
+        )
+
+    def _bad_word_ids(self, params: SamplingParams) -> list[list[int]]:
+        """Bad words as token runs: a string at the beginning of a text and after a space."""
+        runs: list[list[int]] = []
+        for word in params.bad_words or ():
+            if not isinstance(word, str):
+                runs.append(list(word))
+                continue
+            if self.tokenizer is None:
+                raise RequestError(
+                    "this model has no tokenizer, so bad_words must be token ids",
+                    field="bad_words",
+                )
+            for text in (word, f" {word.lstrip()}"):
+                run = encode_text(text, self.tokenizer, add_special_tokens=False)
+                if run and run not in runs:
+                    runs.append(run)
+        return runs

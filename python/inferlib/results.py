@@ -1,0 +1,190 @@
+"""Turn what the scheduler and the text streams report into what callers read."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+from .completion import (
+    Completion,
+    CompletionOutput,
+    Delta,
+    FinishReason,
+    Logprob,
+    Timings,
+    TokenLogprobs,
+    Usage,
+)
+from .engine import raise_error_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from ._core import RequestOutput, RowLogprobs, SequenceOutput
+    from .engine import Engine
+    from .request import Request
+
+
+def completion_of(request: Request, token_text: Callable[[int], str | None]) -> Completion:
+    """Build the result of a request that is done.
+
+    Raises:
+        InferlibError: It failed.
+    """
+    raise_error_of(request)
+    result = request.results[0]
+    outputs = [
+        CompletionOutput(
+            index=index,
+            text=request.text(index),
+            token_ids=[int(token_id) for token_id in sequence.token_ids],
+            logprobs=_output_logprobs(request, sequence, token_text),
+            finish_reason=_finish_reason(sequence),
+            stop_reason=_stop_reason(request, index, sequence),
+        )
+        for index, sequence in enumerate(result.sequences)
+    ]
+    return Completion(
+        prompt=request.prompt,
+        prompt_token_ids=request.prompt_token_ids,
+        outputs=outputs,
+        prompt_logprobs=_prompt_logprobs(request, result, token_text),
+        timings=_timings(request, result),
+        usage=Usage(
+            prompt_tokens=len(request.prompt_token_ids),
+            cached_tokens=result.num_cached_tokens,
+            output_tokens=sum(len(output.token_ids) for output in outputs),
+        ),
+        params=request.params,
+    )
+
+
+class DeltaReader:
+    """Cuts what a request has produced into deltas, as a stream reads it."""
+
+    def __init__(
+        self, engine: Engine, request: Request, token_text: Callable[[int], str | None]
+    ) -> None:
+        self._engine = engine
+        self._request = request
+        self._token_text = token_text
+        self._num_given_tokens = [0] * request.params.n
+        self._num_seen_tokens = [0] * request.params.n
+        self._num_given_characters = [0] * request.params.n
+        self._open = list(range(request.params.n))
+
+    @property
+    def is_exhausted(self) -> bool:
+        """Whether every sequence's last delta was given."""
+        return not self._open
+
+    def num_seen_tokens(self) -> int:
+        """Count the tokens that were read, given or still held back."""
+        return sum(self._num_seen_tokens)
+
+    def has_news(self) -> bool:
+        """Whether ``next_delta`` may give something that it did not give before."""
+        request = self._request
+        return request.is_done or (self._engine.num_output_tokens(request) > self.num_seen_tokens())
+
+    def next_delta(self) -> Delta | None:
+        """Return the next delta of the sequence that waits longest; ``None`` if there is none yet.
+
+        Raises:
+            InferlibError: The request failed.
+        """
+        for index in list(self._open):
+            delta = self._read(index)
+            if delta is None:
+                continue
+            self._open.remove(index)
+            if delta.finish_reason is None:
+                self._open.append(index)
+            return delta
+        return None
+
+    def _read(self, index: int) -> Delta | None:
+        request = self._request
+        start = self._num_given_tokens[index]
+        ended = request.is_done or index in request.ended
+        sequence, text = self._engine.read(request, index, start)
+        self._num_seen_tokens[index] = start + len(sequence.token_ids)
+        text = text[self._num_given_characters[index] :]
+        visible = bool(text) or (not request.params.detokenize and len(sequence.token_ids) > 0)
+        if not (ended or visible):
+            return None
+        self._num_given_tokens[index] = self._num_seen_tokens[index]
+        self._num_given_characters[index] += len(text)
+        return Delta(
+            index=index,
+            text=text,
+            token_ids=[int(token_id) for token_id in sequence.token_ids],
+            logprobs=_output_logprobs(request, sequence, self._token_text),
+            finish_reason=_finish_reason(sequence) if ended else None,
+            stop_reason=_stop_reason(request, index, sequence) if ended else None,
+        )
+
+
+def _finish_reason(sequence: SequenceOutput) -> FinishReason:
+    return cast("FinishReason", sequence.finish_reason)
+
+
+def _stop_reason(request: Request, index: int, sequence: SequenceOutput) -> str | int | None:
+    return request.stop_strings.get(index, sequence.stop_token_id)
+
+
+def _output_logprobs(
+    request: Request, sequence: SequenceOutput, token_text: Callable[[int], str | None]
+) -> list[TokenLogprobs] | None:
+    if request.params.logprobs is None:
+        return None
+    rows = zip(sequence.token_ids, sequence.logprobs, strict=True)
+    return [_token_logprobs(int(token_id), row, token_text) for token_id, row in rows]
+
+
+def _prompt_logprobs(
+    request: Request, result: RequestOutput, token_text: Callable[[int], str | None]
+) -> list[TokenLogprobs | None] | None:
+    """One entry per prompt token; ``None`` where nothing was scored."""
+    if result.prompt_logprobs is None:
+        return None
+    start = result.prompt_logprobs_start
+    entries: list[TokenLogprobs | None] = [None] * len(request.prompt_token_ids)
+    for position, row in enumerate(result.prompt_logprobs, start):
+        entries[position] = _token_logprobs(request.prompt_token_ids[position], row, token_text)
+    return entries
+
+
+def _token_logprobs(
+    token_id: int, row: RowLogprobs, token_text: Callable[[int], str | None]
+) -> TokenLogprobs:
+    logprobs = {token_id: Logprob(row.logprob, row.rank, token_text(token_id))}
+    pairs: Sequence[tuple[int, float]] = list(zip(row.top_ids, row.top_logprobs, strict=True))
+    for rank, (top_id, logprob) in enumerate(pairs, 1):
+        logprobs.setdefault(int(top_id), Logprob(float(logprob), rank, token_text(int(top_id))))
+    return logprobs
+
+
+def _timings(request: Request, result: RequestOutput) -> Timings:
+    times = result.timestamps
+    ended = times.arrival if times.finished is None else times.finished
+
+    def since_arrival(moment: float | None) -> float | None:
+        return None if moment is None else moment - times.arrival
+
+    num_tokens = sum(len(sequence.token_ids) for sequence in result.sequences)
+    longest = max(len(sequence.token_ids) for sequence in result.sequences)
+    queued = since_arrival(times.first_scheduled)
+    first = since_arrival(times.first_token)
+    decoding = None
+    if times.first_token is not None and times.last_token is not None:
+        decoding = times.last_token - times.first_token
+    return Timings(
+        queued=ended - times.arrival if queued is None else queued,
+        prefill=None if first is None or queued is None else first - queued,
+        first_token=first,
+        first_visible_token=since_arrival(request.first_visible),
+        total=ended - times.arrival,
+        inter_token_latency=decoding / (longest - 1) if decoding and longest > 1 else None,
+        tokens_per_second=(num_tokens - 1) / decoding if decoding and num_tokens > 1 else None,
+        num_preemptions=result.num_preemptions,
+    )

@@ -1,0 +1,136 @@
+"""Ctrl-C at every place where Python can raise it.
+
+CPython looks for signals after calls, at the start of functions and when loops go round. A tracer
+raises ``KeyboardInterrupt`` at the k-th such place inside the package, for k = 1, 2, 3, …; whatever
+k is, the other requests of the model end with exactly their own text and nothing is left behind.
+Finalizers are spared: Python itself swallows what is raised there.
+"""
+
+from __future__ import annotations
+
+import dis
+import gc
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from tests.unit.fakes import assert_idle, fake_model, text_of
+
+import inferlib
+
+PACKAGE = str(Path(inferlib.__file__).parent)
+AFTER = {dis.opmap[name] for name in ("CALL", "CALL_FUNCTION_EX", "CALL_KW") if name in dis.opmap}
+AT = {dis.opmap[name] for name in ("RESUME", "JUMP_BACKWARD") if name in dis.opmap}
+
+
+class InterruptAt:
+    """Raises at the given place, once; counts the places it passed."""
+
+    def __init__(self, place: int) -> None:
+        self.place = place
+        self.passed = 0
+        self.last_opcode: dict[object, int] = {}
+
+    def __enter__(self):
+        self.outer = sys.gettrace()
+        sys.settrace(self.trace)
+        return self
+
+    def __exit__(self, *_):
+        sys.settrace(self.outer)
+        self.last_opcode.clear()  # its frames would keep streams alive
+
+    def trace(self, frame, event, _):
+        if not frame.f_code.co_filename.startswith(PACKAGE):
+            return None
+        frame.f_trace_opcodes = True
+        frame.f_trace_lines = False
+        if event == "opcode":
+            opcode = frame.f_code.co_code[frame.f_lasti]
+            is_place = opcode in AT or self.last_opcode.get(frame) in AFTER
+            if is_place and not in_finalizer(frame):
+                self.passed += 1
+                if self.passed == self.place:
+                    sys.settrace(None)
+                    raise KeyboardInterrupt
+            self.last_opcode[frame] = opcode
+        elif event == "return":
+            self.last_opcode.pop(frame, None)
+        return self.trace
+
+
+def in_finalizer(frame) -> bool:
+    while frame is not None:
+        if frame.f_code.co_name == "__del__":
+            return True
+        frame = frame.f_back
+    return False
+
+
+def generate(model):
+    assert model.generate("mine", max_tokens=2, stop="zzz").text == text_of("mine", 2)
+
+
+def generate_many(model):
+    model.generate(["mine", "too"], max_tokens=2, n=2)
+
+
+def stream(model):
+    assert "".join(map(str, model.stream("mine", max_tokens=2))) == text_of("mine", 2)
+
+
+def stream_and_break(model):
+    with model.stream("mine", max_tokens=9) as deltas:
+        next(deltas)
+
+
+def submit(model):
+    handle = model.submit("mine", max_tokens=2)
+    handle.result()
+    model.submit("mine", max_tokens=9).cancel()
+
+
+def check_interrupt_at(place: int, action) -> int:
+    """Interrupt ``action`` at ``place``; the number of places it passed."""
+    model = fake_model()
+    other = model.submit("other", max_tokens=6)
+    streamed = model.stream("read", max_tokens=6, stop="zzz")
+    text = str(next(streamed))
+    with InterruptAt(place) as interrupt:
+        try:
+            action(model)
+        except KeyboardInterrupt:
+            pass
+        else:
+            assert interrupt.passed < place, "the interrupt was swallowed"
+    gc.collect()
+    text += "".join(map(str, streamed))
+    assert text == text_of("read", 6)
+    assert other.result().text == text_of("other", 6)
+    assert model.generate("next", max_tokens=3).text == text_of("next", 3)
+    model.stats()
+    assert_idle(model)
+    model.close()
+    assert threading.active_count() == 1
+    return interrupt.passed
+
+
+ACTIONS = (generate, generate_many, stream, stream_and_break, submit)
+
+
+@pytest.mark.parametrize("action", ACTIONS)
+def test_an_interrupt_anywhere_harms_nobody_else(action):
+    """Every 97th place; the slow test visits them all."""
+    total = check_interrupt_at(10**9, action)
+    assert total > 300
+    for place in range(1, total, 97):
+        check_interrupt_at(place, action)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("action", ACTIONS)
+def test_an_interrupt_at_each_single_place_harms_nobody_else(action):
+    for place in range(1, check_interrupt_at(10**9, action)):
+        check_interrupt_at(place, action)
