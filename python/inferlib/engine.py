@@ -14,22 +14,33 @@ import collections
 import copy
 import os
 import time
+from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import numpy as np
 
 from .driving import StepDriver
 from .errors import ClosedError, ForkedProcessError, InferlibError, InternalError
 from .request import SEQUENCES_PER_REQUEST, Request
+from .stats import ModelStats, model_stats
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, MutableSequence, Sequence
+    from typing import TypeAlias
 
     from numpy.typing import NDArray
 
-    from ._core import Events, Scheduler, SchedulerStats, SequenceOutput, TextStreams
+    from ._core import (
+        Events,
+        RowLogprobs,
+        Scheduler,
+        SequenceOutput,
+        TextStreams,
+    )
     from .executors.base import Executor
+
+    SequenceView: TypeAlias = "SequenceOutput | SequenceTail"
 
 CLOSE_TIMEOUT_SECONDS = 60.0
 LOOK_AHEAD_TOKENS = 16
@@ -59,6 +70,7 @@ class Engine:
     ) -> None:
         self._scheduler = scheduler
         self._executor = executor
+        self._details = executor.info()
         self._text = text
         self._driver = StepDriver(self, dedicated=dedicated)
         self._requests: dict[int, Request] = {}
@@ -294,7 +306,7 @@ class Engine:
             self._scheduler.submit,
             params=request.scheduler_params,
             n=params.n,
-            seed=params.seed,
+            seed=cast("int", params.seed),
             cache_salt=request.cache_salt,
             priority=request.priority,
             now=time.monotonic(),
@@ -389,7 +401,7 @@ class Engine:
             len(sequence.token_ids) for result in request.results for sequence in result.sequences
         )
 
-    def read(self, request: Request, index: int, start: int) -> tuple[SequenceOutput, str]:
+    def read(self, request: Request, index: int, start: int) -> tuple[SequenceView, str]:
         """Return one sequence from token ``start`` on, and all of its text so far.
 
         Raises:
@@ -401,12 +413,18 @@ class Engine:
                 self._take_text(request.text_keys[index], request.pieces[index])
             return self._sequence(request, index, start), request.text(index)
 
-    def _sequence(self, request: Request, index: int, start: int) -> SequenceOutput:
+    def _sequence(self, request: Request, index: int, start: int) -> SequenceView:
         if request.results:
-            return SequenceTail(request.results[0].sequences[index], start)
+            sequence = request.results[0].sequences[index]
+            return SequenceTail(
+                sequence.token_ids[start:],
+                sequence.logprobs[start:],
+                sequence.finish_reason,
+                sequence.stop_token_id,
+            )
         return self._scheduler.sequence_since(request.id, index, start)
 
-    def stats(self) -> SchedulerStats:
+    def stats(self) -> ModelStats:
         """Count requests, tokens and blocks.
 
         Raises:
@@ -416,7 +434,7 @@ class Engine:
         self.check_usable()
         self._driver.changed()
         with self._driver.lock:
-            return self._scheduler.stats()
+            return model_stats(self._scheduler.stats(), self._details)
 
     # The end
 
@@ -483,14 +501,14 @@ class Engine:
             return True
 
 
+@dataclass(frozen=True, slots=True)
 class SequenceTail:
     """A finished sequence from one of its tokens on."""
 
-    def __init__(self, sequence: SequenceOutput, start: int) -> None:
-        self.token_ids = sequence.token_ids[start:]
-        self.logprobs = sequence.logprobs[start:]
-        self.finish_reason = sequence.finish_reason
-        self.stop_token_id = sequence.stop_token_id
+    token_ids: NDArray[np.int32]
+    logprobs: list[RowLogprobs]
+    finish_reason: str | None
+    stop_token_id: int | None
 
 
 def raise_error_of(request: Request) -> None:

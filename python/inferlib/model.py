@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from ._core import SchedulerStats, Tokenizer
+    from ._core import Tokenizer
     from .assembly import ModelParts
     from .chat import Message
     from .completion import Completion
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from .engine import Engine
     from .prompts import EncodedPrompt
     from .request import Request
+    from .stats import ModelStats
 
     TokenText = Callable[[int], str | None]
     Prompt = str | list[int] | NDArray[np.integer[Any]]
@@ -410,7 +411,7 @@ class Model:
         """Whether ``close`` was called."""
         return self._engine.is_closed
 
-    def stats(self) -> SchedulerStats:
+    def stats(self) -> ModelStats:
         """Count requests, tokens and KV blocks, now and since loading.
 
         Raises:

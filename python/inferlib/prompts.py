@@ -82,7 +82,11 @@ def encode_text(text: str, tokenizer: Tokenizer, *, add_special_tokens: bool) ->
     Raises:
         RequestError: The text holds a lone surrogate or is too long.
     """
-    token_ids: list[int] = tokenizer.encode(text, add_special=add_special_tokens).tolist()
+    try:
+        token_ids: list[int] = tokenizer.encode(text, add_special=add_special_tokens).tolist()
+    except RequestError as error:
+        error.field = "prompt"  # the tokenizer calls it its text
+        raise
     bos = tokenizer.bos_id
     if add_special_tokens and tokenizer.add_bos and token_ids[:2] == [bos, bos]:
         del token_ids[0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from . import _core
 from .errors import PromptTooLongError, RequestError
@@ -108,17 +108,18 @@ class RequestBuilder:
         return min(DEFAULT_MAX_TOKENS, room) if wanted == "auto" else room
 
     def _scheduler_params(self, params: SamplingParams) -> _core.SamplingParams:
+        """The same for the scheduler; resolved, so none of the casts hides a ``None``."""
         bias = params.logit_bias or {}
         return _core.SamplingParams(
-            temperature=params.temperature,
+            temperature=cast("float", params.temperature),
             top_k=params.top_k or None,
-            top_p=params.top_p,
-            min_p=params.min_p,
+            top_p=cast("float", params.top_p),
+            min_p=cast("float", params.min_p),
             presence_penalty=params.presence_penalty,
             frequency_penalty=params.frequency_penalty,
-            repetition_penalty=params.repetition_penalty,
+            repetition_penalty=cast("float", params.repetition_penalty),
             min_tokens=params.min_tokens,
-            max_tokens=params.max_tokens,
+            max_tokens=cast("int", params.max_tokens),
             eos_token_ids=[] if params.ignore_eos else list(self.eos_token_ids),
             stop_token_ids=list(params.stop_token_ids),
             logit_bias=list(bias.items()),

@@ -19,8 +19,8 @@ from .engine import raise_error_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from ._core import RequestOutput, RowLogprobs, SequenceOutput
-    from .engine import Engine
+    from ._core import RequestOutput, RowLogprobs
+    from .engine import Engine, SequenceView
     from .request import Request
 
 
@@ -124,16 +124,16 @@ class DeltaReader:
         )
 
 
-def _finish_reason(sequence: SequenceOutput) -> FinishReason:
+def _finish_reason(sequence: SequenceView) -> FinishReason:
     return cast("FinishReason", sequence.finish_reason)
 
 
-def _stop_reason(request: Request, index: int, sequence: SequenceOutput) -> str | int | None:
+def _stop_reason(request: Request, index: int, sequence: SequenceView) -> str | int | None:
     return request.stop_strings.get(index, sequence.stop_token_id)
 
 
 def _output_logprobs(
-    request: Request, sequence: SequenceOutput, token_text: Callable[[int], str | None]
+    request: Request, sequence: SequenceView, token_text: Callable[[int], str | None]
 ) -> list[TokenLogprobs] | None:
     if request.params.logprobs is None:
         return None

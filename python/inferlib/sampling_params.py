@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from types import MappingProxyType
-from typing import Any, Literal, SupportsIndex, TypedDict, get_args
+from typing import Any, Literal, TypedDict, get_args
 
 from .errors import RequestError
 from .validation import (
@@ -339,7 +339,7 @@ def _stop_strings(value: object) -> tuple[str, ...]:
 def _stop_token_ids(value: object) -> tuple[int, ...]:
     if value is None:
         return ()
-    return token_ids("stop_token_ids", [value] if isinstance(value, SupportsIndex) else value)
+    return token_ids("stop_token_ids", [value] if hasattr(value, "__index__") else value)
 
 
 def _allowed_token_ids(value: object) -> tuple[int, ...] | None:

@@ -6,7 +6,7 @@ import difflib
 import math
 import operator
 from collections.abc import Collection, Iterable
-from typing import Any, SupportsFloat, SupportsIndex
+from typing import Any, SupportsFloat, SupportsIndex, cast
 
 from .errors import RequestError, UnknownKeywordError
 
@@ -72,10 +72,10 @@ def integer(field: str, value: object, low: int, high: int) -> int:
     Raises:
         RequestError: It is none, or out of range.
     """
-    if isinstance(value, bool) or not isinstance(value, SupportsIndex):
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
         raise RequestError(f"{field} must be a whole number, not {value!r}", field=field)
     try:
-        number = operator.index(value)
+        number = operator.index(cast("SupportsIndex", value))
     except TypeError:  # an array has the method, too
         raise RequestError(
             f"{field} must be a whole number, not {type(value).__name__}", field=field
@@ -94,9 +94,14 @@ def number(field: str, value: object, low: float, high: float) -> float:
     Raises:
         RequestError: It is none, not finite or out of range.
     """
-    if isinstance(value, bool | str | bytes) or not isinstance(value, SupportsFloat):
+    if isinstance(value, bool) or not hasattr(value, "__float__"):
         raise RequestError(f"{field} must be a number, not {value!r}", field=field)
-    result = float(value)
+    try:
+        result = float(cast("SupportsFloat", value))
+    except TypeError:  # an array has the method, too
+        raise RequestError(
+            f"{field} must be a number, not {type(value).__name__}", field=field
+        ) from None
     if not math.isfinite(result) or not low <= result <= high:
         raise RequestError(f"{field} must be from {low:g} to {high:g}, not {result}", field=field)
     return result

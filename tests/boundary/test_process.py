@@ -19,7 +19,7 @@ import asyncio, os, signal, sys, threading, time
 import inferlib
 from inferlib.testing import tiny_model
 model = tiny_model(max_position_embeddings=500_000, kv_cache="500k tokens")
-def free(): return all(group[0] == group[2] for group in model.stats().groups)
+def free(): return model.stats().free_blocks == model.stats().total_blocks
 def say(text): print(text, flush=True)
 """
 
@@ -89,7 +89,7 @@ class TestCtrlC:
             f"""
             thread = threading.Thread(target=lambda: model.generate("y", max_tokens=20_000))
             thread.start()
-            while not model.stats().num_running_seqs:
+            while not model.stats().running_sequences:
                 time.sleep(0.001)
             try:
                 threading.Timer(0.05, say, ["running"]).start()

@@ -210,7 +210,11 @@ class FakeScheduler:
             )
 
     def stats(self):
-        return SimpleNamespace(num_requests=len(self.requests))
+        names = """num_running_seqs num_waiting_seqs num_waiting_requests num_waiting_tokens
+        num_requests num_finished num_steps num_scheduled_tokens num_prompt_tokens
+        num_cached_tokens num_output_tokens num_preemptions"""
+        counters = dict.fromkeys(names.split(), len(self.requests))
+        return SimpleNamespace(**counters, groups=[(4, 1, 3, 2), (4, 0, 4, 0)])
 
 
 def fake_logprobs(token, count):
@@ -254,6 +258,9 @@ class FakeExecutor:
 
     def abort(self):
         self.is_aborted = True
+
+    def info(self):
+        return {"device": "none", "threads": 1}
 
     def close(self):
         assert not self.in_run.locked()

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -32,8 +33,8 @@ def assert_all_blocks_are_free(model):
     """No request and no used block is left, once the step that runs now is over."""
     model._engine._driver.wait_idle(30)
     stats = model.stats()
-    assert (stats.num_running_seqs, stats.num_waiting_seqs) == (0, 0)
-    assert all(num_free == num_blocks for num_blocks, _, num_free, _ in stats.groups)
+    assert (stats.running_sequences, stats.waiting_sequences) == (0, 0)
+    assert stats.free_blocks == stats.total_blocks
     assert len(model._engine._text) == 0
     model._engine._scheduler.check_integrity()
 
@@ -76,7 +77,7 @@ class TestSameAnswers:
         with tiny_model(**options) as other:
             completions = other.generate(prompts, max_tokens=40, seed=5)
             if "kv_cache" in options:
-                assert other.stats().num_preemptions > 0
+                assert other.stats().preemptions > 0
             assert_all_blocks_are_free(other)
         assert [each.token_ids for each in completions] == [each.token_ids for each in expected]
 
@@ -250,7 +251,9 @@ class TestCancelling:
     def test_an_async_crowd_that_is_cancelled(self, model):
         async def main():
             tasks = [
-                asyncio.create_task(model.agenerate("x" * (index % 50 + 1), max_tokens=900))
+                asyncio.create_task(
+                    model.agenerate("x" * (index % 50 + 1), max_tokens=900, ignore_eos=True)
+                )
                 for index in range(60)
             ]
             await asyncio.sleep(0.02)
@@ -293,7 +296,7 @@ def test_closing_from_another_thread_ends_a_running_call():
 
     thread = threading.Thread(target=call)
     thread.start()
-    while model.stats().num_running_seqs == 0:
+    while model.stats().running_sequences == 0:
         time.sleep(0.001)
     model.close()
     thread.join()
@@ -306,3 +309,38 @@ def test_the_byte_tokenizer_knows_every_byte():
     assert [tokenizer.token_bytes(byte) for byte in range(256)] == [bytes([b]) for b in range(256)]
     assert tokenizer.encode("a<|end|>").tolist() == [97, EOS_ID]
     assert tokenizer.end_ids == [EOS_ID]
+
+
+def test_logits_that_are_no_numbers_end_that_request_only(monkeypatch):
+    from inferlib import testing
+
+    load = testing.load_random_weights
+
+    def load_with_a_bad_row(executor, program, seed):
+        load(executor, program, seed)
+        embedding = np.random.default_rng(seed).standard_normal((VOCAB_SIZE, 64), np.float32)
+        embedding[7] = np.nan
+        executor.load_array("embed_tokens.weight", embedding)
+
+    monkeypatch.setattr(testing, "load_random_weights", load_with_a_bad_row)
+    with tiny_model() as model:
+        bad, good = model.generate([[7], [8]], max_tokens=5, allowed_token_ids=[9], ignore_eos=True)
+        assert (bad.finish_reason, bad.token_ids, bad.text) == ("error", [], "")
+        assert good.token_ids == [9] * 5
+        assert_all_blocks_are_free(model)
+
+
+@pytest.mark.slow
+def test_many_short_requests_leave_memory_flat():
+    def resident_bytes():
+        return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+    with tiny_model() as model:
+        prompts = ["x" * (index % 20 + 1) for index in range(2000)]
+        for _ in range(3):
+            model.generate(prompts, max_tokens=2)
+        before = resident_bytes()
+        for _ in range(25):
+            model.generate(prompts, max_tokens=2)
+        gc.collect()
+        assert resident_bytes() - before < 4 * 2**20

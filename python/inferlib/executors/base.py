@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from .._core import Batch, StepOutput
@@ -21,6 +21,9 @@ class Executor(Protocol):
 
     def abort(self) -> None:
         """End the running step early, from another thread; its ``run`` then gives ``None``."""
+
+    def info(self) -> dict[str, Any]:
+        """Describe the device and what is in use; nothing that changes while it lives."""
 
     def close(self) -> None:
         """Give weights, KV cache and threads back; nobody is in ``run``."""

@@ -89,7 +89,10 @@ impl PyStepOutput {
             let ranks = ranks.view();
             check("ranks", ranks.len())?;
             for (row, &rank) in output.logprobs.iter_mut().flatten().zip(ranks) {
-                row.rank = u32::try_from(rank).unwrap_or(0);
+                row.rank = u32::try_from(rank).map_err(|_| {
+                    let (field, message) = ("ranks", format!("ranks holds {rank}; the best is 1"));
+                    to_py_err(py, Error::Request { field, message })
+                })?;
             }
         }
         if let Some(top_ids) = top_ids {

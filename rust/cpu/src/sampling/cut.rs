@@ -373,6 +373,14 @@ mod tests {
         })
     }
 
+    /// Their halves are equal, they are not.
+    #[test]
+    fn neighbouring_subnormals_are_told_apart() {
+        let values: Vec<f32> = (0..2000).map(|i| f32::from_bits(i % 2)).collect();
+        let end = PrefixEnd::default().of_count(&values, 700);
+        assert_eq!(end, Some(Place::new(f32::from_bits(1), 1399)));
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
 

@@ -227,6 +227,17 @@ mod tests {
     }
 
     #[test]
+    fn a_uniform_on_the_border_of_two_tokens_draws_the_second() {
+        let mut sums = TileSums::default();
+        let softmax = Softmax::new(0.0, 1.0);
+        let equal = [0.0; 512];
+        sums.fill(&equal, &softmax);
+        for index in [0, 1, 2, 100, 255, 256, 257, 511] {
+            assert_eq!(sums.draw(&equal, &softmax, index as f64 / 512.0), index);
+        }
+    }
+
+    #[test]
     fn the_ends_of_the_unit_interval_draw_the_first_and_the_last_possible_token() {
         let mut sums = TileSums::default();
         let mut values = vec![f32::NEG_INFINITY; 2000];

@@ -1,0 +1,84 @@
+"""What a model is doing and has done: counters, for people, monitoring and tests."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ._core import SchedulerStats
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelStats:
+    """A model at one moment, and sums since it was loaded.
+
+    Attributes:
+        running_sequences: Sequences in the batch.
+        waiting_sequences: Sequences that wait for their first step, or to be resumed.
+        waiting_requests: Requests that wait for their first step.
+        waiting_tokens: Prompt tokens of those.
+        total_blocks: KV blocks, of all groups of layers.
+        used_blocks: Blocks of running sequences.
+        free_blocks: Blocks that nobody uses, cached or not.
+        cached_blocks: Blocks that the prefix cache can serve, used or free.
+        requests: Requests accepted.
+        finished_requests: Requests that ended, for whatever reason.
+        steps: Steps planned.
+        scheduled_tokens: Tokens computed, also again.
+        prompt_tokens: Prompt tokens of all requests that ran.
+        cached_tokens: Those of them that the prefix cache served.
+        output_tokens: Tokens generated.
+        preemptions: How often a sequence was taken out of the batch and computed again.
+        device: Where the model runs.
+        details: What the device says of itself: kernels, threads, bytes in use.
+    """
+
+    running_sequences: int
+    waiting_sequences: int
+    waiting_requests: int
+    waiting_tokens: int
+    total_blocks: int
+    used_blocks: int
+    free_blocks: int
+    cached_blocks: int
+    requests: int
+    finished_requests: int
+    steps: int
+    scheduled_tokens: int
+    prompt_tokens: int
+    cached_tokens: int
+    output_tokens: int
+    preemptions: int
+    device: str
+    details: dict[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON-like values."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+def model_stats(scheduler: SchedulerStats, executor: dict[str, Any]) -> ModelStats:
+    """Join what scheduler and executor report."""
+    columns = zip(*scheduler.groups, strict=True)
+    total, used, free, cached = (sum(column) for column in columns)
+    return ModelStats(
+        running_sequences=scheduler.num_running_seqs,
+        waiting_sequences=scheduler.num_waiting_seqs,
+        waiting_requests=scheduler.num_waiting_requests,
+        waiting_tokens=scheduler.num_waiting_tokens,
+        total_blocks=total,
+        used_blocks=used,
+        free_blocks=free,
+        cached_blocks=cached,
+        requests=scheduler.num_requests,
+        finished_requests=scheduler.num_finished,
+        steps=scheduler.num_steps,
+        scheduled_tokens=scheduler.num_scheduled_tokens,
+        prompt_tokens=scheduler.num_prompt_tokens,
+        cached_tokens=scheduler.num_cached_tokens,
+        output_tokens=scheduler.num_output_tokens,
+        preemptions=scheduler.num_preemptions,
+        device=executor.get("device", "cpu"),
+        details={name: value for name, value in executor.items() if name != "device"},
+    )
