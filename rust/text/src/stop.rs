@@ -237,8 +237,8 @@ mod tests {
 
     #[test]
     fn a_stop_may_straddle_pieces() {
-        let stops = ["</end>".to_owned(), "\n\n".to_owned()];
-        let (texts, stopped_by) = run(&stops, &["a<", "/", "e", "nd", "> b"], false);
+        let stops = ["</fin>".to_owned(), "\n\n".to_owned()];
+        let (texts, stopped_by) = run(&stops, &["a<", "/", "f", "in", "> b"], false);
         assert_eq!(
             (texts.join("|"), stopped_by),
             ("a|||||".to_owned(), Some(0))
