@@ -120,7 +120,12 @@ def load_random_weights(executor: CpuExecutor, program: Program, seed: int) -> N
 
 def byte_tokenizer() -> Tokenizer:
     """Make a tokenizer whose tokens are the 256 bytes, ``<|begin|>`` and ``<|end|>``."""
-    special = {
+    return Tokenizer.from_json(*byte_tokenizer_files())
+
+
+def byte_tokenizer_files() -> tuple[bytes, bytes]:
+    """Return ``tokenizer.json`` and ``tokenizer_config.json`` of ``byte_tokenizer``."""
+    added = {
         "special": True,
         "single_word": False,
         "lstrip": False,
@@ -133,29 +138,30 @@ def byte_tokenizer() -> Tokenizer:
         "trim_offsets": True,
         "use_regex": False,
     }
-    return Tokenizer.from_json(
-        json.dumps(
-            {
-                "version": "1.0",
-                "added_tokens": [
-                    {"id": BOS_ID, "content": BOS_TOKEN, **special},
-                    {"id": EOS_ID, "content": EOS_TOKEN, **special},
-                ],
-                "normalizer": None,
-                "pre_tokenizer": byte_level,
-                "post_processor": None,
-                "decoder": byte_level,
-                "model": {
-                    "type": "BPE",
-                    "dropout": None,
-                    "unk_token": None,
-                    "vocab": {character: byte for byte, character in _byte_names().items()},
-                    "merges": [],
-                },
-            }
-        ).encode(),
-        json.dumps({"bos_token": BOS_TOKEN, "eos_token": EOS_TOKEN}).encode(),
-    )
+    tokenizer = {
+        "version": "1.0",
+        "added_tokens": [
+            {"id": BOS_ID, "content": BOS_TOKEN, **added},
+            {"id": EOS_ID, "content": EOS_TOKEN, **added},
+        ],
+        "normalizer": None,
+        "pre_tokenizer": byte_level,
+        "post_processor": None,
+        "decoder": byte_level,
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": None,
+            "vocab": {character: byte for byte, character in _byte_names().items()},
+            "merges": [],
+        },
+    }
+    config = {
+        "bos_token": BOS_TOKEN,
+        "eos_token": EOS_TOKEN,
+        "chat_template": CHAT_TEMPLATE,
+    }
+    return json.dumps(tokenizer).encode(), json.dumps(config).encode()
 
 
 def _byte_names() -> dict[int, str]:
