@@ -138,7 +138,7 @@ def byte_tokenizer_files() -> tuple[bytes, bytes]:
         "trim_offsets": True,
         "use_regex": False,
     }
-    tokenizer = {
+    tokenizer: dict[str, object] = {
         "version": "1.0",
         "added_tokens": [
             {"id": BOS_ID, "content": BOS_TOKEN, **added},
