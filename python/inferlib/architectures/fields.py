@@ -30,6 +30,11 @@ class Fields:
         """What the values were read from, for messages."""
         return self._source
 
+    @property
+    def values(self) -> Mapping[str, object]:
+        """As they were read."""
+        return self._values
+
     def with_defaults(self, defaults: Mapping[str, object]) -> Fields:
         """The same values, and those of ``defaults`` for absent keys."""
         return Fields({**defaults, **self._values}, source=self._source)
@@ -117,6 +122,16 @@ class Fields:
         if isinstance(value, list) and all(isinstance(item, str) for item in value):
             return value
         raise self.invalid(key, "a list of strings", value)
+
+    def token_ids(self, key: str) -> list[int]:
+        """One token id or a list of them; empty if the key is absent."""
+        value = self._values.get(key)
+        if value is None:
+            return []
+        items = value if isinstance(value, list) else [value]
+        if all(isinstance(item, int) and 0 <= item <= _LARGEST_SIZE for item in items):
+            return items
+        raise self.invalid(key, "a token id or a list of token ids", value)
 
     def section(self, key: str) -> Fields | None:
         """An object inside this one, or ``None`` if the key is absent."""

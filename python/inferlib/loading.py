@@ -1,0 +1,190 @@
+"""From a name or path to all that a model is made of: spec, program, weights, tokenizer, defaults.
+
+Nothing is computed and only headers and vectors are read: matrices stay in their mapped files, as
+names for the executor to fetch. Every problem of a checkpoint is found here, before any memory is
+taken.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ._core import Weights
+from .architectures import Fields, GgufHeader, architecture_of_config, architecture_of_gguf
+from .checkpoint_files import TextFiles, read_json, read_optional_json, text_of_folder, text_of_gguf
+from .errors import ModelNotFoundError, UnsupportedModelError
+from .model_packages import MODEL_PACKAGES, find_packaged_model
+from .tensor_sources import (
+    MatrixSource,
+    VectorSource,
+    check_tensors,
+    matrix_sources,
+    vector_sources,
+)
+from .transformer import record
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterable, Mapping
+
+    from ._core import Program
+    from .architectures import Architecture
+    from .model_spec import ModelSpec
+
+# Tables that old checkpoints hold and that are computed here; llama3's factors are in the spec.
+_NEVER_WEIGHTS = (".rotary_emb.inv_freq", "rope_freqs.weight")
+# Copies of the embedding in checkpoints of models whose logits use the embedding itself.
+_HEADS = ("lm_head.weight", "language_model.lm_head.weight", "output.weight")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+class LoadedModel:
+    """All that a model is made of.
+
+    Attributes:
+        path: What was opened.
+        spec: The model's description.
+        program: Its forward pass.
+        weights: The opened checkpoint.
+        matrices: In the program's order.
+        vectors: In the program's order.
+        text: Tokenizer, chat templates and special tokens.
+        generation_config: ``generation_config.json``, empty if there is none.
+        eos_token_ids: Tokens that end a text according to ``generation_config.json``,
+            ``config.json`` or GGUF metadata, ascending. The tokenizer knows more by name.
+    """
+
+    path: Path
+    spec: ModelSpec
+    program: Program
+    weights: Weights
+    matrices: tuple[MatrixSource, ...]
+    vectors: tuple[VectorSource, ...]
+    text: TextFiles
+    generation_config: Mapping[str, object]
+    eos_token_ids: tuple[int, ...]
+
+    def __repr__(self) -> str:
+        return f"<LoadedModel {self.spec.architecture} {str(self.path)!r}>"
+
+
+def load(name_or_path: str | os.PathLike[str], *, mmap: bool = True) -> LoadedModel:
+    """Open a model.
+
+    Args:
+        name_or_path: A folder with ``config.json`` and safetensors, a ``.gguf`` or ``.safetensors``
+            file, or the alias of an installed model package such as ``"smollm2"``. What exists on
+            disk comes before an alias.
+        mmap: Whether to map the files or to read them into memory.
+
+    Raises:
+        ModelNotFoundError: There is no such path, alias or installed package.
+        ModelFormatError: A file is damaged, or tensors do not fit the configuration.
+        UnsupportedModelError: The architecture or the type of a tensor is not supported.
+    """
+    path = _resolve(name_or_path)
+    weights = Weights.open(path, mmap=mmap)
+    if weights.format == "gguf":
+        return _load_gguf(path, weights)
+    return _load_safetensors(path, weights)
+
+
+def _resolve(name_or_path: str | os.PathLike[str]) -> Path:
+    path = Path(name_or_path)
+    if isinstance(name_or_path, str) and not path.exists():
+        packaged = find_packaged_model(name_or_path)
+        if packaged is not None:
+            return packaged
+        if path.name == name_or_path and not path.suffix:
+            raise ModelNotFoundError(
+                f"there is no file or folder {name_or_path!r} here, and no model of that name",
+                hint=f"give a path, or one of the names {', '.join(MODEL_PACKAGES)}",
+            )
+    return path
+
+
+def _load_gguf(path: Path, weights: Weights) -> LoadedModel:
+    metadata = Fields(weights.metadata(), source=str(path))
+    family = architecture_of_gguf(metadata)
+    shapes = _shapes(weights)
+    factors = None
+    if "rope_freqs.weight" in shapes:
+        factors = tuple(weights.array("rope_freqs.weight").ravel().tolist())
+    spec = family.spec_from_gguf(GgufHeader(metadata=metadata, shapes=shapes, rope_factors=factors))
+    program = record(spec)
+    weight_map = family.weights_from_gguf(spec)
+    unused = _unused(shapes, family, spec)
+    check_tensors(program.weights, weight_map, shapes, unused=unused, source=str(path))
+    eos_keys = (f"tokenizer.ggml.{name}_token_id" for name in ("eos", "eot", "eom"))
+    return LoadedModel(
+        path=path,
+        spec=spec,
+        program=program,
+        weights=weights,
+        matrices=matrix_sources(program.weights, weight_map),
+        vectors=vector_sources(program.weights, weight_map, weights),
+        text=text_of_gguf(weights),
+        generation_config={},
+        eos_token_ids=_sorted(token for key in eos_keys for token in metadata.token_ids(key)),
+    )
+
+
+def _load_safetensors(path: Path, weights: Weights) -> LoadedModel:
+    folder = Path(weights.files[0]).parent
+    config = _read_config(folder / "config.json")
+    family = architecture_of_config(config)
+    shapes = _shapes(weights)
+    spec = family.spec_from_config(config)
+    program = record(spec)
+    weight_map = family.weights_from_safetensors(spec, shapes)
+    unused = _unused(shapes, family, spec)
+    check_tensors(program.weights, weight_map, shapes, unused=unused, source=str(path))
+    generation_path = folder / "generation_config.json"
+    generation = Fields(read_optional_json(generation_path), source=str(generation_path))
+    sources = (config, generation)
+    return LoadedModel(
+        path=path,
+        spec=spec,
+        program=program,
+        weights=weights,
+        matrices=matrix_sources(program.weights, weight_map),
+        vectors=vector_sources(program.weights, weight_map, weights),
+        text=text_of_folder(folder),
+        generation_config=generation.values,
+        eos_token_ids=_sorted(
+            token for source in sources for token in source.token_ids("eos_token_id")
+        ),
+    )
+
+
+def _read_config(path: Path) -> Fields:
+    if not path.is_file():
+        raise ModelNotFoundError(
+            f"{path.parent} has no config.json",
+            hint="it lies beside the weights in every Hugging Face checkpoint",
+        )
+    config = Fields(read_json(path), source=str(path))
+    quantization = config.section("quantization_config")
+    if quantization is not None:
+        method = quantization.text("quant_method", default="unknown")
+        raise UnsupportedModelError(
+            f"{config.source} says that the weights are quantized by {method!r}",
+            hint="use the unquantized checkpoint or a GGUF file of it",
+        )
+    return config
+
+
+def _shapes(weights: Weights) -> dict[str, tuple[int, ...]]:
+    return {name: weights.info(name)[1] for name in weights.names}
+
+
+def _unused(shapes: Iterable[str], family: Architecture, spec: ModelSpec) -> set[str]:
+    """Tensors that a checkpoint may hold though the model does not read them."""
+    ignored = (*family.ignored, *_HEADS) if spec.tied_embeddings else family.ignored
+    return {name for name in shapes if name.startswith(ignored) or name.endswith(_NEVER_WEIGHTS)}
+
+
+def _sorted(token_ids: Iterable[int]) -> tuple[int, ...]:
+    return tuple(sorted(set(token_ids)))

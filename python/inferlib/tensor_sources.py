@@ -1,0 +1,152 @@
+"""Where the weights of a program come from: tensors of a checkpoint, checked before any is used."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .architectures import AddOne, UnpermuteQk
+from .errors import ModelFormatError
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator, Mapping
+
+    from numpy.typing import NDArray
+
+    from ._core import Weights
+    from .architectures import Part, WeightMap
+
+_LISTED_PROBLEMS = 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class MatrixSource:
+    """A matrix of the program, as tensors of the checkpoint that are stacked by rows.
+
+    Attributes:
+        name: Canonical name.
+        parts: Tensor name and, where rows have to move, the order: row ``r`` of the part is row
+            ``order[r]`` of the tensor.
+    """
+
+    name: str
+    parts: tuple[tuple[str, NDArray[np.int32] | None], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class VectorSource:
+    """A vector of the program (norm or bias), ready to use.
+
+    Attributes:
+        name: Canonical name.
+        values: float32, transforms applied.
+    """
+
+    name: str
+    values: NDArray[np.float32]
+
+
+def matrix_sources(
+    declared: Mapping[str, tuple[int, ...]], weight_map: WeightMap
+) -> tuple[MatrixSource, ...]:
+    """The matrices among the declared weights, in their order."""
+    return tuple(
+        MatrixSource(
+            name=name,
+            parts=tuple((part.tensor, _row_order(part)) for part in weight_map[name]),
+        )
+        for name, shape in declared.items()
+        if len(shape) > 1
+    )
+
+
+def vector_sources(
+    declared: Mapping[str, tuple[int, ...]], weight_map: WeightMap, weights: Weights
+) -> tuple[VectorSource, ...]:
+    """The vectors among the declared weights, in their order."""
+    return tuple(
+        VectorSource(
+            name=name,
+            values=np.concatenate([_vector(part, weights) for part in weight_map[name]]),
+        )
+        for name, shape in declared.items()
+        if len(shape) == 1
+    )
+
+
+def check_tensors(
+    declared: Mapping[str, tuple[int, ...]],
+    weight_map: WeightMap,
+    shapes: Mapping[str, tuple[int, ...]],
+    *,
+    unused: Collection[str],
+    source: str,
+) -> None:
+    """Compare what a program needs with what a checkpoint has.
+
+    Args:
+        declared: Canonical name → shape, from the program.
+        weight_map: Canonical name → parts.
+        shapes: Tensor name → shape, from the checkpoint.
+        unused: Tensors of the checkpoint that nobody has to use.
+        source: The checkpoint, for the message.
+
+    Raises:
+        ModelFormatError: Tensors are missing, left over or of the wrong shape: all in one message.
+    """
+    problems = list(_problems(declared, weight_map, shapes, unused))
+    if not problems:
+        return
+    listed = "; ".join(problems[:_LISTED_PROBLEMS])
+    more = len(problems) - _LISTED_PROBLEMS
+    rest = f"; and {more} more" if more > 0 else ""
+    raise ModelFormatError(f"the tensors of {source} do not fit its configuration: {listed}{rest}")
+
+
+def _problems(
+    declared: Mapping[str, tuple[int, ...]],
+    weight_map: WeightMap,
+    shapes: Mapping[str, tuple[int, ...]],
+    unused: Collection[str],
+) -> Iterator[str]:
+    used: set[str] = set()
+    for name, shape in declared.items():
+        for part in weight_map[name]:
+            used.add(part.tensor)
+            expected = (part.rows, *shape[1:])
+            found = shapes.get(part.tensor)
+            if found is None:
+                yield f"{part.tensor} is missing"
+            elif found != expected:
+                yield f"{part.tensor} has shape {_text(found)}, not {_text(expected)}"
+    for tensor in shapes:
+        if tensor not in used and tensor not in unused:
+            yield f"{tensor} is not used by this architecture"
+
+
+def _text(shape: tuple[int, ...]) -> str:
+    return f"[{', '.join(map(str, shape))}]"
+
+
+def _row_order(part: Part) -> NDArray[np.int32] | None:
+    match part.transform:
+        case None:
+            return None
+        case UnpermuteQk():
+            return part.transform.row_order()
+        case AddOne():
+            # Only norms have it, and they are vectors.
+            raise AssertionError(part)
+
+
+def _vector(part: Part, weights: Weights) -> NDArray[np.float32]:
+    values = weights.array(part.tensor)
+    match part.transform:
+        case None:
+            return values
+        case UnpermuteQk():
+            return values[part.transform.row_order()]
+        case AddOne():
+            return values + np.float32(1)
