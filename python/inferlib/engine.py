@@ -449,8 +449,10 @@ class Engine:
         Raises:
             ClosedError: The model is closed.
             ForkedProcessError: This process was forked after the model was loaded.
+            ReentrantCallError: A signal handler interrupted a call of the same thread.
         """
         self.check_not_forked()
+        self._driver.check_not_reentrant()
         if self._is_closed:
             raise ClosedError("the model is closed", hint="load it again")
 
@@ -474,12 +476,12 @@ class Engine:
         In a forked child it does nothing.
 
         Raises:
-            ReentrantCallError: The calling thread is in the middle of a step.
+            ReentrantCallError: A signal handler interrupted a call of the same thread.
         """
         if os.getpid() != self._process_id:
             return
+        self._driver.check_not_reentrant()
         with self._driver.lock:
-            self._driver.check_not_leading()
             if not self._is_closed:
                 self._is_closed = True
                 if self._driver.has_leader():

@@ -60,6 +60,7 @@ class LoadOptions(TypedDict, total=False):
     max_num_batched_tokens: int
     enable_prefix_caching: bool
     chat_template: str | None
+    mmap: bool
     driver: Driver
 
 
@@ -119,6 +120,7 @@ class Model:
         max_num_batched_tokens: int = 512,
         enable_prefix_caching: bool = True,
         chat_template: str | None = None,
+        mmap: bool = True,
         driver: Driver = "caller",
         **unknown: Never,
     ) -> Self:
@@ -136,6 +138,8 @@ class Model:
             max_num_batched_tokens: Tokens in one step at most.
             enable_prefix_caching: Reuse the KV blocks of equal prompt beginnings.
             chat_template: Replaces the checkpoint's.
+            mmap: Map the files while loading; ``False`` reads them, which needs more memory for a
+                while and cannot be hurt by a file that changes.
             driver: ``"caller"``: whoever waits runs the steps, and nothing runs when nobody waits.
                 ``"thread"``: a thread runs them while there is work; for servers.
             **unknown: Refused.
@@ -159,6 +163,7 @@ class Model:
             max_num_seqs=max_num_seqs,
             max_num_batched_tokens=max_num_batched_tokens,
             enable_prefix_caching=enable_prefix_caching,
+            mmap=mmap,
             driver=driver,
         )
         return cls(assemble_from_files(name_or_path, config, chat_template=chat_template))
