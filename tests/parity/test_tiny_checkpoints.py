@@ -2,17 +2,22 @@
 
 import numpy as np
 import pytest
-from tests.checkpoints import TINY, reference_executor
+from tests.checkpoints import TINY, reference_executor, write_gguf
 
 CASES = sorted(path.name for path in TINY.iterdir())
+GGUF_CASES = ("llama", "llama-tied-mha", "llama3-rope", "qwen2", "qwen3", "gemma3")
 # Of the standard deviation of the logits: transformers computed them in float32.
 TOLERANCE = 2e-4
 
 
-@pytest.fixture(params=CASES, scope="module")
-def case(request):
-    golden = np.load(TINY / request.param / "reference.npz")
-    return reference_executor(request.param), golden
+@pytest.fixture(params=[*CASES, *(f"{case} as GGUF" for case in GGUF_CASES)], scope="module")
+def case(request, tmp_path_factory):
+    name, _, as_gguf = request.param.partition(" as ")
+    path = TINY / name
+    if as_gguf:
+        path = tmp_path_factory.mktemp(name) / "model.gguf"
+        write_gguf(name, path)
+    return reference_executor(path), np.load(TINY / name / "reference.npz")
 
 
 def test_logits_and_hidden_states_equal_those_of_transformers(case):

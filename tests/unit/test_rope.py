@@ -1,0 +1,101 @@
+"""Rotary frequencies against their definitions."""
+
+import math
+
+import numpy as np
+import pytest
+
+from inferlib.architectures import Fields
+from inferlib.architectures.rope import rope_from_config, rope_from_gguf
+from inferlib.errors import ModelFormatError, UnsupportedModelError
+
+HEAD_DIM = 64
+
+
+def from_config(config):
+    return rope_from_config(Fields(config, source="config.json"), head_dim=HEAD_DIM)
+
+
+def from_gguf(**values):
+    metadata = {f"llama.rope.{key}": value for key, value in values.items()}
+    return rope_from_gguf(Fields(metadata, source="model.gguf"), "llama", head_dim=HEAD_DIM)
+
+
+PLAIN = [10_000 ** (-i / HEAD_DIM) for i in range(0, HEAD_DIM, 2)]
+
+
+def test_frequencies_fall_by_powers_of_theta():
+    assert from_config({}).inv_freq == pytest.approx(PLAIN)
+    assert from_gguf().inv_freq == pytest.approx(PLAIN)
+
+
+def test_theta_is_read_wherever_a_version_puts_it():
+    expected = from_gguf(freq_base=5e5)
+    for config in (
+        {"rope_theta": 5e5},
+        {"rope_theta": 5e5, "rope_scaling": None},
+        {"rope_parameters": {"rope_theta": 5e5, "rope_type": "default"}},
+        {"rope_theta": 5e5, "rope_parameters": {"rope_type": "default"}},
+    ):
+        assert from_config(config) == expected, config
+
+
+def test_part_of_a_head_may_be_rotated():
+    for config in (
+        {"partial_rotary_factor": 0.25},
+        {"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.25}},
+    ):
+        rope = from_config(config)
+        assert rope.inv_freq == pytest.approx([10_000 ** (-i / 16) for i in range(0, 16, 2)])
+    assert from_gguf(dimension_count=16) == rope
+
+
+def test_linear_scaling_divides_by_the_factor():
+    expected = np.divide(PLAIN, 4)
+    for scaling in ({"rope_type": "linear", "factor": 4}, {"type": "linear", "factor": 4.0}):
+        assert from_config({"rope_scaling": scaling}).inv_freq == pytest.approx(expected)
+    gguf = from_gguf(**{"scaling.type": "linear", "scaling.factor": 4.0})
+    assert gguf.inv_freq == pytest.approx(expected)
+
+
+def test_yarn_keeps_fast_pairs_and_interpolates_slow_ones():
+    scaling = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 2048}
+    rope = from_config({"rope_scaling": scaling})
+    ratio = np.divide(PLAIN, rope.inv_freq)
+    turns = 2048 * np.asarray(PLAIN) / (2 * math.pi)
+    assert ratio[turns > 40] == pytest.approx(1)
+    assert ratio[turns < 0.7] == pytest.approx(4)
+    assert (np.diff(ratio) >= -1e-12).all()  # rounding of equal ratios aside
+    assert rope.scale == pytest.approx(0.1 * math.log(4) + 1)
+    gguf = {"type": "yarn", "factor": 4.0, "original_context_length": 2048}
+    assert from_gguf(**{f"scaling.{key}": value for key, value in gguf.items()}) == rope
+
+
+def test_yarn_takes_its_scale_from_the_file():
+    scaling = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 2048}
+    assert from_config({"rope_scaling": scaling | {"attention_factor": 1.5}}).scale == 1.5
+    both = {"mscale": 1.0, "mscale_all_dim": 1.0}
+    assert from_config({"rope_scaling": scaling | both}).scale == 1.0
+
+
+@pytest.mark.parametrize("kind", ["dynamic", "longrope", "su"])
+def test_an_unknown_scaling_is_named(kind):
+    with pytest.raises(UnsupportedModelError, match=f"RoPE scaling '{kind}'"):
+        from_config({"rope_scaling": {"rope_type": kind, "factor": 2.0}})
+
+
+@pytest.mark.parametrize(
+    ("config", "key"),
+    [
+        ({"rope_theta": -1.0}, "rope_theta"),
+        ({"rope_theta": "many"}, "rope_theta"),
+        ({"partial_rotary_factor": 0.01}, "partial_rotary_factor"),
+        ({"partial_rotary_factor": 2.0}, "partial_rotary_factor"),
+        ({"rope_scaling": {"rope_type": "linear"}}, "factor"),
+        ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "low_freq_factor"),
+        ({"rope_scaling": {"rope_type": 3}}, "rope_type"),
+    ],
+)
+def test_an_invalid_rope_key_is_named(config, key):
+    with pytest.raises(ModelFormatError, match=f"'{key}'"):
+        from_config(config)
