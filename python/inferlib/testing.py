@@ -13,8 +13,9 @@ import numpy as np
 
 from ._core import ChatTemplate, Tokenizer
 from .assembly import Checkpoint, assemble
+from .call_options import LoadOptions
 from .config import EngineConfig, KvCacheSize
-from .model import LoadOptions, Model
+from .model import Model
 from .model_spec import AttentionSpec, LayerSpec, MlpSpec, ModelSpec, RopeSpec
 from .transformer import record
 from .validation import check_keywords
@@ -138,7 +139,7 @@ def byte_tokenizer_files() -> tuple[bytes, bytes]:
         "trim_offsets": True,
         "use_regex": False,
     }
-    tokenizer = {
+    tokenizer: dict[str, object] = {
         "version": "1.0",
         "added_tokens": [
             {"id": BOS_ID, "content": BOS_TOKEN, **added},

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from tests.unit.fakes import BOS, EOS, assert_idle, continuation, fake_model, text_of
 
+from inferlib.call_options import CallOptions, LoadOptions
 from inferlib.errors import (
     ClosedError,
     ExecutorError,
@@ -24,7 +25,7 @@ from inferlib.errors import (
     TemplateError,
     UnknownKeywordError,
 )
-from inferlib.model import CallOptions, LoadOptions, Model
+from inferlib.model import Model
 from inferlib.sampling_params import SamplingOptions, SamplingParams
 
 
