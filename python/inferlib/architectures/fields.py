@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-import numbers
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from ..errors import ModelFormatError
 
@@ -61,12 +62,11 @@ class Fields:
         key, value = self._find(keys)
         if value is None:
             return None
-        if (
-            isinstance(value, numbers.Integral)
-            and not isinstance(value, bool)
-            and 0 < value <= _LARGEST_SIZE
-        ):
-            return int(value)
+        # NumPy's integers too; bool is an int that is no size.
+        if not isinstance(value, bool) and isinstance(value, int | np.integer):
+            size = int(value)
+            if 0 < size <= _LARGEST_SIZE:
+                return size
         raise self.invalid(key, "a positive integer", value)
 
     def number(self, *keys: str, default: float | None = None) -> float:
@@ -90,8 +90,10 @@ class Fields:
         key, value = self._find(keys)
         if value is None:
             return None
-        if isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value):
-            return float(value)
+        if not isinstance(value, bool) and isinstance(value, int | float | np.number):
+            number = float(value)
+            if math.isfinite(number):
+                return number
         raise self.invalid(key, "a finite number", value)
 
     def flag(self, key: str, *, default: bool) -> bool:
@@ -128,9 +130,10 @@ class Fields:
         value = self._values.get(key)
         if value is None:
             return []
-        items = value if isinstance(value, list) else [value]
-        if all(isinstance(item, int) and 0 <= item <= _LARGEST_SIZE for item in items):
-            return items
+        items: list[object] = value if isinstance(value, list) else [value]
+        ids = [item for item in items if isinstance(item, int) and 0 <= item <= _LARGEST_SIZE]
+        if len(ids) == len(items):
+            return ids
         raise self.invalid(key, "a token id or a list of token ids", value)
 
     def section(self, key: str) -> Fields | None:

@@ -187,7 +187,8 @@ def _yarn(
     if truncate:
         low, high = math.floor(low), math.ceil(high)
     low, high = max(low, 0), min(high, rotary_dim - 1)
-    ramp = np.clip((np.arange(inv_freq.size) - low) / max(high - low, 1e-3), 0, 1)
+    pairs = np.arange(inv_freq.size, dtype=np.float64)
+    ramp: NDArray[np.float64] = np.clip((pairs - low) / max(high - low, 1e-3), 0, 1)
     return ramp * inv_freq / factor + (1 - ramp) * inv_freq
 
 

@@ -20,7 +20,7 @@ macro_rules! numeric {
         })*
     };
 }
-numeric!(i32 => "int32", i64 => "int64", u64 => "uint64", f32 => "float32", bool => "bool_");
+numeric!(u8 => "uint8", i32 => "int32", i64 => "int64", u64 => "uint64", f32 => "float32", bool => "bool_");
 
 /// `NDArray[T]` of one dimension, for a return value.
 pub(crate) struct Array<'py, T: Numeric>(pub(crate) Bound<'py, PyArray1<T>>);

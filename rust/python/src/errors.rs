@@ -18,6 +18,7 @@ static CLASSES: PyOnceLock<Py<PyDict>> = PyOnceLock::new();
 
 /// Receive the exception classes of `errors.py`, by name. Called once, at import.
 #[pyfunction]
+#[pyo3(signature = (classes: "dict[str, Any]"))]
 pub(crate) fn set_error_classes(py: Python<'_>, classes: Bound<'_, PyDict>) {
     // A second import of the same module hands over the same classes.
     let _ = CLASSES.set(py, classes.unbind());

@@ -5,10 +5,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use inferlib_cpu::{CpuError, CpuExecutor, Options, Part, Precision, Tier};
 use inferlib_weights::{Dtype, Tensor};
-use numpy::{PyReadonlyArray1, PyReadonlyArray2};
+use numpy::PyReadonlyArray1;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
+use crate::arrays::{Matrix, Vector};
 use crate::batch::{PyBatch, lock};
 use crate::boundary::enter;
 use crate::errors::{Error, to_py_err};
@@ -119,6 +120,7 @@ impl PyCpuExecutor {
     }
 
     /// Give a matrix as tensors of checkpoints, stacked by rows. Row `i` of a part is row `row_order[i]` of its tensor.
+    #[pyo3(signature = (name: "str", parts: "list[tuple[Weights, str, NDArray[int32] | None]]"))]
     fn load_matrix(&self, py: Python<'_>, name: &str, parts: Vec<MatrixPart<'_>>) -> PyResult<()> {
         let mut sources = Vec::with_capacity(parts.len());
         for (weights, tensor, order) in &parts {
@@ -149,13 +151,8 @@ impl PyCpuExecutor {
     }
 
     /// Give a matrix as float32 values, `[out_features, in_features]`.
-    fn load_array(
-        &self,
-        py: Python<'_>,
-        name: &str,
-        values: PyReadonlyArray2<'_, f32>,
-    ) -> PyResult<()> {
-        let array = values.as_array();
+    fn load_array(&self, py: Python<'_>, name: &str, values: Matrix<'_, f32>) -> PyResult<()> {
+        let array = values.view();
         let shape = [array.nrows(), array.ncols()];
         let bytes: Vec<u8> = array.iter().flat_map(|x| x.to_le_bytes()).collect();
         self.with(py, |executor| {
@@ -176,13 +173,8 @@ impl PyCpuExecutor {
     }
 
     /// Give a vector, `[width]` float32.
-    fn load_vector(
-        &self,
-        py: Python<'_>,
-        name: &str,
-        values: PyReadonlyArray1<'_, f32>,
-    ) -> PyResult<()> {
-        let values = values.as_array().to_vec();
+    fn load_vector(&self, py: Python<'_>, name: &str, values: Vector<'_, f32>) -> PyResult<()> {
+        let values = values.view().to_vec();
         self.with(py, |executor| executor.load_vector(name, values))
     }
 
@@ -210,6 +202,7 @@ impl PyCpuExecutor {
     }
 
     /// Tier, threads and bytes in use, as a plain dict.
+    #[pyo3(signature = () -> "dict[str, str | int]")]
     fn info<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let (tier, threads, weight_bytes, kv_cache_bytes) = self.with(py, |executor| {
             Ok((

@@ -276,7 +276,7 @@ impl TextStreams {
         clippy::type_complexity,
         reason = "two lists of tuples; a class per tuple would be no clearer"
     )]
-    #[pyo3(signature = (keys: "NDArray[np.uint64]", token_ids: "NDArray[np.int32]") -> "tuple[list[tuple[int, int, int]], list[tuple[int, int, Exception]]]")]
+    #[pyo3(signature = (keys: "NDArray[uint64]", token_ids: "NDArray[int32]") -> "tuple[list[tuple[int, int, int]], list[tuple[int, int, Exception]]]")]
     fn advance(
         &self,
         py: Python<'_>,

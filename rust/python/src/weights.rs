@@ -12,6 +12,7 @@ use pyo3::exceptions::PyKeyError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
 
+use crate::arrays::Array;
 use crate::boundary::enter;
 use crate::errors::{Error, to_py_err};
 
@@ -140,7 +141,7 @@ impl Weights {
     }
 
     /// The tensor as float32, dequantized, in memory of its own. `KeyError` if there is no such tensor.
-    #[pyo3(signature = (name) -> "NDArray[np.float32]")]
+    #[pyo3(signature = (name) -> "NDArray[float32]")]
     fn array<'py>(&self, py: Python<'py>, name: &str) -> PyResult<Bound<'py, PyArrayDyn<f32>>> {
         let tensor = self.tensor(name)?;
         let values = enter(py, || tensor.to_f32())?;
@@ -148,15 +149,14 @@ impl Weights {
     }
 
     /// The tensor's bytes as they are in the file, read-only and not copied; the array keeps the checkpoint open.
-    #[pyo3(signature = (name) -> "NDArray[np.uint8]")]
-    fn raw<'py>(slf: &Bound<'py, Self>, name: &str) -> PyResult<Bound<'py, PyArray1<u8>>> {
+    fn raw<'py>(slf: &Bound<'py, Self>, name: &str) -> PyResult<Array<'py, u8>> {
         let view = ArrayView1::from(slf.get().tensor(name)?.bytes);
         // SAFETY: the bytes belong to the checkpoint that `slf` holds, which never moves or changes them, and the array
         // holds `slf`. It is made read-only before anybody else sees it, and NumPy refuses to make it writable again,
         // because its base offers no writable buffer.
         let array = unsafe { PyArray1::borrow_from_array(&view, slf.clone().into_any()) };
         array.readwrite().make_nonwriteable();
-        Ok(array)
+        Ok(Array(array))
     }
 
     /// Give the memory pages of a mapped tensor back to the system; it is read from the file again when it is used.
@@ -176,7 +176,7 @@ impl Weights {
     clippy::needless_pass_by_value,
     reason = "PyO3 hands arguments over by value"
 )]
-#[pyo3(signature = (dtype: "str", data: "NDArray[np.uint8]") -> "NDArray[np.float32]")]
+#[pyo3(signature = (dtype: "str", data: "NDArray[uint8]") -> "NDArray[float32]")]
 pub(crate) fn dequantize<'py>(
     py: Python<'py>,
     dtype: &str,

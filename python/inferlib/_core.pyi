@@ -1,0 +1,1304 @@
+"""
+The compiled half of inferlib.
+"""
+
+from os import PathLike
+from typing import Any, Final, SupportsFloat, SupportsIndex, final
+
+from _typeshed import SupportsGetItem
+from numpy import bool_, float32, int32, int64, uint8, uint64
+from numpy.typing import NDArray
+
+__all__ = [
+    "__version__",
+    "Batch",
+    "Buffer",
+    "ChatTemplate",
+    "CpuExecutor",
+    "DecodeStream",
+    "Events",
+    "GroupBatch",
+    "KvGroup",
+    "KvLayer",
+    "Program",
+    "ProgramRecorder",
+    "RequestOutput",
+    "Rope",
+    "RowLogprobs",
+    "SampledRows",
+    "SamplingParams",
+    "Scheduler",
+    "SchedulerStats",
+    "SequenceOutput",
+    "StepOutput",
+    "TextStreams",
+    "Timestamps",
+    "Tokenizer",
+    "Weight",
+    "Weights",
+    "dequantize",
+    "read_tokenizer_config",
+    "set_error_classes",
+]
+
+__version__: Final[str]
+
+@final
+class Batch:
+    """
+    The input of one step as int32 arrays. The scheduler refills its buffers only when no handle is left.
+    """
+    @property
+    def groups(self, /) -> list[GroupBatch]:
+        """
+        Block tables and slots, one per KV group.
+        """
+    @property
+    def history(self, /) -> NDArray[int32]:
+        """
+        Token histories that sampling needs, flattened; see `SampledRows`.
+        """
+    @property
+    def logits_indices(self, /) -> NDArray[int32]:
+        """
+        `[num_sampled]`: ascending token rows whose logits are wanted.
+        """
+    @property
+    def num_sampled(self, /) -> int:
+        """
+        Rows of logits in this step.
+        """
+    @property
+    def num_seqs(self, /) -> int:
+        """
+        Sequences in this step.
+        """
+    @property
+    def num_tokens(self, /) -> int:
+        """
+        Scheduled tokens.
+        """
+    @property
+    def positions(self, /) -> NDArray[int32]:
+        """
+        `[num_tokens]`: absolute positions.
+        """
+    @property
+    def query_start_loc(self, /) -> NDArray[int32]:
+        """
+        `[num_seqs + 1]`: first token row of each sequence.
+        """
+    @property
+    def sampled(self, /) -> SampledRows:
+        """
+        What the rows of logits are for.
+        """
+    @property
+    def seq_lens(self, /) -> NDArray[int32]:
+        """
+        `[num_seqs]`: tokens in the cache after this step.
+        """
+    @property
+    def step(self, /) -> int:
+        """
+        Increases by one per scheduled step.
+        """
+    @property
+    def token_ids(self, /) -> NDArray[int32]:
+        """
+        `[num_tokens]`.
+        """
+
+@final
+class Buffer:
+    """
+    A buffer of a program that is being recorded.
+    """
+    @property
+    def name(self, /) -> str:
+        """
+        The buffer's name.
+        """
+    @property
+    def width(self, /) -> int:
+        """
+        Elements per row.
+        """
+
+@final
+class ChatTemplate:
+    """
+    A compiled chat template. Immutable; any thread may use it.
+    """
+    def __new__(cls, /, source: str, special_tokens: dict[str, str] | None = None) -> ChatTemplate:
+        """
+        Compile a template; `special_tokens` are variables such as `bos_token`.
+        """
+    def render(
+        self,
+        /,
+        messages: Any,
+        *,
+        tools: Any | None = None,
+        add_generation_prompt: bool = True,
+        variables: Any | None = None,
+        now: tuple[SupportsIndex, SupportsIndex] | None = None,
+    ) -> str:
+        """
+        The text of a conversation.
+
+        `variables` are further ones for the template (`enable_thinking`); `now` is what its clock shows, as seconds since
+        1970 in UTC and the local offset from UTC in seconds, by default the present in UTC.
+        """
+
+@final
+class CpuExecutor:
+    """
+    Runs a program on the CPU, with the GIL released: packed weights, KV cache, workspaces, threads.
+
+    Load every weight of the program, `seal`, then `run` batches. One step runs at a time.
+    """
+    def __new__(
+        cls,
+        /,
+        program: Program,
+        *,
+        num_blocks: SupportsGetItem[int, SupportsIndex],
+        precision: str = "fast",
+        threads: SupportsIndex | None = None,
+        tier: str | None = None,
+        max_num_batched_tokens: SupportsIndex = 512,
+    ) -> CpuExecutor:
+        """
+        Reserve the KV cache (`num_blocks` per KV group) and choose kernels. Starts no thread.
+        """
+    def abort(self, /) -> None:
+        """
+        End the running step at its next barrier, from any thread.
+        """
+    @staticmethod
+    def available_cores() -> int:
+        """
+        Cores that this process may use.
+        """
+    @staticmethod
+    def bytes_per_block(program: Program, precision: str) -> list[int]:
+        """
+        Bytes of one KV block in each group of the program.
+        """
+    def close(self, /) -> None:
+        """
+        Give back memory and threads. A running step is aborted first. Later calls raise `ClosedError`.
+        """
+    def info(self, /) -> "dict[str, str | int]":
+        """
+        Tier, threads and bytes in use, as a plain dict.
+        """
+    def load_array(self, /, name: str, values: NDArray[float32]) -> None:
+        """
+        Give a matrix as float32 values, `[out_features, in_features]`.
+        """
+    def load_matrix(
+        self, /, name: "str", parts: "list[tuple[Weights, str, NDArray[int32] | None]]"
+    ) -> None:
+        """
+        Give a matrix as tensors of checkpoints, stacked by rows. Row `i` of a part is row `row_order[i]` of its tensor.
+        """
+    def load_vector(self, /, name: str, values: NDArray[float32]) -> None:
+        """
+        Give a vector, `[width]` float32.
+        """
+    def run(self, /, batch: Batch) -> StepOutput | None:
+        """
+        Run one step. `None` if `abort` was called: then discard the step; running it again is safe.
+        """
+    def seal(self, /) -> None:
+        """
+        All weights are there: build the plan and the workspaces.
+        """
+    @staticmethod
+    def tiers() -> list[str]:
+        """
+        Names of the kernel tiers that this machine runs, best first.
+        """
+
+@final
+class DecodeStream:
+    """
+    Decodes one sequence of tokens as it grows; never gives out half a character.
+    """
+    def __new__(
+        cls, /, tokenizer: Tokenizer, *, skip_special: bool = True, continues: bool = False
+    ) -> DecodeStream:
+        """
+        `continues`: the text goes on after other text, so that a leading space stays.
+        """
+    def finish(self, /) -> str:
+        """
+        End the text: an unfinished character becomes U+FFFD.
+        """
+    def push(self, /, token_id: SupportsIndex) -> str:
+        """
+        Decode one more token; returns the text that is certain now and was not before.
+        """
+
+@final
+class Events:
+    """
+    What a step brought, as parallel arrays: no object per request.
+    """
+    @property
+    def finished(self, /) -> NDArray[bool_]:
+        """
+        `[num_tokens]`: whether the sequence ended with it.
+        """
+    @property
+    def finished_requests(self, /) -> NDArray[int64]:
+        """
+        Requests whose last sequence ended in this step, also without a token. Not those that `cancel` or `finish`
+        ended.
+        """
+    @property
+    def request_ids(self, /) -> NDArray[int64]:
+        """
+        `[num_tokens]`: whose token.
+        """
+    @property
+    def sequence_indices(self, /) -> NDArray[int32]:
+        """
+        `[num_tokens]`: which of its sequences.
+        """
+    @property
+    def token_ids(self, /) -> NDArray[int32]:
+        """
+        `[num_tokens]`: the token appended.
+        """
+
+@final
+class GroupBatch:
+    """
+    Block tables and slots of one KV group.
+    """
+    @property
+    def block_copies(self, /) -> NDArray[int32]:
+        """
+        Blocks to copy before the step: source, target, source, target …
+        """
+    @property
+    def block_table_start_loc(self, /) -> NDArray[int32]:
+        """
+        `[num_seqs + 1]`: where each sequence's blocks begin in `block_tables`.
+        """
+    @property
+    def block_tables(self, /) -> NDArray[int32]:
+        """
+        Block ids in order of position.
+        """
+    @property
+    def slot_mapping(self, /) -> NDArray[int32]:
+        """
+        `[num_tokens]`: `block_id * block_size + offset` where each token's K and V go.
+        """
+
+@final
+class KvGroup:
+    """
+    Layers that share one block table per sequence.
+    """
+    def __eq__(self, value: object, /) -> bool: ...
+    def __ne__(self, value: object, /) -> bool: ...
+    def __repr__(self, /) -> str: ...
+    @property
+    def k_head_dim(self, /) -> int:
+        """
+        Elements of a K head.
+        """
+    @property
+    def num_kv_heads(self, /) -> int:
+        """
+        KV heads per layer.
+        """
+    @property
+    def num_layers(self, /) -> int:
+        """
+        Layers whose K and V live in each of the group's blocks.
+        """
+    @property
+    def v_head_dim(self, /) -> int:
+        """
+        Elements of a V head.
+        """
+    @property
+    def window(self, /) -> int | None:
+        """
+        Tokens that a query may see, itself included; None means all.
+        """
+
+@final
+class KvLayer:
+    """
+    Where one layer's K and V live, in a program that is being recorded.
+    """
+
+@final
+class Program:
+    """
+    A recorded forward pass: ops over named buffers, weights by canonical name, KV groups.
+    """
+    def __repr__(self, /) -> str: ...
+    @property
+    def buffers(self, /) -> dict[str, tuple[str, int]]:
+        """
+        Buffer name → (what its rows count, elements per row).
+        """
+    @property
+    def captures(self, /) -> list[str]:
+        """
+        Names of the capture points, in the order of the forward pass.
+        """
+    def describe(self, /) -> str:
+        """
+        The program as text, one line per op.
+        """
+    @property
+    def kv_groups(self, /) -> list[KvGroup]:
+        """
+        A sequence has one block table in each.
+        """
+    @property
+    def ops(self, /) -> list[tuple[str, dict[str, Any]]]:
+        """
+        The ops in order, as (kind, arguments). Buffers and weights appear by name; built anew on each access.
+        """
+    @property
+    def vocab_size(self, /) -> int:
+        """
+        Width of the logits.
+        """
+    @property
+    def weights(self, /) -> dict[str, tuple[int, ...]]:
+        """
+        Canonical weight name → shape.
+        """
+
+@final
+class ProgramRecorder:
+    """
+    Records one forward pass: declare buffers and weights, call the ops in order, then `finish()`.
+
+    Declaring the same thing twice gives the same one. Every call raises `ModelError` if ids, widths or shapes do not fit.
+    """
+    def __new__(cls, /) -> ProgramRecorder: ...
+    def act_and_mul(self, /, x: Buffer, activation: str, *, out: Buffer) -> None:
+        """
+        `out = act(x[:, :half]) * x[:, half:]`; `activation` is `"silu"`, `"gelu_tanh"` or `"gelu"`.
+        """
+    def add(self, /, a: Buffer, b: Buffer, *, out: Buffer) -> None:
+        """
+        `out = a + b`; `out` may be either of them.
+        """
+    def attention(
+        self,
+        /,
+        q: Buffer,
+        kv: KvLayer,
+        *,
+        num_heads: SupportsIndex,
+        scale: SupportsFloat | SupportsIndex,
+        out: Buffer,
+        q_start: SupportsIndex = 0,
+        softcap: SupportsFloat | SupportsIndex | None = None,
+    ) -> None:
+        """
+        Attend causally from the queries at `q_start` of each row to their sequences' blocks.
+        """
+    def buffer(self, /, name: str, rows: str, width: SupportsIndex) -> Buffer:
+        """
+        A buffer of `width` floats per row; `rows` is `"tokens"`, `"sampled"` or `"sequences"`.
+        """
+    def capture(self, /, name: str, x: Buffer) -> None:
+        """
+        Hand out the rows of `x` here when a request asks for `name`; off by default.
+        """
+    def embedding(
+        self, /, weight: Weight, *, out: Buffer, scale: SupportsFloat | SupportsIndex = 1.0
+    ) -> None:
+        """
+        `out[t] = weight[token_ids[t]] * scale`.
+        """
+    def finish(self, /) -> Program:
+        """
+        The finished program; the recorder cannot be used any more.
+        """
+    def gather_rows(self, /, x: Buffer, *, out: Buffer) -> None:
+        """
+        `out[i] = x[logits_indices[i]]`: keep the rows whose logits are wanted.
+        """
+    def kv_layer(
+        self,
+        /,
+        *,
+        num_kv_heads: SupportsIndex,
+        k_head_dim: SupportsIndex,
+        v_head_dim: SupportsIndex,
+        window: SupportsIndex | None,
+    ) -> KvLayer:
+        """
+        Room for one more layer's K and V, in the KV group of all layers with the same dimensions and window.
+        """
+    def linear(
+        self, /, x: Buffer, weight: Weight, bias: Weight | None = None, *, out: Buffer
+    ) -> None:
+        """
+        `out = x @ weight.T + bias`.
+        """
+    def lm_head(
+        self,
+        /,
+        x: Buffer,
+        weight: Weight,
+        *,
+        out: Buffer,
+        softcap: SupportsFloat | SupportsIndex | None = None,
+    ) -> None:
+        """
+        `out = x @ weight.T`, then `softcap * tanh(out / softcap)` if given: the logits.
+        """
+    def rms_norm(
+        self,
+        /,
+        x: Buffer,
+        weight: Weight,
+        *,
+        eps: SupportsFloat | SupportsIndex,
+        out: Buffer,
+        start: SupportsIndex = 0,
+        length: SupportsIndex | None = None,
+    ) -> None:
+        """
+        `out = x / sqrt(mean(x²) + eps) * weight`, over each run of the weight's width.
+
+        With `start` and `length`, only that slice of each row, in place (heads of a fused qkv row).
+        """
+    def rope(
+        self,
+        /,
+        x: Buffer,
+        table: Rope,
+        *,
+        start: SupportsIndex,
+        num_heads: SupportsIndex,
+        head_dim: SupportsIndex,
+    ) -> None:
+        """
+        Rotate `num_heads` heads from element `start` on, in place, by each token's position.
+        """
+    def rotary_table(
+        self,
+        /,
+        inv_freq: SupportsGetItem[int, SupportsFloat | SupportsIndex],
+        *,
+        scale: SupportsFloat | SupportsIndex = 1.0,
+    ) -> Rope:
+        """
+        A rotary table: pair `i` turns by `position * inv_freq[i]`; cosine and sine are multiplied by `scale`.
+        """
+    def store_kv(
+        self, /, x: Buffer, kv: KvLayer, *, k_start: SupportsIndex, v_start: SupportsIndex
+    ) -> None:
+        """
+        Write this step's K and V, at `k_start` and `v_start` of each row, into the sequences' blocks.
+        """
+    def weight(self, /, name: str, shape: SupportsGetItem[int, SupportsIndex]) -> Weight:
+        """
+        A weight by canonical name: one size for a vector, `(out_features, in_features)` for a matrix.
+        """
+
+@final
+class RequestOutput:
+    """
+    Results of a request.
+    """
+    @property
+    def is_finished(self, /) -> bool:
+        """
+        Whether every sequence ended.
+        """
+    @property
+    def num_cached_tokens(self, /) -> int:
+        """
+        Prompt tokens whose K and V were found in the prefix cache when the request first ran.
+        """
+    @property
+    def num_preemptions(self, /) -> int:
+        """
+        How often a sequence of it lost its blocks.
+        """
+    @property
+    def prompt_logprobs(self, /) -> list[RowLogprobs] | None:
+        """
+        Log-probabilities of the prompt tokens from `prompt_logprobs_start` on; `None` unless asked for.
+        """
+    @property
+    def prompt_logprobs_start(self, /) -> int:
+        """
+        Position of the first entry of `prompt_logprobs`: 1 or more, since nothing precedes position 0.
+        """
+    @property
+    def prompt_token_ids(self, /) -> NDArray[int32]:
+        """
+        The prompt.
+        """
+    @property
+    def request_id(self, /) -> int:
+        """
+        As `Scheduler.submit` gave it.
+        """
+    @property
+    def sequences(self, /) -> list[SequenceOutput]:
+        """
+        `[n]`.
+        """
+    @property
+    def timestamps(self, /) -> Timestamps:
+        """
+        When things happened.
+        """
+
+@final
+class Rope:
+    """
+    A rotary table of a program that is being recorded.
+    """
+
+@final
+class RowLogprobs:
+    """
+    Log-probabilities of one token: its own, then the best `k`.
+    """
+    @property
+    def logprob(self, /) -> float:
+        """
+        Of the chosen (or scored) token.
+        """
+    @property
+    def rank(self, /) -> int:
+        """
+        Its rank, 1 for the most likely.
+        """
+    @property
+    def top_ids(self, /) -> NDArray[int32]:
+        """
+        `[k]`: the most likely tokens, best first.
+        """
+    @property
+    def top_logprobs(self, /) -> NDArray[float32]:
+        """
+        `[k]`: their log-probabilities.
+        """
+
+@final
+class SampledRows:
+    """
+    What each row of logits is for, as parallel arrays.
+    """
+    @property
+    def history_output_len(self, /) -> NDArray[int32]:
+        """
+        `[num_sampled]`: output tokens there.
+        """
+    @property
+    def history_prompt_len(self, /) -> NDArray[int32]:
+        """
+        `[num_sampled]`: prompt tokens there; 0 where sampling needs no history.
+        """
+    @property
+    def history_start(self, /) -> NDArray[int32]:
+        """
+        `[num_sampled]`: where the row's tokens begin in `Batch.history`, prompt first.
+        """
+    @property
+    def is_scored(self, /) -> NDArray[bool_]:
+        """
+        `[num_sampled]`: whether the row scores a prompt token; the others draw the next token.
+        """
+    @property
+    def num_output_tokens(self, /) -> NDArray[int32]:
+        """
+        `[num_sampled]`: output tokens so far.
+        """
+    @property
+    def params(self, /) -> list[SamplingParams]:
+        """
+        Parameters of each row, as objects: not for the hot path.
+        """
+    @property
+    def positions(self, /) -> NDArray[int32]:
+        """
+        `[num_sampled]`: position of the token that is drawn or scored.
+        """
+    @property
+    def seeds(self, /) -> NDArray[uint64]:
+        """
+        `[num_sampled]`: with the next two, the key of the random numbers.
+        """
+    @property
+    def sequence_indices(self, /) -> NDArray[int32]:
+        """
+        `[num_sampled]`: which of the request's `n` sequences.
+        """
+    @property
+    def sequences(self, /) -> NDArray[int32]:
+        """
+        `[num_sampled]`: index of the sequence in the batch.
+        """
+    @property
+    def targets(self, /) -> NDArray[int32]:
+        """
+        `[is_scored.sum()]`: the tokens that are scored, in the order of their rows.
+        """
+
+@final
+class SamplingParams:
+    """
+    How a request's tokens are drawn: every value resolved. Raises `RequestError` with `field` for what cannot work.
+    """
+    def __eq__(self, value: object, /) -> bool: ...
+    def __ne__(self, value: object, /) -> bool: ...
+    def __new__(
+        cls,
+        /,
+        *,
+        temperature: SupportsFloat | SupportsIndex = 1.0,
+        top_k: SupportsIndex | None = None,
+        top_p: SupportsFloat | SupportsIndex = 1.0,
+        min_p: SupportsFloat | SupportsIndex = 0.0,
+        presence_penalty: SupportsFloat | SupportsIndex = 0.0,
+        frequency_penalty: SupportsFloat | SupportsIndex = 0.0,
+        repetition_penalty: SupportsFloat | SupportsIndex = 1.0,
+        min_tokens: SupportsIndex = 0,
+        max_tokens: SupportsIndex = 256,
+        eos_token_ids: SupportsGetItem[int, SupportsIndex] = ...,
+        stop_token_ids: SupportsGetItem[int, SupportsIndex] = ...,
+        logit_bias: SupportsGetItem[int, tuple[SupportsIndex, SupportsFloat | SupportsIndex]] = ...,
+        allowed_token_ids: SupportsGetItem[int, SupportsIndex] | None = None,
+        bad_words: SupportsGetItem[int, SupportsGetItem[int, SupportsIndex]] = ...,
+        logprobs: SupportsIndex | None = None,
+        prompt_logprobs: SupportsIndex | None = None,
+        prompt_logprobs_start: SupportsIndex = 0,
+        logprobs_mode: str = "raw",
+    ) -> SamplingParams: ...
+    def __repr__(self, /) -> str: ...
+    @property
+    def allowed_token_ids(self, /) -> list[int] | None:
+        """
+        If present, only these tokens may be drawn.
+        """
+    @property
+    def bad_words(self, /) -> list[list[int]]:
+        """
+        Token runs that may not be completed.
+        """
+    @property
+    def eos_token_ids(self, /) -> list[int]:
+        """
+        End-of-sequence tokens, ascending.
+        """
+    @property
+    def frequency_penalty(self, /) -> float:
+        """
+        Subtracted per occurrence in the generated tokens.
+        """
+    @property
+    def logit_bias(self, /) -> list[tuple[int, float]]:
+        """
+        Added to logits, by token, ascending.
+        """
+    @property
+    def logprobs(self, /) -> int | None:
+        """
+        Log-probabilities of the best `k` per output token.
+        """
+    @property
+    def logprobs_mode(self, /) -> str:
+        """
+        `"raw"` or `"processed"`.
+        """
+    @property
+    def max_tokens(self, /) -> int:
+        """
+        Most tokens to generate.
+        """
+    @property
+    def min_p(self, /) -> float:
+        """
+        Keep tokens with at least this share of the best one's probability.
+        """
+    @property
+    def min_tokens(self, /) -> int:
+        """
+        Stop tokens are masked until this many tokens were generated.
+        """
+    @property
+    def presence_penalty(self, /) -> float:
+        """
+        Subtracted once from every generated token's logit.
+        """
+    @property
+    def prompt_logprobs(self, /) -> int | None:
+        """
+        The same per prompt token.
+        """
+    @property
+    def prompt_logprobs_start(self, /) -> int:
+        """
+        First prompt position that is scored.
+        """
+    @property
+    def repetition_penalty(self, /) -> float:
+        """
+        Divides positive and multiplies negative logits of all tokens so far.
+        """
+    @property
+    def stop_token_ids(self, /) -> list[int]:
+        """
+        Further stop tokens, ascending.
+        """
+    @property
+    def temperature(self, /) -> float:
+        """
+        0 is greedy.
+        """
+    @property
+    def top_k(self, /) -> int | None:
+        """
+        Keep the `k` most likely; `None` keeps all.
+        """
+    @property
+    def top_p(self, /) -> float:
+        """
+        Keep the smallest set whose probability reaches this.
+        """
+
+@final
+class Scheduler:
+    """
+    Decides what runs next: requests in, batches out, results back.
+
+    `now` is the time in seconds of `time.monotonic()`; without it the clock is read.
+    """
+    def __new__(
+        cls,
+        /,
+        *,
+        groups: SupportsGetItem[int, tuple[SupportsIndex, SupportsIndex | None]],
+        max_num_seqs: SupportsIndex,
+        max_num_batched_tokens: SupportsIndex,
+        max_model_len: SupportsIndex,
+        vocab_size: SupportsIndex,
+        enable_prefix_caching: bool = True,
+        max_chunk: SupportsIndex | None = None,
+        max_waiting: SupportsIndex | None = None,
+        max_waiting_tokens: SupportsIndex | None = None,
+        prefix_hash_key: tuple[SupportsIndex, SupportsIndex] | None = None,
+    ) -> Scheduler:
+        """
+        An idle scheduler with an empty KV cache.
+
+        `groups` holds `(num_blocks, window)` of each KV group of the program. `prefix_hash_key` is random unless given.
+        """
+    def cancel(
+        self, /, request_id: SupportsIndex, now: SupportsFloat | SupportsIndex | None = None
+    ) -> bool:
+        """
+        End a request with `finish_reason="abort"`, also while a step is in flight; whether it was alive.
+        """
+    def check_integrity(self, /) -> None:
+        """
+        Verify every invariant; `InternalError` with the first contradiction. For tests.
+        """
+    def discard_step(self, /) -> None:
+        """
+        The step failed or was interrupted: nothing of it counts, the next `schedule` plans it again.
+        """
+    def finish(
+        self,
+        /,
+        request_id: SupportsIndex,
+        sequence_index: SupportsIndex,
+        reason: str,
+        now: SupportsFloat | SupportsIndex | None = None,
+    ) -> bool:
+        """
+        End one sequence, also while a step is in flight; whether it was alive. `reason` is `"stop"`, `"length"`,
+        `"abort"` or `"error"`.
+        """
+    def has_work(self, /) -> bool:
+        """
+        Whether `schedule` would give a batch.
+        """
+    def is_finished(self, /, request_id: SupportsIndex) -> bool:
+        """
+        Whether every sequence of a request ended. `KeyError` as in `output`.
+        """
+    def num_output_tokens(self, /, request_id: SupportsIndex) -> int:
+        """
+        Tokens generated by all sequences of a request. `KeyError` as in `output`.
+        """
+    def output(self, /, request_id: SupportsIndex) -> RequestOutput:
+        """
+        A snapshot of a request's results. `KeyError` if it is unknown or was taken.
+        """
+    def schedule(self, /, now: SupportsFloat | SupportsIndex | None = None) -> Batch | None:
+        """
+        Plan a step; `None` if there is nothing to do. A step still in flight is discarded.
+        """
+    def sequence_since(
+        self, /, request_id: SupportsIndex, sequence_index: SupportsIndex, start: SupportsIndex
+    ) -> SequenceOutput:
+        """
+        One sequence of a request, from its token `start` on. `KeyError` as in `output`.
+        """
+    def stats(self, /) -> SchedulerStats:
+        """
+        Counters now.
+        """
+    def status(self, /, request_id: SupportsIndex) -> str:
+        """
+        `"waiting"`, `"running"`, `"preempted"` or `"finished"`. `KeyError` as in `output`.
+        """
+    def submit(
+        self,
+        /,
+        prompt: NDArray[int32],
+        params: SamplingParams,
+        *,
+        n: SupportsIndex = 1,
+        seed: SupportsIndex = 0,
+        cache_salt: str | None = None,
+        priority: SupportsIndex = 0,
+        now: SupportsFloat | SupportsIndex | None = None,
+    ) -> int:
+        """
+        Queue a request; its id. Raises `RequestError`, `PromptTooLongError` or `OverloadedError` at once.
+        """
+    def take(self, /, request_id: SupportsIndex) -> RequestOutput:
+        """
+        Remove a finished request; its results. `KeyError` if it is unknown, was taken, or is not finished.
+        """
+    def update(
+        self, /, output: StepOutput, now: SupportsFloat | SupportsIndex | None = None
+    ) -> Events:
+        """
+        Account for the result of the step in flight.
+        """
+
+@final
+class SchedulerStats:
+    """
+    The scheduler at one moment, and sums since it was made.
+    """
+    @property
+    def groups(self, /) -> list[tuple[int, int, int, int]]:
+        """
+        Blocks of each KV group: all, used, free, cached (used or free).
+        """
+    @property
+    def num_cached_tokens(self, /) -> int:
+        """
+        Of these, found in the prefix cache.
+        """
+    @property
+    def num_finished(self, /) -> int:
+        """
+        Requests finished, for whatever reason.
+        """
+    @property
+    def num_output_tokens(self, /) -> int:
+        """
+        Tokens generated.
+        """
+    @property
+    def num_preempted_seqs(self, /) -> int:
+        """
+        Of these, preempted.
+        """
+    @property
+    def num_preemptions(self, /) -> int:
+        """
+        Sequences that lost their blocks.
+        """
+    @property
+    def num_prompt_tokens(self, /) -> int:
+        """
+        Prompt tokens of all requests that ever ran.
+        """
+    @property
+    def num_requests(self, /) -> int:
+        """
+        Requests accepted.
+        """
+    @property
+    def num_running_seqs(self, /) -> int:
+        """
+        Sequences with blocks.
+        """
+    @property
+    def num_scheduled_tokens(self, /) -> int:
+        """
+        Tokens planned, discarded steps included.
+        """
+    @property
+    def num_steps(self, /) -> int:
+        """
+        Steps planned.
+        """
+    @property
+    def num_waiting_requests(self, /) -> int:
+        """
+        Requests never scheduled yet.
+        """
+    @property
+    def num_waiting_seqs(self, /) -> int:
+        """
+        Living sequences without blocks.
+        """
+    @property
+    def num_waiting_tokens(self, /) -> int:
+        """
+        Their prompt tokens.
+        """
+
+@final
+class SequenceOutput:
+    """
+    One of a request's sequences.
+    """
+    @property
+    def finish_reason(self, /) -> str | None:
+        """
+        `"stop"`, `"length"`, `"abort"`, `"error"`, or `None` while it lives.
+        """
+    @property
+    def logprobs(self, /) -> list[RowLogprobs]:
+        """
+        Parallel to `token_ids`; empty unless log-probabilities were asked for.
+        """
+    @property
+    def stop_token_id(self, /) -> int | None:
+        """
+        The stop token that ended it, if one did.
+        """
+    @property
+    def token_ids(self, /) -> NDArray[int32]:
+        """
+        Generated tokens, an end or stop token included.
+        """
+
+@final
+class StepOutput:
+    """
+    The result of one step, parallel to the batch's rows of logits.
+    """
+    def __new__(
+        cls,
+        /,
+        token_ids: NDArray[int32],
+        *,
+        failed: NDArray[bool_] | None = None,
+        logprobs: NDArray[float32] | None = None,
+        ranks: NDArray[int32] | None = None,
+        top_ids: NDArray[int32] | None = None,
+        top_logprobs: NDArray[float32] | None = None,
+    ) -> StepOutput:
+        """
+        The result of an executor in Python.
+
+        `token_ids` `[num_sampled]` holds the drawn token, or the target of a scored row; `failed` `[num_sampled]` the
+        rows whose logits were not numbers. Where a row of the batch asks for log-probabilities, all rows give them:
+        `logprobs` and `ranks` `[num_sampled]`, `top_ids` and `top_logprobs` `[num_sampled, k]`.
+        """
+    @property
+    def failed(self, /) -> NDArray[bool_]:
+        """
+        `[num_sampled]`: rows whose logits were not numbers.
+        """
+    @property
+    def token_ids(self, /) -> NDArray[int32]:
+        """
+        `[num_sampled]`.
+        """
+
+@final
+class TextStreams:
+    """
+    The text of all running requests, by key: decoding and stop strings, advanced in one call per engine step.
+    """
+    def __len__(self, /) -> int: ...
+    def __new__(cls, /, tokenizer: Tokenizer) -> TextStreams:
+        """
+        A pool without streams.
+        """
+    def advance(
+        self, /, keys: "NDArray[uint64]", token_ids: "NDArray[int32]"
+    ) -> "tuple[list[tuple[int, int, int]], list[tuple[int, int, Exception]]]":
+        """
+        Append token `token_ids[i]` to stream `keys[i]`, for all i in order.
+
+        Returns `(stops, failures)`: `stops` lists `(key, i, which)` for each stream whose text has just ended with its
+        stop string number `which`; `failures` lists `(key, i, error)` for tokens that could not be decoded.
+        """
+    def finish(self, /, key: SupportsIndex) -> None:
+        """
+        End a stream's text: what was held back for a stop string becomes visible.
+        """
+    def insert(
+        self,
+        /,
+        key: SupportsIndex,
+        *,
+        stop: SupportsGetItem[int, str] = ...,
+        include_stop: bool = False,
+        skip_special: bool = True,
+        continues: bool = False,
+        min_tokens: SupportsIndex = 0,
+    ) -> None:
+        """
+        Begin a stream. The text of its first `min_tokens` tokens cannot contain a stop string.
+        """
+    def remove(self, /, key: SupportsIndex) -> bool:
+        """
+        Forget a stream; whether there was one.
+        """
+    def take_text(self, /, key: SupportsIndex) -> str:
+        """
+        The text of a stream that has become certain since the last call.
+        """
+
+@final
+class Timestamps:
+    """
+    When things happened, in seconds of `time.monotonic()`; `None` for what has not happened.
+    """
+    @property
+    def arrival(self, /) -> float:
+        """
+        Submitted.
+        """
+    @property
+    def finished(self, /) -> float | None:
+        """
+        The last sequence ended.
+        """
+    @property
+    def first_scheduled(self, /) -> float | None:
+        """
+        First step that holds a token of it.
+        """
+    @property
+    def first_token(self, /) -> float | None:
+        """
+        First generated token.
+        """
+    @property
+    def last_token(self, /) -> float | None:
+        """
+        Latest generated token.
+        """
+    @property
+    def prefill_done(self, /) -> float | None:
+        """
+        The prompt's last token was computed.
+        """
+
+@final
+class Tokenizer:
+    """
+    Text to token ids and back. Immutable; any thread may use it.
+    """
+    @property
+    def add_bos(self, /) -> bool:
+        """
+        Whether `add_special` puts BOS first.
+        """
+    @property
+    def add_eos(self, /) -> bool:
+        """
+        Whether `add_special` puts EOS last.
+        """
+    @property
+    def bos_id(self, /) -> int | None:
+        """
+        The token that begins a text.
+        """
+    def decode(self, /, token_ids: Any, *, skip_special: bool = True) -> str:
+        """
+        The text of token ids. Bytes that are no UTF-8 become U+FFFD.
+        """
+    def encode(
+        self, /, text: str, *, add_special: bool = True, parse_special: bool = True
+    ) -> NDArray[int32]:
+        """
+        The ids of `text`.
+
+        `add_special` puts BOS and EOS where the vocabulary wants them. `parse_special` reads the names of control tokens in
+        the text (`<|im_end|>`) as those tokens; leave it off for text that users write.
+        """
+    @property
+    def end_ids(self, /) -> list[int]:
+        """
+        All tokens after which a model has nothing more to say, ascending: EOS, end of turn, and their like.
+        """
+    @property
+    def eos_id(self, /) -> int | None:
+        """
+        The token that ends a text.
+        """
+    @property
+    def eot_id(self, /) -> int | None:
+        """
+        The token that ends a turn of a chat, where the file names one.
+        """
+    @staticmethod
+    def from_gguf(weights: Weights) -> Tokenizer:
+        """
+        From the metadata of a GGUF file.
+        """
+    @staticmethod
+    def from_json(json: bytes, config: bytes | None = None) -> Tokenizer:
+        """
+        From the bytes of a `tokenizer.json` and, if there is one, of the `tokenizer_config.json` beside it.
+        """
+    def id_to_token(self, /, token_id: SupportsIndex) -> str | None:
+        """
+        The token as the vocabulary writes it (`Ġhello`, `▁hello`). `None`: there is no such token.
+        """
+    @property
+    def pad_id(self, /) -> int | None:
+        """
+        The token that fills batches.
+        """
+    @property
+    def special_ids(self, /) -> list[int]:
+        """
+        All ids that `skip_special` skips, ascending.
+        """
+    def token_bytes(self, /, token_id: SupportsIndex) -> bytes | None:
+        """
+        The bytes of a token as they stand in the output; they may be part of a character. `None`: there is no such token.
+        """
+    def token_to_id(self, /, token: str) -> int | None:
+        """
+        The id of a token as the vocabulary writes it. `None`: there is no such token.
+        """
+    @property
+    def unknown_id(self, /) -> int | None:
+        """
+        The token for what the vocabulary cannot express.
+        """
+    @property
+    def vocab_size(self, /) -> int:
+        """
+        One more than the largest token id.
+        """
+
+@final
+class Weight:
+    """
+    A weight of a program that is being recorded.
+    """
+    @property
+    def name(self, /) -> str:
+        """
+        Canonical name.
+        """
+
+@final
+class Weights:
+    """
+    An opened checkpoint: a `.gguf` file, a `.safetensors` file or its shards. Immutable; any thread may use it.
+    """
+    def array(self, /, name: str) -> "NDArray[float32]":
+        """
+        The tensor as float32, dequantized, in memory of its own. `KeyError` if there is no such tensor.
+        """
+    def check_unchanged(self, /) -> None:
+        """
+        Raise `ModelFormatError` if a mapped file was truncated or extended since it was opened.
+        """
+    @property
+    def files(self, /) -> list[str]:
+        """
+        Paths of the opened files.
+        """
+    @property
+    def format(self, /) -> str:
+        """
+        `"gguf"` or `"safetensors"`.
+        """
+    @staticmethod
+    def from_bytes(name: str | PathLike[str], data: bytes) -> Weights:
+        """
+        Read a checkpoint of one file from memory; `name` stands for its path in errors.
+        """
+    def info(self, /, name: str) -> "tuple[str, tuple[int, ...]]":
+        """
+        Name of the tensor's type and its shape, outermost dimension first. `KeyError` if there is no such tensor.
+        """
+    @property
+    def is_mapped(self, /) -> bool:
+        """
+        Whether the files are mapped into memory.
+        """
+    def metadata(self, /) -> "dict[str, object]":
+        """
+        Metadata as plain Python values, without arrays of more than 1,024 elements: see `metadata_value`.
+        """
+    def metadata_value(self, /, key: str) -> "object | None":
+        """
+        The metadata value of `key`, of whatever length; `None` if there is no such key.
+        """
+    @property
+    def names(self, /) -> list[str]:
+        """
+        Names of all tensors, in the order of the files.
+        """
+    @staticmethod
+    def open(path: str | PathLike[str], *, mmap: bool = True) -> Weights:
+        """
+        Open a `.gguf` file, a `.safetensors` file, a `*.index.json` of shards, or a folder with one of them.
+
+        Reads headers only, unless `mmap` is off: then all bytes are read into memory, and a file that is truncated
+        later cannot end the process.
+        """
+    def raw(self, /, name: str) -> NDArray[uint8]:
+        """
+        The tensor's bytes as they are in the file, read-only and not copied; the array keeps the checkpoint open.
+        """
+    def release(self, /, name: str) -> None:
+        """
+        Give the memory pages of a mapped tensor back to the system; it is read from the file again when it is used.
+        """
+    @property
+    def total_bytes(self, /) -> int:
+        """
+        Bytes of all tensors together, as stored.
+        """
+
+def dequantize(dtype: "str", data: "NDArray[uint8]") -> "NDArray[float32]":
+    """
+    Turn whole blocks of a type (`"Q4_K"`, `"BF16"` …) into float32.
+    """
+
+def read_tokenizer_config(json: bytes) -> tuple[dict[str, str], dict[str, str]]:
+    """
+    What a `tokenizer_config.json` says, as (special tokens by name, chat templates by name).
+
+    Special tokens are those of `bos_token`, `eos_token`, `unk_token` and `pad_token` that are set. A single chat template
+    has the name `default`.
+    """
+
+def set_error_classes(classes: "dict[str, Any]") -> None:
+    """
+    Receive the exception classes of `errors.py`, by name. Called once, at import.
+    """
