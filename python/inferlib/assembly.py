@@ -15,6 +15,7 @@ from .executors.cpu import block_bytes, make_executor
 from .host_memory import free_bytes
 from .loading import load
 from .request_builder import RequestBuilder
+from .sampling_params import SamplingParams
 
 if TYPE_CHECKING:
     import os
@@ -95,7 +96,8 @@ def assemble_from_files(
         TemplateError: ``chat_template`` is malformed.
         RequestError: A setting does not fit the model; ``field`` names it.
     """
-    checkpoint = read_checkpoint(load(name_or_path), chat_template=chat_template)
+    loaded = load(name_or_path, mmap=config.mmap)
+    checkpoint = read_checkpoint(loaded, chat_template=chat_template)
     return assemble(checkpoint, config, chat_template=chat_template)
 
 
@@ -122,6 +124,12 @@ def read_checkpoint(loaded: LoadedModel, *, chat_template: str | None = None) ->
             f"but the model only {vocab_size:,}",
             hint="they belong to different models",
         )
+    try:
+        SamplingParams().resolve(loaded.generation_config)
+    except RequestError as error:
+        raise ModelFormatError(
+            f"generation_config.json of {loaded.path} is invalid: {error}"
+        ) from error
     end_ids = tokenizer.end_ids if tokenizer else ()
     return Checkpoint(
         name=loaded.path.name,

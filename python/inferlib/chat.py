@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import RequestError, TemplateError
 from .prompts import EncodedPrompt, encode_text
+from .validation import boolean
 
 if TYPE_CHECKING:
     from ._core import ChatTemplate, Tokenizer
@@ -15,9 +16,7 @@ if TYPE_CHECKING:
 Message = Mapping[str, Any]
 """A message: ``{"role": "user", "content": "…"}``, and whatever else the template reads."""
 
-_RESERVED = frozenset(
-    {"messages", "tools", "add_generation_prompt", "continue_final_message", "documents"}
-)
+_RESERVED = frozenset({"messages", "tools", "add_generation_prompt", "continue_final_message"})
 
 
 def is_one_conversation(messages: object) -> bool:
@@ -67,30 +66,55 @@ def encode_conversation(
         raise copy.copy(template) from template
     for index, message in enumerate(messages):
         _check_message(index, message)
+    boolean("continue_final_message", continue_final_message)
     if continue_final_message and messages[-1]["role"] != "assistant":
         raise RequestError(
             "continue_final_message needs a final message of the assistant",
             field="continue_final_message",
         )
-    extra = dict(chat_template_kwargs or {})
-    for name in _RESERVED.intersection(extra):
-        raise RequestError(
-            f"chat_template_kwargs cannot hold {name!r}",
-            field="chat_template_kwargs",
-            hint="it is an argument of chat()" if name in {"messages", "tools"} else "",
+    variables = _variables(chat_template_kwargs or {})
+    try:
+        text = template.render(
+            [dict(message) for message in messages],
+            tools=None if tools is None else [_mapping("tools", tool) for tool in _list(tools)],
+            add_generation_prompt=not continue_final_message,
+            variables=variables,
         )
-    text = template.render(
-        [dict(message) for message in messages],
-        tools=None if tools is None else [dict(tool) for tool in tools],
-        add_generation_prompt=not continue_final_message,
-        variables=extra,
-    )
+    except RequestError as error:
+        if error.field == "variables":
+            error.field = "chat_template_kwargs"
+        raise
     if continue_final_message:
         text = _cut_after_final_message(text, messages[-1])
     token_ids = encode_text(text, tokenizer, add_special_tokens=False)
     if not token_ids:
         raise TemplateError("the chat template wrote nothing", field="messages")
     return EncodedPrompt(text=text, token_ids=token_ids)
+
+
+def _variables(chat_template_kwargs: object) -> dict[str, Any]:
+    variables = _mapping("chat_template_kwargs", chat_template_kwargs)
+    for name in _RESERVED.intersection(variables):
+        raise RequestError(
+            f"chat_template_kwargs cannot hold {name!r}",
+            field="chat_template_kwargs",
+            hint="it is an argument of chat()" if name in {"messages", "tools"} else "",
+        )
+    return variables
+
+
+def _list(tools: object) -> Sequence[object]:
+    if isinstance(tools, str | bytes | Mapping) or not isinstance(tools, Sequence):
+        raise RequestError(
+            f"tools must be a list of mappings, not {type(tools).__name__}", field="tools"
+        )
+    return tools
+
+
+def _mapping(field: str, value: object) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        raise RequestError(f"{field} must hold mappings, not {value!r}", field=field)
+    return dict(value)
 
 
 def _cut_after_final_message(text: str, message: Message) -> str:

@@ -132,6 +132,8 @@ class EngineConfig:
         max_num_seqs: Sequences in one step at most.
         max_num_batched_tokens: Tokens in one step at most, prefill chunks and decode rows together.
         enable_prefix_caching: Reuse the KV blocks of equal prompt beginnings.
+        mmap: Map the files while the weights are prepared; ``False`` reads them, which needs more
+            memory for a while and cannot be hurt by a file that changes.
         driver: ``"caller"``: whoever waits runs the steps. ``"thread"``: a thread does while there
             is work, so that submitted requests advance when nobody waits.
     """
@@ -144,6 +146,7 @@ class EngineConfig:
     max_num_seqs: int = 256
     max_num_batched_tokens: int = 512
     enable_prefix_caching: bool = True
+    mmap: bool = True
     driver: Driver = "caller"
 
     def __post_init__(self) -> None:
@@ -157,6 +160,7 @@ class EngineConfig:
         choice("precision", self.precision, get_args(Precision))
         choice("driver", self.driver, get_args(Driver))
         boolean("enable_prefix_caching", self.enable_prefix_caching)
+        boolean("mmap", self.mmap)
         for field in ("max_model_len", "threads", "max_num_seqs", "max_num_batched_tokens"):
             value = getattr(self, field)
             if value is not None or field.startswith("max_num"):

@@ -51,7 +51,7 @@ class StepDriver:
     """Runs the steps of some ``Work`` on the threads that wait for it."""
 
     def __init__(self, work: Work, *, dedicated: bool) -> None:
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()
         self._work = work
         self._dedicated = dedicated
         self._leader: _ThreadWaiter | _DriverThread | None = None
@@ -70,10 +70,11 @@ class StepDriver:
             timeout_seconds: A step that was begun is finished first.
 
         Raises:
-            ReentrantCallError: The calling thread is in the middle of a step.
+            ReentrantCallError: The calling thread is inside of a call already.
         """
         if ready():
             return True
+        self.check_not_reentrant()
         deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
         waiter = _ThreadWaiter(ready)
         try:
@@ -140,20 +141,36 @@ class StepDriver:
     # Changes between steps
 
     def changed(self) -> None:
-        """React to a submitted or cancelled request, or to closing."""
+        """React to a submitted or cancelled request, or to closing.
+
+        In a signal handler that interrupted a holder of the lock nothing happens now; the next
+        step or call settles.
+        """
+        if self.is_inside():
+            return
         with self.lock:
             self._react()
 
     def try_changed(self) -> None:
-        """``changed`` for finalizers: they may run while this very thread holds the lock.
+        """``changed`` for finalizers: they run anywhere, and wait for nobody.
 
-        Then nothing happens now; the next step or call settles.
+        If the lock is held, nothing happens now; the next step or call settles.
         """
-        if self.lock.acquire(blocking=False):
-            try:
+        if self.is_inside():
+            return
+        acquired: list[bool] = []
+        try:
+            # One C call, so that no interrupt comes between taking the lock and knowing it.
+            acquired.extend(map(self.lock.acquire, (False,)))
+            if acquired[0]:
                 self._react()
-            finally:
+        finally:
+            if acquired and acquired[0]:
                 self.lock.release()
+
+    def is_inside(self) -> bool:
+        """Whether this thread holds the lock: a signal handler or finalizer came in between."""
+        return self.lock._is_owned()  # type: ignore[attr-defined, no-any-return]  # noqa: SLF001
 
     def wait_idle(self, timeout_seconds: float) -> bool:
         """Wait until nobody is in a step; ``False`` on a timeout."""
@@ -173,16 +190,16 @@ class StepDriver:
         """Whether somebody runs steps now; the lock is held."""
         return self._living_leader() is not None
 
-    def check_not_leading(self) -> None:
-        """Refuse to wait for oneself; the lock is held.
+    def check_not_reentrant(self) -> None:
+        """Refuse to wait for oneself.
 
         Raises:
-            ReentrantCallError: The calling thread is in the middle of a step.
+            ReentrantCallError: The calling thread is in the middle of a step or of a change.
         """
-        leader = self._living_leader()
-        if leader is not None and leader.thread_id == threading.get_ident():
+        leader = self._leader
+        if self.is_inside() or (leader is not None and leader.thread_id == threading.get_ident()):
             raise ReentrantCallError(
-                "this thread is already running a step of the same model",
+                "this thread is already inside a call of the same model",
                 hint="a signal handler or a finalizer cannot wait for it; use another thread",
             )
 
@@ -190,7 +207,6 @@ class StepDriver:
 
     def _lead_or_register(self, waiter: _ThreadWaiter) -> bool:
         with self.lock:
-            self.check_not_leading()
             leader = self._living_leader()
             if leader is None and not self._dedicated:
                 self._leader = waiter

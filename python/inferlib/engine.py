@@ -2,7 +2,7 @@
 
 Interrupts. Python may raise ``KeyboardInterrupt`` between any two bytecodes of the main thread, so
 also in the middle of a step's bookkeeping, which concerns the requests of other callers, too. Two
-means: what exists once only is moved into its container by one C call (``_move``), which no
+means: what exists once only is moved into its container by one C call (``atomic.move``), which no
 interrupt can split; and ``_step_is_open`` stays set until a step is accounted for: whoever runs the
 next step finds it set and rebuilds from the scheduler's records what may have been missed
 (``_recover``). Nothing is lost and nothing happens twice.
@@ -16,17 +16,19 @@ import os
 import time
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
+from .atomic import move
 from .driving import StepDriver
 from .errors import ClosedError, ForkedProcessError, InferlibError, InternalError
 from .request import SEQUENCES_PER_REQUEST, Request
+from .request_texts import RequestTexts
 from .stats import ModelStats, model_stats
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, MutableSequence, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from typing import TypeAlias
 
     from numpy.typing import NDArray
@@ -45,9 +47,6 @@ if TYPE_CHECKING:
 CLOSE_TIMEOUT_SECONDS = 60.0
 LOOK_AHEAD_TOKENS = 16
 """So many tokens more than were read does a thread generate for the stream of an event loop."""
-
-Argument = TypeVar("Argument")
-Result = TypeVar("Result")
 
 
 class Engine:
@@ -71,10 +70,9 @@ class Engine:
         self._scheduler = scheduler
         self._executor = executor
         self._details = executor.info()
-        self._text = text
+        self._texts = RequestTexts(text)
         self._driver = StepDriver(self, dedicated=dedicated)
         self._requests: dict[int, Request] = {}
-        self._invisible: dict[int, Request] = {}
         self._cancelled: collections.deque[Request] = collections.deque()
         self._step_is_open = False
         self._is_closed = False
@@ -111,89 +109,42 @@ class Engine:
         return events is not None or self._is_closed
 
     def _account(self, events: Events) -> None:
-        """Bring the text up to date, end what ended."""
-        text, now = self._text, time.monotonic()
-        advance = None
-        if text is not None and len(events.token_ids):
-            advance = text.advance(*self._text_rows(events))
+        """Bring the texts up to date, end what ended."""
+        stops, failures = self._texts.advance(events, self._requests)
+        now = time.monotonic()
         with self._driver.lock:
-            if advance is not None:
-                stops, failures = advance
-                for key, _, stop_index in stops:
-                    self._end(key, "stop", now, stop_index=stop_index)
-                for key, _, _ in failures:
-                    self._end(key, "error", now)
-                self._show_text(now)
+            for key, stop_index in stops:
+                self._end(key, "stop", now, stop_index=stop_index)
+            for key in failures:
+                self._end(key, "error", now)
+            self._texts.show(now)
             for row in np.flatnonzero(events.finished).tolist():
                 request = self._requests.get(int(events.request_ids[row]))
                 if request is not None:
-                    self._end_text(request, int(events.sequence_indices[row]))
+                    self._texts.end(request, int(events.sequence_indices[row]))
             for request_id in events.finished_requests.tolist():
                 self._retire(self._requests.get(request_id))
-
-    def _text_rows(self, events: Events) -> tuple[NDArray[np.uint64], NDArray[np.int32]]:
-        """Keys and tokens of a step, without final tokens that are not text."""
-        keys = (events.request_ids * SEQUENCES_PER_REQUEST + events.sequence_indices).view(
-            np.uint64
-        )
-        silent = []
-        for row in np.flatnonzero(events.finished).tolist():
-            request = self._requests.get(int(events.request_ids[row]))
-            if request is not None and int(events.token_ids[row]) in request.silent_token_ids:
-                silent.append(row)
-        if silent:
-            return np.delete(keys, silent), np.delete(events.token_ids, silent)
-        return keys, events.token_ids
 
     def _end(self, key: int, reason: str, now: float, *, stop_index: int | None = None) -> None:
         """End a sequence because of its text: a stop string, or a token that is none."""
         request_id, index = divmod(key, SEQUENCES_PER_REQUEST)
         request = self._requests.get(request_id)
-        if request is None or index not in request.opened or index in request.ended:
-            return  # token ids only, or its submission was interrupted
+        if request is None or index not in request.opened:
+            return  # its submission was interrupted
         if stop_index is not None:
             request.stop_strings[index] = request.params.stop_strings[stop_index]
         self._scheduler.finish(request.id, index, reason, now)
-        self._end_text(request, index)
+        self._texts.end(request, index)
         if self._scheduler.is_finished(request.id):
             self._retire(request)
-
-    def _end_text(self, request: Request, index: int) -> None:
-        """Make the text of a sequence final."""
-        if self._text is None or index not in request.opened or index in request.ended:
-            return
-        key = request.text_keys[index]
-        self._text.finish(key)
-        self._take_text(key, request.pieces[index])
-        request.ended.add(index)
-
-    def _show_text(self, now: float) -> None:
-        """Note when the text of a request first shows: usually in the step of its first token."""
-        for request in list(self._invisible.values()):
-            for index in request.opened - request.ended:
-                self._take_text(request.text_keys[index], request.pieces[index])
-            if any(map(any, request.pieces)):
-                request.first_visible = now
-                del self._invisible[request.id]
-
-    def _take_text(self, key: int, pieces: list[str]) -> None:
-        if self._text is not None:
-            _move(pieces, self._text.take_text, key)
 
     def _retire(self, request: Request | None) -> None:
         """Take over the results of a request that ended; the lock is held."""
         if request is None or request.is_done:
             return
         if not request.results:
-            _move(request.results, self._scheduler.take, request.id)
-        for index in range(request.params.n):
-            self._end_text(request, index)
-        if self._text is not None:
-            for key in request.text_keys:
-                self._text.remove(key)
-        if request.first_visible is None and any(map(any, request.pieces)):
-            request.first_visible = time.monotonic()
-        self._invisible.pop(request.id, None)
+            move(request.results, self._scheduler.take, request.id)
+        self._texts.close(request)
         self._driver.forget(request)
         request.is_done = True
         self._requests.pop(request.id, None)
@@ -208,33 +159,15 @@ class Engine:
         now = time.monotonic()
         self._scheduler.discard_step()
         for request in list(self._requests.values()):
-            if self._text is not None:
-                for index in request.opened:
-                    self._rebuild_text(request, index, now)
+            for index in range(request.params.n):
+                sequence = cast("SequenceOutput", self._sequence(request, index, 0))
+                stop_index = self._texts.rebuild(request, index, sequence)
+                if stop_index is not None:
+                    request.stop_strings[index] = request.params.stop_strings[stop_index]
+                    self._scheduler.finish(request.id, index, "stop", now)
             if request.results or self._scheduler.is_finished(request.id):
                 self._retire(request)
         self._step_is_open = False
-
-    def _rebuild_text(self, request: Request, index: int, now: float) -> None:
-        """Decode a sequence again from its first token."""
-        assert self._text is not None  # noqa: S101  # for the type checker
-        sequence, key = self._sequence(request, index, 0), request.text_keys[index]
-        ended = sequence.finish_reason is not None
-        token_ids = np.asarray(sequence.token_ids, np.int32)
-        if ended and token_ids.size and int(token_ids[-1]) in request.silent_token_ids:
-            token_ids = token_ids[:-1]
-        self._text.remove(key)
-        self._insert_text(request, index)
-        stops, _ = self._text.advance(np.full(token_ids.size, key, np.uint64), token_ids)
-        for _, _, stop_index in stops:
-            request.stop_strings[index] = request.params.stop_strings[stop_index]
-            self._scheduler.finish(request.id, index, "stop", now)
-            ended = True
-        if ended:
-            self._text.finish(key)
-        request.pieces[index][:] = [self._text.take_text(key)]
-        if ended:
-            request.ended.add(index)
 
     def settle(self) -> None:
         """Make good an interrupted step, apply cancellations; see ``driving.Work``."""
@@ -268,15 +201,12 @@ class Engine:
         for request in list(self._requests.values()):
             if not request.results:
                 self._scheduler.cancel(request.id, time.monotonic())
-                self._scheduler.take(request.id)
-            if self._text is not None:
-                for key in request.text_keys:
-                    self._text.remove(key)
+                move(request.results, self._scheduler.take, request.id)
+            self._texts.drop(request)
             request.error = error
             request.is_done = True
             self._driver.forget(request)
         self._requests.clear()
-        self._invisible.clear()
 
     # What callers do
 
@@ -314,25 +244,9 @@ class Engine:
         with self._driver.lock:
             if self._is_closed:
                 raise ClosedError("the model is closed")
-            _move(request.ids, submit, np.asarray(request.prompt_token_ids, np.int32))
+            move(request.ids, submit, np.asarray(request.prompt_token_ids, np.int32))
             self._requests[request.id] = request
-            if self._text is not None and params.detokenize:
-                self._invisible[request.id] = request
-                for index in range(params.n):
-                    self._insert_text(request, index)
-
-    def _insert_text(self, request: Request, index: int) -> None:
-        params = request.params
-        assert self._text is not None  # noqa: S101  # for the type checker
-        self._text.insert(
-            request.text_keys[index],
-            stop=list(params.stop_strings),
-            include_stop=params.include_stop_str_in_output,
-            skip_special=params.skip_special_tokens,
-            min_tokens=params.min_tokens,
-            continues=True,
-        )
-        request.opened.add(index)
+            self._texts.open(request)
 
     def cancel(self, requests: Iterable[Request]) -> None:
         """End requests with ``finish_reason="abort"``, at the end of the current step at latest."""
@@ -409,8 +323,7 @@ class Engine:
         """
         with self._driver.lock:
             raise_error_of(request)
-            if index in request.opened and index not in request.ended:
-                self._take_text(request.text_keys[index], request.pieces[index])
+            self._texts.take(request, index)
             return self._sequence(request, index, start), request.text(index)
 
     def _sequence(self, request: Request, index: int, start: int) -> SequenceView:
@@ -449,8 +362,10 @@ class Engine:
         Raises:
             ClosedError: The model is closed.
             ForkedProcessError: This process was forked after the model was loaded.
+            ReentrantCallError: A signal handler interrupted a call of the same thread.
         """
         self.check_not_forked()
+        self._driver.check_not_reentrant()
         if self._is_closed:
             raise ClosedError("the model is closed", hint="load it again")
 
@@ -474,12 +389,12 @@ class Engine:
         In a forked child it does nothing.
 
         Raises:
-            ReentrantCallError: The calling thread is in the middle of a step.
+            ReentrantCallError: A signal handler interrupted a call of the same thread.
         """
         if os.getpid() != self._process_id:
             return
+        self._driver.check_not_reentrant()
         with self._driver.lock:
-            self._driver.check_not_leading()
             if not self._is_closed:
                 self._is_closed = True
                 if self._driver.has_leader():
@@ -531,13 +446,3 @@ def _all_done(requests: Sequence[Request]) -> Callable[[], bool]:
         return not pending
 
     return all_done
-
-
-def _move(
-    container: MutableSequence[Result], source: Callable[[Argument], Result], argument: Argument
-) -> None:
-    """Append ``source(argument)``, which gives it once only, to ``container``.
-
-    ``container.append(source(argument))`` would lose it to an interrupt between the two calls.
-    """
-    container.extend(map(source, (argument,)))

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
-import threading
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, Unpack, cast, overload
+from typing import TYPE_CHECKING, Any, Unpack, cast, overload
 
+from .call_options import CallOptions, ChatCallOptions, LoadOptions, split_options
 from .chat import encode_conversation, is_one_conversation
 from .config import EngineConfig, KvCacheSize, format_bytes
 from .errors import RequestError
+from .in_thread import in_thread
 from .progress import progress_of
 from .prompts import encode_prompt, is_one_prompt
 from .results import completion_of
-from .sampling_params import SamplingOptions, SamplingParams
 from .stream import AsyncStream, Handle, Stream
 from .validation import check_keywords
 
 if TYPE_CHECKING:
-    import asyncio
     import os
-    from collections.abc import Callable, Collection, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from types import TracebackType
     from typing import Never, Self
 
@@ -35,56 +33,17 @@ if TYPE_CHECKING:
     from .engine import Engine
     from .prompts import EncodedPrompt
     from .request import Request
+    from .sampling_params import SamplingParams
     from .stats import ModelStats
 
     TokenText = Callable[[int], str | None]
     Prompt = str | list[int] | NDArray[np.integer[Any]]
-    Prompts = list[str] | list[list[int]] | list[str | list[int]]
+    Prompts = list[str] | list[list[int]] | list[NDArray[np.integer[Any]]]
+    MixedPrompts = list[str | list[int]]
 
 PROGRESS_SECONDS = 0.1
 LONG_TEXT_CHARACTERS = 100_000
 """Longer prompts are encoded in a thread by the asynchronous calls."""
-
-Value = TypeVar("Value")
-
-
-class LoadOptions(TypedDict, total=False):
-    """Keywords of ``Model.from_pretrained``."""
-
-    device: Device
-    precision: Precision
-    kv_cache: str | KvCacheSize
-    max_model_len: int | None
-    threads: int | None
-    max_num_seqs: int
-    max_num_batched_tokens: int
-    enable_prefix_caching: bool
-    chat_template: str | None
-    driver: Driver
-
-
-class ChatOptions(TypedDict, total=False):
-    """Keywords of ``Model.chat`` that say how messages become a prompt."""
-
-    tools: Sequence[Mapping[str, Any]] | None
-    chat_template_kwargs: Mapping[str, Any] | None
-    continue_final_message: bool
-
-
-class CallOptions(SamplingOptions, total=False):
-    """Keywords of every call that generates: ``SamplingParams``, and where the request runs.
-
-    Attributes:
-        cache_salt: Cached prefixes are shared only with requests of the same salt.
-        priority: Smaller runs first; equal ones in the order in which they came.
-    """
-
-    cache_salt: str | None
-    priority: int
-
-
-class ChatCallOptions(CallOptions, ChatOptions, total=False):
-    """Keywords of every call that chats."""
 
 
 class Model:
@@ -119,6 +78,7 @@ class Model:
         max_num_batched_tokens: int = 512,
         enable_prefix_caching: bool = True,
         chat_template: str | None = None,
+        mmap: bool = True,
         driver: Driver = "caller",
         **unknown: Never,
     ) -> Self:
@@ -136,6 +96,8 @@ class Model:
             max_num_batched_tokens: Tokens in one step at most.
             enable_prefix_caching: Reuse the KV blocks of equal prompt beginnings.
             chat_template: Replaces the checkpoint's.
+            mmap: Map the files while loading; ``False`` reads them, which needs more memory for a
+                while and cannot be hurt by a file that changes.
             driver: ``"caller"``: whoever waits runs the steps, and nothing runs when nobody waits.
                 ``"thread"``: a thread runs them while there is work; for servers.
             **unknown: Refused.
@@ -159,6 +121,7 @@ class Model:
             max_num_seqs=max_num_seqs,
             max_num_batched_tokens=max_num_batched_tokens,
             enable_prefix_caching=enable_prefix_caching,
+            mmap=mmap,
             driver=driver,
         )
         return cls(assemble_from_files(name_or_path, config, chat_template=chat_template))
@@ -168,7 +131,7 @@ class Model:
         cls, name_or_path: str | os.PathLike[str], **options: Unpack[LoadOptions]
     ) -> Self:
         """``from_pretrained`` in a thread of its own."""
-        return await _in_thread(partial(cls.from_pretrained, name_or_path, **options))
+        return await in_thread(partial(cls.from_pretrained, name_or_path, **options))
 
     def __reduce__(self) -> tuple[Callable[..., Model], tuple[object, ...]]:
         """Pickle by path: the copy is loaded anew, in another process too."""
@@ -198,9 +161,18 @@ class Model:
         progress: bool | None = None,
         **options: Unpack[CallOptions],
     ) -> list[Completion]: ...
+    @overload
     def generate(
         self,
-        prompt: Prompt | Prompts,
+        prompt: MixedPrompts,
+        params: SamplingParams | None = None,
+        *,
+        progress: bool | None = None,
+        **options: Unpack[CallOptions],
+    ) -> list[Completion]: ...
+    def generate(
+        self,
+        prompt: Prompt | Prompts | MixedPrompts,
         params: SamplingParams | None = None,
         *,
         progress: bool | None = None,
@@ -240,15 +212,22 @@ class Model:
         params: SamplingParams | None = None,
         **options: Unpack[CallOptions],
     ) -> list[Completion]: ...
+    @overload
     async def agenerate(
         self,
-        prompt: Prompt | Prompts,
+        prompt: MixedPrompts,
+        params: SamplingParams | None = None,
+        **options: Unpack[CallOptions],
+    ) -> list[Completion]: ...
+    async def agenerate(
+        self,
+        prompt: Prompt | Prompts | MixedPrompts,
         params: SamplingParams | None = None,
         **options: Unpack[CallOptions],
     ) -> Completion | list[Completion]:
         """``generate`` without blocking the event loop; cancelling the task cancels it."""
         prepare = partial(self._requests, prompt, params, options)
-        one, requests = await _in_thread(prepare) if _is_long(prompt) else prepare()
+        one, requests = await in_thread(prepare) if _is_long(prompt) else prepare()
         completions = await self._arun(requests)
         return completions[0] if one else completions
 
@@ -360,7 +339,7 @@ class Model:
     ) -> Completion | list[Completion]:
         """``chat`` without blocking the event loop; cancelling the task cancels it."""
         prepare = partial(self._chat_requests, messages, params, options)
-        one, requests = await _in_thread(prepare)
+        one, requests = await in_thread(prepare)
         completions = await self._arun(requests)
         return completions[0] if one else completions
 
@@ -441,7 +420,7 @@ class Model:
 
     async def aclose(self) -> None:
         """``close`` without blocking the event loop."""
-        await _in_thread(self.close)
+        await in_thread(self.close)
 
     def __enter__(self) -> Self:
         return self
@@ -478,7 +457,7 @@ class Model:
     ) -> tuple[bool, list[Request]]:
         """Whether ``prompt`` is one prompt, not a list; and a request per prompt."""
         self._engine.check_usable()
-        sampling, call, _ = _split(params, options, CallOptions.__annotations__)
+        sampling, call, _ = split_options(params, options, CallOptions.__annotations__)
         one = is_one_prompt(prompt)
         prompts = [prompt] if one else cast("Sequence[object]", prompt)
         encoded = [encode_prompt(each, self.tokenizer) for each in prompts]
@@ -489,7 +468,7 @@ class Model:
     ) -> tuple[bool, list[Request]]:
         """Whether ``messages`` is one conversation; and a request per conversation."""
         self._engine.check_usable()
-        sampling, call, chat = _split(params, options, ChatCallOptions.__annotations__)
+        sampling, call, chat = split_options(params, options, ChatCallOptions.__annotations__)
         one = is_one_conversation(messages)
         conversations = cast("Sequence[Any]", [messages] if one else messages)
         encoded = [
@@ -556,23 +535,6 @@ class Model:
         return text
 
 
-def _split(
-    params: SamplingParams | None, options: Mapping[str, Any], known: Collection[str]
-) -> tuple[SamplingParams, dict[str, Any], dict[str, Any]]:
-    """Part a call's keywords: for sampling, for the request, for the chat template."""
-    check_keywords(options, known)
-    own = {*_REQUEST_KEYWORDS, *ChatOptions.__annotations__}
-    sampling = {name: value for name, value in options.items() if name not in own}
-    return (
-        SamplingParams.from_options(params, sampling),
-        {name: options[name] for name in _REQUEST_KEYWORDS if name in options},
-        {name: options[name] for name in ChatOptions.__annotations__ if name in options},
-    )
-
-
-_REQUEST_KEYWORDS = ("cache_salt", "priority")
-
-
 def _load_again(
     cls: type[Model],
     source: str,
@@ -591,30 +553,3 @@ def _is_long(prompt: object) -> bool:
     if not isinstance(prompt, list | tuple):
         return False
     return sum(len(each) for each in prompt if isinstance(each, str)) > LONG_TEXT_CHARACTERS
-
-
-async def _in_thread(function: Callable[[], Value]) -> Value:
-    """Run ``function`` in a thread that ends with it, and wait for its result.
-
-    Not in the event loop's own pool, whose threads would stay.
-    """
-    import asyncio  # here, because `import inferlib` must not pay for it
-
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[Value] = loop.create_future()
-
-    def report(setter: Callable[[Any], None], outcome: object) -> None:
-        if not future.done():
-            setter(outcome)
-
-    def run() -> None:
-        setter: Callable[[Any], None] = future.set_result
-        try:
-            outcome: object = function()
-        except BaseException as error:  # raised again where it is awaited
-            setter, outcome = future.set_exception, error
-        with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
-            loop.call_soon_threadsafe(report, setter, outcome)
-
-    threading.Thread(target=run, name="inferlib-call", daemon=False).start()
-    return await future

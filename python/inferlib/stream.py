@@ -7,6 +7,7 @@ advances only while others drive.
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING
 
 from .results import DeltaReader, completion_of
@@ -117,10 +118,6 @@ class _Stream(_Pending):
             return None
         return completion_of(self._request, self._token_text)
 
-    def _next_delta(self) -> Delta | None:
-        """Return what there is; ``None`` if it must be waited for."""
-        return self._reader.next_delta()
-
     def _is_over(self) -> bool:
         return self._is_closed or self._reader.is_exhausted
 
@@ -131,7 +128,20 @@ class _Stream(_Pending):
 
 
 class Stream(_Stream):
-    """Deltas of one request, as they are generated; closing or dropping it cancels the request."""
+    """Deltas of one request, as they are generated; closing or dropping it cancels the request.
+
+    Threads may share one: each delta goes to one of them.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        request: Request,
+        token_text: Callable[[int], str | None],
+        owner: object,
+    ) -> None:
+        self._turn = threading.RLock()
+        super().__init__(engine, request, token_text, owner)
 
     def __iter__(self) -> Self:
         return self
@@ -143,15 +153,16 @@ class Stream(_Stream):
             StopIteration: The request has ended, or the stream was closed.
             InferlibError: The request failed.
         """
-        if self._is_over():
-            raise StopIteration
-        try:
-            while (delta := self._next_delta()) is None:
-                self._engine.wait([self._request], ready=self._reader.has_news)
-        except BaseException:
-            self._cancel()
-            raise
-        return delta
+        with self._turn:
+            if self._is_over():
+                raise StopIteration
+            try:
+                while (delta := self._reader.next_delta()) is None:
+                    self._engine.wait([self._request], ready=self._reader.has_news)
+            except BaseException:
+                self._cancel()
+                raise
+            return delta
 
     def close(self) -> None:
         """End the request; further iteration gives nothing."""
@@ -179,6 +190,7 @@ class AsyncStream(_Stream):
         token_text: Callable[[int], str | None],
         owner: object,
     ) -> None:
+        self._is_reading = False
         super().__init__(engine, request, token_text, owner)
         engine.look_ahead(request, self._reader.num_seen_tokens)
 
@@ -192,14 +204,19 @@ class AsyncStream(_Stream):
             StopAsyncIteration: The request has ended, or the stream was closed.
             InferlibError: The request failed.
         """
+        if self._is_reading:
+            raise RuntimeError("another task is already reading this stream")
         if self._is_over():
             raise StopAsyncIteration
+        self._is_reading = True
         try:
-            while (delta := self._next_delta()) is None:
+            while (delta := self._reader.next_delta()) is None:
                 await self._engine.wait_async([self._request], ready=self._reader.has_news)
         except BaseException:
             self._cancel()
             raise
+        finally:
+            self._is_reading = False
         return delta
 
     async def aclose(self) -> None:

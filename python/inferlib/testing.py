@@ -13,8 +13,9 @@ import numpy as np
 
 from ._core import ChatTemplate, Tokenizer
 from .assembly import Checkpoint, assemble
+from .call_options import LoadOptions
 from .config import EngineConfig, KvCacheSize
-from .model import LoadOptions, Model
+from .model import Model
 from .model_spec import AttentionSpec, LayerSpec, MlpSpec, ModelSpec, RopeSpec
 from .transformer import record
 from .validation import check_keywords

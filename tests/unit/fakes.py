@@ -190,7 +190,7 @@ class FakeScheduler:
         with self.lock:
             sequence = self.requests[request_id].sequences[index]
             return FakeSequence(
-                sequence.token_ids[start:],
+                np.array(sequence.token_ids[start:], np.int32),
                 sequence.logprobs[start:],
                 sequence.finish_reason,
                 sequence.stop_token_id,
@@ -200,6 +200,8 @@ class FakeScheduler:
         with self.lock:
             request = self.requests.pop(request_id)
             assert request.finished is not None
+            for sequence in request.sequences:
+                sequence.token_ids = np.array(sequence.token_ids, np.int32)
             return SimpleNamespace(
                 sequences=request.sequences,
                 prompt_logprobs=None,
@@ -393,7 +395,8 @@ def assert_idle(model: Model) -> None:
     assert model._engine._driver.wait_idle(timeout_seconds=30)
     assert not model.scheduler.requests
     assert not model._engine._requests
-    assert not model._engine._invisible
+    assert not model._engine._texts._invisible
+    assert not model._engine._texts._without_text
     assert not model._engine._cancelled
     assert not model._engine._driver._waiters
     assert not model._engine._driver._lookaheads

@@ -13,17 +13,19 @@ import numpy as np
 import pytest
 from tests.unit.fakes import BOS, EOS, assert_idle, continuation, fake_model, text_of
 
+from inferlib.call_options import CallOptions, LoadOptions
 from inferlib.errors import (
     ClosedError,
     ExecutorError,
     InferlibError,
     InternalError,
     PromptTooLongError,
+    ReentrantCallError,
     RequestError,
     TemplateError,
     UnknownKeywordError,
 )
-from inferlib.model import CallOptions, LoadOptions, Model
+from inferlib.model import Model
 from inferlib.sampling_params import SamplingOptions, SamplingParams
 
 
@@ -510,9 +512,20 @@ class TestChat:
             model.chat(messages)
         assert raised.value.field == "messages"
 
-    def test_reserved_template_keywords(self, model):
-        with pytest.raises(RequestError, match="chat_template_kwargs"):
-            model.chat(self.messages, chat_template_kwargs={"messages": []})
+    @pytest.mark.parametrize(
+        ("options", "field"),
+        [
+            ({"chat_template_kwargs": {"messages": []}}, "chat_template_kwargs"),
+            ({"chat_template_kwargs": [1]}, "chat_template_kwargs"),
+            ({"tools": "search"}, "tools"),
+            ({"tools": [1]}, "tools"),
+            ({"continue_final_message": 1}, "continue_final_message"),
+        ],
+    )
+    def test_what_the_template_cannot_be_given(self, model, options, field):
+        with pytest.raises(RequestError) as raised:
+            model.chat(self.messages, **options)
+        assert raised.value.field == field
 
     def test_a_model_without_template_or_tokenizer(self, model):
         model._parts.checkpoint.chat_template = None
@@ -806,3 +819,79 @@ def test_threads_and_loops_at_once(model):
     assert failures == []
     eventually(lambda: threading.active_count() == 1)
     assert_idle(model)
+
+
+def test_threads_may_share_a_stream(model):
+    stream = model.stream("x", max_tokens=200)
+    deltas = []
+
+    def read():
+        deltas.extend(stream)
+
+    threads = [threading.Thread(target=read) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    token_ids = sorted(i for delta in deltas for i in delta.token_ids)
+    assert token_ids == sorted(stream.completion.token_ids)
+    assert_idle(model)
+
+
+def test_two_tasks_cannot_read_one_stream_at_once(model):
+    async def main():
+        stream = model.astream("x", max_tokens=300)
+        results = await asyncio.gather(anext(stream), anext(stream), return_exceptions=True)
+        assert isinstance(results[1], RuntimeError)
+        return [delta async for delta in stream]
+
+    assert asyncio.run(main())
+
+
+class TestSignalHandlers:
+    """A handler runs between any two bytecodes of the main thread, so also inside of a call."""
+
+    def in_the_middle_of_a_step(self, model, handler):
+        outcome = []
+
+        def interrupt():
+            model.executor.on_run = lambda: None
+            try:
+                outcome.append(handler())
+            except RuntimeError as error:
+                outcome.append(type(error))
+
+        model.executor.on_run = interrupt
+        return outcome
+
+    def holding_the_lock(self, model, handler):
+        outcome = []
+        submit = model.scheduler.submit
+
+        def interrupt(*arguments, **options):
+            model.scheduler.submit = submit
+            try:
+                outcome.append(handler())
+            except RuntimeError as error:
+                outcome.append(type(error))
+            return submit(*arguments, **options)
+
+        model.scheduler.submit = interrupt
+        return outcome
+
+    @pytest.mark.parametrize("place", ["in_the_middle_of_a_step", "holding_the_lock"])
+    def test_waiting_there_is_an_error_and_no_deadlock(self, model, place):
+        for handler in (lambda: model.generate("inner", max_tokens=2), model.close):
+            outcome = getattr(self, place)(model, handler)
+            assert model.generate("outer", max_tokens=4).text == text_of("outer", 4)
+            assert outcome == [ReentrantCallError]
+        assert_idle(model)
+
+    @pytest.mark.parametrize("place", ["in_the_middle_of_a_step", "holding_the_lock"])
+    def test_cancelling_there_works(self, model, place):
+        handle = model.submit("other", max_tokens=300)
+        outcome = getattr(self, place)(model, handle.cancel)
+        assert model.generate("outer", max_tokens=4).text == text_of("outer", 4)
+        assert outcome == [True]
+        assert handle.result().finish_reason == "abort"
+        assert_idle(model)

@@ -35,7 +35,7 @@ def assert_all_blocks_are_free(model):
     stats = model.stats()
     assert (stats.running_sequences, stats.waiting_sequences) == (0, 0)
     assert stats.free_blocks == stats.total_blocks
-    assert len(model._engine._text) == 0
+    assert len(model._engine._texts._streams) == 0
     model._engine._scheduler.check_integrity()
 
 
@@ -163,6 +163,12 @@ class TestOptions:
     def test_prompt_logprobs_may_start_later(self, model):
         scored = model.generate("abcdef", prompt_logprobs=1, prompt_logprobs_start=4, max_tokens=1)
         assert [entry is not None for entry in scored.prompt_logprobs] == [False] * 4 + [True] * 2
+
+    def test_requests_with_and_without_text_in_one_batch(self, model):
+        without = model.submit("x", max_tokens=9, detokenize=False, **GREEDY)
+        with_text = model.submit("x", max_tokens=9, **GREEDY)
+        assert without.result().token_ids == with_text.result().token_ids
+        assert (without.result().text, bool(with_text.result().text)) == ("", True)
 
     def test_token_ids_beyond_the_vocabulary_are_refused(self, model):
         with pytest.raises(RequestError, match=r"258") as raised:

@@ -27,6 +27,9 @@ EXIT_INTERRUPTED = 130
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line; the exit code."""
     namespace = make_parser().parse_args(arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a terminal without UTF-8 shows what it can
+            stream.reconfigure(errors="replace")
     try:
         code: int = namespace.run(namespace)
     except InferlibError as error:

@@ -1,0 +1,70 @@
+"""Keywords of the calls of ``Model``, for type checkers and for the check of unknown ones."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypedDict
+
+from .sampling_params import SamplingOptions, SamplingParams
+from .validation import check_keywords
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping, Sequence
+
+    from .config import Device, Driver, KvCacheSize, Precision
+
+
+class LoadOptions(TypedDict, total=False):
+    """Keywords of ``Model.from_pretrained``."""
+
+    device: Device
+    precision: Precision
+    kv_cache: str | KvCacheSize
+    max_model_len: int | None
+    threads: int | None
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    enable_prefix_caching: bool
+    chat_template: str | None
+    mmap: bool
+    driver: Driver
+
+
+class ChatOptions(TypedDict, total=False):
+    """Keywords of ``Model.chat`` that say how messages become a prompt."""
+
+    tools: Sequence[Mapping[str, Any]] | None
+    chat_template_kwargs: Mapping[str, Any] | None
+    continue_final_message: bool
+
+
+class CallOptions(SamplingOptions, total=False):
+    """Keywords of every call that generates: ``SamplingParams``, and where the request runs.
+
+    Attributes:
+        cache_salt: Cached prefixes are shared only with requests of the same salt.
+        priority: Smaller runs first; equal ones in the order in which they came.
+    """
+
+    cache_salt: str | None
+    priority: int
+
+
+class ChatCallOptions(CallOptions, ChatOptions, total=False):
+    """Keywords of every call that chats."""
+
+
+def split_options(
+    params: SamplingParams | None, options: Mapping[str, Any], known: Collection[str]
+) -> tuple[SamplingParams, dict[str, Any], dict[str, Any]]:
+    """Part a call's keywords: for sampling, for the request, for the chat template."""
+    check_keywords(options, known)
+    own = {*_REQUEST_KEYWORDS, *ChatOptions.__annotations__}
+    sampling = {name: value for name, value in options.items() if name not in own}
+    return (
+        SamplingParams.from_options(params, sampling),
+        {name: options[name] for name in _REQUEST_KEYWORDS if name in options},
+        {name: options[name] for name in ChatOptions.__annotations__ if name in options},
+    )
+
+
+_REQUEST_KEYWORDS = ("cache_salt", "priority")

@@ -1,0 +1,155 @@
+"""The text of running requests: decoded in one call per step, and never lost to an interrupt.
+
+All but ``advance`` is called with the engine's lock held. ``advance`` is the hot path: its cost
+beside the call into Rust does not grow with the number of requests.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .atomic import move
+from .request import SEQUENCES_PER_REQUEST, Request
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+    from ._core import Events, SequenceOutput, TextStreams
+
+
+class RequestTexts:
+    """Decodes what requests generate.
+
+    Args:
+        streams: Decoders and stop strings; ``None`` without a tokenizer: then there is no text.
+    """
+
+    def __init__(self, streams: TextStreams | None) -> None:
+        self._streams = streams
+        self._invisible: dict[int, Request] = {}
+        self._without_text: set[int] = set()
+
+    def open(self, request: Request) -> None:
+        """Begin the texts of a request that was just submitted."""
+        if not request.params.detokenize:
+            self._without_text.add(request.id)
+        elif self._streams is not None:
+            self._invisible[request.id] = request
+            for index in range(request.params.n):
+                self._open(self._streams, request, index)
+
+    def advance(
+        self, events: Events, requests: Mapping[int, Request]
+    ) -> tuple[list[tuple[int, int]], list[int]]:
+        """Decode a step's tokens.
+
+        Returns:
+            Keys of sequences that met a stop string, each with the string's index; and keys of
+            sequences whose token is none of the tokenizer's.
+        """
+        if self._streams is None or not len(events.token_ids):
+            return [], []
+        stops, failures = self._streams.advance(*self._rows(events, requests))
+        return [(key, stop_index) for key, _, stop_index in stops], [key for key, _, _ in failures]
+
+    def show(self, now: float) -> None:
+        """Note when a request's text first shows: usually in the step of its first token."""
+        for request in list(self._invisible.values()):
+            for index in request.opened - request.ended:
+                self.take(request, index)
+            if any(map(any, request.pieces)):
+                request.first_visible = now
+                del self._invisible[request.id]
+
+    def take(self, request: Request, index: int) -> None:
+        """Move the text that has become certain to the request."""
+        if self._streams is not None and self._is_open(request, index):
+            move(request.pieces[index], self._streams.take_text, request.text_keys[index])
+
+    def end(self, request: Request, index: int) -> None:
+        """Make the text of a sequence final."""
+        if self._streams is not None and self._is_open(request, index):
+            self._streams.finish(request.text_keys[index])
+            self.take(request, index)
+            request.ended.add(index)
+
+    def close(self, request: Request) -> None:
+        """Make all texts of a request final, and forget it."""
+        for index in range(request.params.n):
+            self.end(request, index)
+        self.drop(request)
+        if request.first_visible is None and any(map(any, request.pieces)):
+            request.first_visible = time.monotonic()
+
+    def drop(self, request: Request) -> None:
+        """Forget a request."""
+        if self._streams is not None:
+            for key in request.text_keys:
+                self._streams.remove(key)
+        self._invisible.pop(request.id, None)
+        self._without_text.discard(request.id)
+
+    def rebuild(self, request: Request, index: int, sequence: SequenceOutput) -> int | None:
+        """Decode a sequence again from its first token.
+
+        Args:
+            request: Whose.
+            index: Which of its sequences.
+            sequence: All of it.
+
+        Returns:
+            Index of the stop string that it met, if it did.
+        """
+        if self._streams is None or index not in request.opened:
+            return None
+        key = request.text_keys[index]
+        ended = sequence.finish_reason is not None
+        token_ids = sequence.token_ids
+        if ended and token_ids.size and int(token_ids[-1]) in request.silent_token_ids:
+            token_ids = token_ids[:-1]
+        self._streams.remove(key)
+        self._open(self._streams, request, index)
+        stops, _ = self._streams.advance(np.full(token_ids.size, key, np.uint64), token_ids)
+        if ended or stops:
+            self._streams.finish(key)
+        request.pieces[index][:] = [self._streams.take_text(key)]
+        if ended or stops:
+            request.ended.add(index)
+        return stops[0][2] if stops else None
+
+    @staticmethod
+    def _open(streams: TextStreams, request: Request, index: int) -> None:
+        params = request.params
+        streams.insert(
+            request.text_keys[index],
+            stop=params.stop_strings,
+            include_stop=params.include_stop_str_in_output,
+            skip_special=params.skip_special_tokens,
+            min_tokens=params.min_tokens,
+            continues=True,  # the prompt: a leading space stays
+        )
+        request.opened.add(index)
+
+    @staticmethod
+    def _is_open(request: Request, index: int) -> bool:
+        return index in request.opened and index not in request.ended
+
+    def _rows(
+        self, events: Events, requests: Mapping[int, Request]
+    ) -> tuple[NDArray[np.uint64], NDArray[np.int32]]:
+        """Keys and tokens of a step: not those without text, nor final tokens that are none."""
+        keys = events.request_ids * SEQUENCES_PER_REQUEST + events.sequence_indices
+        token_ids = events.token_ids
+        is_text = np.ones(keys.size, bool)
+        if self._without_text:
+            is_text &= ~np.isin(events.request_ids, list(self._without_text))
+        for row in np.flatnonzero(events.finished).tolist():
+            request = requests.get(int(events.request_ids[row]))
+            if request is not None and int(token_ids[row]) in request.silent_token_ids:
+                is_text[row] = False
+        return keys[is_text].view(np.uint64), token_ids[is_text]
