@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from inferlib._core import ProgramRecorder
 
+from inferlib._core import ProgramRecorder
 from inferlib.errors import ModelError, RequestError
 from inferlib.model_spec import AttentionSpec, LayerSpec, MlpSpec, ModelSpec, RopeSpec
 from inferlib.transformer import record
