@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import lzma
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +15,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 TEXT = Path(__file__).parent / "golden" / "data" / "text"
-MODELS = "INFERLIB_TEST_MODELS"
 
 
 def write_gguf_vocabulary(path: Path, tokens: Sequence[str], **keys: Any) -> None:
@@ -59,12 +56,3 @@ def smollm2(folder: Path) -> Any:
         add_bos_token=False,
     )
     return _core.Tokenizer.from_gguf(_core.Weights.open(folder / "smollm2.gguf"))
-
-
-def model_file(name: str, package: str) -> Path | None:
-    """A ``.gguf`` file with ``name`` in its path: in ``$INFERLIB_TEST_MODELS``, or of a package."""
-    folders = [Path(os.environ[MODELS])] if MODELS in os.environ else []
-    spec = importlib.util.find_spec(package)
-    folders += [Path(folder) for folder in (spec and spec.submodule_search_locations) or []]
-    files = (path for folder in folders for path in sorted(folder.rglob("*.gguf")))
-    return next((path for path in files if name in path.name.lower()), None)

@@ -39,7 +39,7 @@ _NEVER_WEIGHTS = (".rotary_emb.inv_freq", "rope_freqs.weight")
 _HEADS = ("lm_head.weight", "language_model.lm_head.weight", "output.weight")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class LoadedModel:
     """All that a model is made of.
 
@@ -65,6 +65,9 @@ class LoadedModel:
     text: TextFiles
     generation_config: Mapping[str, object]
     eos_token_ids: tuple[int, ...]
+
+    def __repr__(self) -> str:
+        return f"<LoadedModel {self.spec.architecture} {str(self.path)!r}>"
 
 
 def load(name_or_path: str | os.PathLike[str], *, mmap: bool = True) -> LoadedModel:

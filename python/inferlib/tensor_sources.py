@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _LISTED_PROBLEMS = 10
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class MatrixSource:
     """A matrix of the program, as tensors of the checkpoint that are stacked by rows.
 
@@ -35,7 +35,7 @@ class MatrixSource:
     parts: tuple[tuple[str, NDArray[np.int32] | None], ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class VectorSource:
     """A vector of the program (norm or bias), ready to use.
 

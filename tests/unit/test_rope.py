@@ -65,7 +65,7 @@ def test_yarn_keeps_fast_pairs_and_interpolates_slow_ones():
     turns = 2048 * np.asarray(PLAIN) / (2 * math.pi)
     assert ratio[turns > 40] == pytest.approx(1)
     assert ratio[turns < 0.7] == pytest.approx(4)
-    assert (np.diff(ratio) >= -1e-12).all()  # rounding of equal ratios aside
+    assert (np.diff(ratio) > -1e-9).all()
     assert rope.scale == pytest.approx(0.1 * math.log(4) + 1)
     gguf = {"type": "yarn", "factor": 4.0, "original_context_length": 2048}
     assert from_gguf(**{f"scaling.{key}": value for key, value in gguf.items()}) == rope

@@ -130,10 +130,9 @@ class Fields:
         value = self._values.get(key)
         if value is None:
             return []
-        items: list[object] = value if isinstance(value, list) else [value]
-        ids = [item for item in items if isinstance(item, int) and 0 <= item <= _LARGEST_SIZE]
-        if len(ids) == len(items):
-            return ids
+        items = value if isinstance(value, list) else [value]
+        if all(isinstance(item, int) and 0 <= item <= _LARGEST_SIZE for item in items):
+            return items
         raise self.invalid(key, "a token id or a list of token ids", value)
 
     def section(self, key: str) -> Fields | None:
