@@ -853,7 +853,7 @@ def test_a_model_that_is_collected_by_its_own_driver_thread_ends_there():
     model.executor.on_run = lambda: time.sleep(0.001)
     handle = model.submit("x", max_tokens=500)
     executor, request, engine = model.executor, handle._request, model._engine
-    handle._owner = None  # as if nobody had kept the model
+    handle._owner = handle._token_text = None  # as if nobody had kept the model
 
     def collect():
         executor.on_run = lambda: None
