@@ -196,12 +196,17 @@ class StepDriver:
         Raises:
             ReentrantCallError: The calling thread is in the middle of a step or of a change.
         """
-        leader = self._leader
-        if self.is_inside() or (leader is not None and leader.thread_id == threading.get_ident()):
+        if self.is_reentrant():
             raise ReentrantCallError(
                 "this thread is already inside a call of the same model",
                 hint="a signal handler or a finalizer cannot wait for it; use another thread",
             )
+
+    def is_reentrant(self) -> bool:
+        """Whether this thread is in the middle of a step or of a change."""
+        leader = self._leader
+        leads = leader is not None and leader.thread_id == threading.get_ident()
+        return leads or self.is_inside()
 
     # Leading
 

@@ -402,6 +402,16 @@ class Engine:
         while not self._release():
             self._driver.wait_idle(CLOSE_TIMEOUT_SECONDS)
 
+    def close_finally(self) -> None:
+        """``close`` for finalizers, which may run in the middle of a step of this very thread.
+
+        Then that step is the last one; the memory goes with the last reference to it.
+        """
+        if self._driver.is_reentrant():
+            self._is_closed = True
+        else:
+            self.close()
+
     def _release(self) -> bool:
         """Free memory and threads unless somebody is still in a step."""
         with self._driver.lock:

@@ -448,7 +448,7 @@ class Model:
         """Close a model that nobody can use any more: streams and handles keep it alive."""
         engine = getattr(self, "_engine", None)  # absent if loading failed
         if engine is not None:
-            engine.close()
+            engine.close_finally()
 
     # From arguments to requests
 

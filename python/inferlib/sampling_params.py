@@ -112,7 +112,8 @@ class SamplingParams:
         allowed_token_ids: If given, only these can be drawn.
         bad_words: Strings (or token ids) that cannot be generated.
         skip_special_tokens: Leave special tokens out of the text.
-        spaces_between_special_tokens: Put spaces between special tokens that stay in the text.
+        spaces_between_special_tokens: Without effect, as in Hugging Face's fast tokenizers: special
+            tokens that stay in the text are written as they are.
         detokenize: ``False`` gives token ids and an empty text, and allows no ``stop``.
     """
 

@@ -12,12 +12,11 @@ import inferlib
 PACKAGE = Path(inferlib.__file__).parent
 
 
-def run(code: str, *, cwd: Path | None = None, path: Path = PACKAGE.parent) -> str:
-    """Run ``code`` in a fresh interpreter; what it writes."""
+def run(code: str) -> str:
+    """Run code in a fresh interpreter, which writes no warning; what it writes to stdout."""
     process = subprocess.run(
-        [sys.executable, "-X", "dev", "-c", textwrap.dedent(code)],
-        cwd=cwd,
-        env={"PYTHONPATH": str(path), "PATH": ""},
+        [sys.executable, "-W", "default", "-c", textwrap.dedent(code)],
+        env={"PYTHONPATH": str(PACKAGE.parent), "PATH": ""},
         capture_output=True,
         text=True,
         timeout=60,

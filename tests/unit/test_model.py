@@ -848,6 +848,26 @@ def test_two_tasks_cannot_read_one_stream_at_once(model):
     assert asyncio.run(main())
 
 
+def test_a_model_that_is_collected_by_its_own_driver_thread_ends_there():
+    model = fake_model(dedicated=True)
+    model.executor.on_run = lambda: time.sleep(0.001)
+    handle = model.submit("x", max_tokens=500)
+    executor, request, engine = model.executor, handle._request, model._engine
+    handle._owner = handle._token_text = None  # as if nobody had kept the model
+
+    def collect():
+        executor.on_run = lambda: None
+        models.clear()
+
+    models = [model]
+    del model
+    executor.on_run = collect
+    eventually(lambda: request.is_done)
+    assert isinstance(request.error, ClosedError)
+    assert engine.is_closed
+    eventually(lambda: threading.active_count() == 1)
+
+
 class TestSignalHandlers:
     """A handler runs between any two bytecodes of the main thread, so also inside of a call."""
 
