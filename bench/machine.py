@@ -12,11 +12,16 @@ import numpy as np
 from inferlib import _core
 
 
+def cores() -> int:
+    """Cores that this process may use."""
+    return _core.CpuExecutor.available_cores()
+
+
 def describe() -> dict[str, object]:
     """Processor, cores, tier, commit."""
     return {
         "cpu": processor(),
-        "cores": _core.CpuExecutor.available_cores(),
+        "cores": cores(),
         "tier": _core.CpuExecutor.tiers()[0],
         "inferlib": _core.__version__,
         "commit": commit(),
@@ -46,7 +51,7 @@ def read_bandwidth(megabytes: int = 256, threads: int | None = None, repeats: in
 
     NumPy's sum of int64 runs at memory speed and without the GIL. The best of ``repeats``.
     """
-    count = threads or _core.CpuExecutor.available_cores()
+    count = threads or cores()
     shares = [np.ones((megabytes << 17) // count, dtype=np.int64) for _ in range(count)]
     best = 0.0
     for _ in range(repeats):

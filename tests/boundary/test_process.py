@@ -87,7 +87,7 @@ class TestCtrlC:
     def test_a_follower_sees_it_too(self):
         process = start(
             f"""
-            thread = threading.Thread(target=lambda: model.generate("y", max_tokens=20_000))
+            thread = threading.Thread(target=lambda: model.generate("y", max_tokens=2_000))
             thread.start()
             while not model.stats().running_sequences:
                 time.sleep(0.001)

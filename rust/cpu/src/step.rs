@@ -22,7 +22,7 @@ use crate::sampling::{RowResult, Sampler};
 use crate::simd::LANES;
 
 /// Rows of logits computed and sampled at a time.
-const LOGITS_ROWS: usize = 16;
+const LOGITS_ROWS: usize = 32;
 /// Rows that make a sequence short enough to spread its segments over workers.
 const SPLIT_ROWS: usize = 4;
 /// Query rows per attention unit.
