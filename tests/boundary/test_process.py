@@ -40,7 +40,10 @@ def interrupt_when_it_says(process: subprocess.Popen[str], text: str, times: int
         line = process.stdout.readline()
         assert line == f"{text}\n", (line, process.stderr.read())
         process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=50)
+    try:
+        out, err = process.communicate(timeout=50)
+    finally:
+        process.kill()  # one that hangs must not go on beside the other tests
     assert process.returncode == 0, err
     return out
 
