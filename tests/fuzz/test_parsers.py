@@ -26,19 +26,6 @@ SECONDS = float(os.environ.get("FUZZ_SECONDS", "1"))
 INTERESTING = [0, 1, 0x7F, 0x80, 0xFF]
 WIDE = [0, 1, 2**31 - 1, 2**31, 2**32 - 1, 2**32, 2**63 - 1, 2**63, 2**64 - 1]
 FRAGMENTS = [b"null", b"-1", b"1e999", b'"', b"{", b"}", b"[", b"]", b"\xff\xfe", b"{%", b"}}"]
-    b"null",
-    b"-1",
-    b"1e999",
-    b'"',
-    b"{",
-    b"}",
-    b"[",
-    b"]",
-    b"\xff\xfe",
-    b"{%",
-    b"}}",
-    b"9" * 40,
-]
 ONE_CASE_SECONDS = 5.0
 
 
