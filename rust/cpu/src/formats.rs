@@ -252,7 +252,8 @@ macro_rules! k_format {
                 // SAFETY: as above.
                 unsafe {
                     let m = I::i_load_u8(sup.add(Self::HEADER + blk * Self::BLOCK + Self::SCALES + 16));
-                    I::sub(I::zero(), I::mul(I::load_f16(sup.add(HALF_ROW).cast()), I::to_f(m)))
+                    // A sign flip, not `0 - x`: the reference's `d * q - 0` keeps the sign of a zero.
+                    I::mul(I::set(-1.0), I::mul(I::load_f16(sup.add(HALF_ROW).cast()), I::to_f(m)))
                 }
             }
             #[inline(always)]
@@ -277,7 +278,7 @@ macro_rules! k_format {
                 // SAFETY: as above.
                 unsafe {
                     let m = *sup.add(Self::HEADER + blk * Self::BLOCK + Self::SCALES + 16 + row);
-                    0.0 - f16_at(sup.add(HALF_ROW), row) * f32::from(m)
+                    -(f16_at(sup.add(HALF_ROW), row) * f32::from(m))
                 }
             }
         }
