@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from .._core import CpuExecutor
@@ -11,6 +12,9 @@ if TYPE_CHECKING:
 
     from .._core import Program
     from ..config import EngineConfig
+
+TIER_VARIABLE = "INFERLIB_CPU"
+"""Forces a kernel tier (``"avx2"``), for tests; read when an executor is made."""
 
 
 def block_bytes(program: Program, precision: str) -> int:
@@ -27,6 +31,7 @@ def make_executor(
     """Reserve the KV cache and load the weights.
 
     Raises:
+        RequestError: ``INFERLIB_CPU`` names a tier that does not exist or cannot run here.
         OutOfMemoryError: The system refuses the memory.
         ModelError: A weight is missing or does not fit the program.
     """
@@ -35,6 +40,7 @@ def make_executor(
         num_blocks=[num_blocks] * len(program.kv_groups),
         precision=config.precision,
         threads=config.threads,
+        tier=os.environ.get(TIER_VARIABLE),
         max_num_batched_tokens=config.max_num_batched_tokens,
     )
     try:

@@ -1,0 +1,40 @@
+"""Every kernel tier that this machine runs gives the same bits through the whole model."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from tests.checkpoints import TINY
+
+from inferlib import Model
+from inferlib._core import CpuExecutor
+from inferlib.errors import RequestError
+
+ALL = ("avx512vnni", "avx2", "scalar")
+
+
+def run(tier, case, precision, monkeypatch):
+    monkeypatch.setenv("INFERLIB_CPU", tier)
+    ids = np.load(TINY / case / "reference.npz")["input_ids"]
+    with Model.from_pretrained(TINY / case, precision=precision, threads=2) as model:
+        assert model.stats().details["tier"] == tier
+        options = {"max_tokens": 8, "temperature": 0, "logprobs": 3, "prompt_logprobs": 3}
+        completions = model.generate(ids.tolist(), **options)
+    return [(c.token_ids, c.logprobs, c.prompt_logprobs) for c in completions]
+
+
+@pytest.mark.parametrize("precision", ["fast", "exact"])
+@pytest.mark.parametrize("case", ["gemma3", "qwen2"])
+@pytest.mark.parametrize("tier", ALL)
+def test_a_forced_tier_is_used_and_equals_the_scalar_one(tier, case, precision, monkeypatch):
+    if tier not in CpuExecutor.tiers():
+        pytest.skip(f"this machine cannot run {tier}")
+    expected = run("scalar", case, precision, monkeypatch)
+    assert run(tier, case, precision, monkeypatch) == expected
+
+
+def test_an_unknown_tier_is_refused_with_those_there_are(monkeypatch):
+    monkeypatch.setenv("INFERLIB_CPU", "sse9")
+    with pytest.raises(RequestError, match="scalar") as caught:
+        Model.from_pretrained(TINY / "llama")
+    assert caught.value.field == "tier"
