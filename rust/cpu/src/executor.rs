@@ -18,8 +18,9 @@ use crate::pack;
 use crate::plan::{self, Step};
 use crate::pool::{Pool, available_cores};
 use crate::simd::LANES;
-use crate::step::{Workspace, run_step};
+use crate::step::run_step;
 use crate::tier::Tier;
+use crate::workspace::Workspace;
 
 /// Numerics of an executor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

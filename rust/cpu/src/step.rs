@@ -1,154 +1,21 @@
 //! One step: the plan over one batch, on all workers, with a barrier between phases.
 
-use std::cell::UnsafeCell;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use inferlib_core::program::{BufferId, Rows};
-use inferlib_core::{Batch, RowStatus, StepOutput};
+use inferlib_core::program::{BufferId, Rows, WeightId};
+use inferlib_core::{Batch, StepOutput};
 
-use crate::activations::{Activations, ActivationsView};
-use crate::arena::Mapping;
-use crate::attention::{
-    AttentionScratch, AttentionTask, MAX_QUERIES, Merge, SEGMENT, Unit, first_seen,
-};
+use crate::activations::ActivationsView;
+use crate::attention::AttentionTask;
+use crate::attention_plan::plan_attention;
 use crate::check::check_batch;
 use crate::error::CpuError;
 use crate::executor::CpuExecutor;
-use crate::linear::{LinearTask, PanelScratch, linear};
+use crate::linear::{LinearTask, linear};
 use crate::plan::{RowOp, Step};
 use crate::rows::rope_angles;
-use crate::sampling::{RowResult, Sampler};
-use crate::simd::LANES;
-
-/// Rows of logits computed and sampled at a time.
-const LOGITS_ROWS: usize = 32;
-/// Rows that make a sequence short enough to spread its segments over workers.
-const SPLIT_ROWS: usize = 4;
-/// Query rows per attention unit.
-const UNIT_ROWS: usize = 16;
-
-/// Buffers, tiles and per-worker scratch, sized for the largest batch.
-#[derive(Debug)]
-pub(crate) struct Workspace {
-    memory: Mapping,
-    /// Byte offset and width of each buffer.
-    buffers: Vec<(usize, usize)>,
-    /// Byte offsets of each rope's cosines, then sines, `[tokens][pairs]`.
-    ropes: Vec<(usize, usize)>,
-    logits: usize,
-    activations: Activations,
-    workers: Vec<WorkerCell>,
-    counters: Vec<Counter>,
-    /// Per KV group.
-    units: Vec<Vec<Unit>>,
-    merges: Vec<Vec<Merge>>,
-    partials: Vec<f32>,
-    results: Vec<ResultCell>,
-}
-
-/// One worker's scratch; only that worker touches it during a step.
-#[derive(Debug)]
-struct Worker {
-    panel: PanelScratch,
-    attention: AttentionScratch,
-    sampler: Sampler,
-}
-
-#[derive(Debug)]
-struct WorkerCell(UnsafeCell<Worker>);
-
-// SAFETY: cell `i` is used by worker `i` alone.
-unsafe impl Sync for WorkerCell {}
-
-#[derive(Debug)]
-struct ResultCell(UnsafeCell<Option<RowResult>>);
-
-// SAFETY: a row is sampled by the one worker that claimed it, and read after the step.
-unsafe impl Sync for ResultCell {}
-
-/// A work counter on its own cache line.
-#[derive(Debug, Default)]
-#[repr(align(128))]
-struct Counter(AtomicUsize);
-
-impl Workspace {
-    pub(crate) fn new(executor: &CpuExecutor, activations: Activations) -> Result<Self, CpuError> {
-        let program = &executor.program;
-        let mut bytes = 0_usize;
-        let mut take = |floats: usize| {
-            let at = bytes;
-            bytes += (floats * 4).next_multiple_of(64);
-            at
-        };
-        let rows = executor.max_tokens;
-        // The logits' buffer is not materialised: `Step::Logits` works in its own rows.
-        let buffers = program
-            .buffers
-            .iter()
-            .map(|buffer| {
-                let is_logits = buffer.rows == Rows::Sampled && buffer.width == program.vocab_size;
-                (
-                    if is_logits {
-                        0
-                    } else {
-                        take(rows * buffer.width)
-                    },
-                    buffer.width,
-                )
-            })
-            .collect();
-        let ropes = program
-            .ropes
-            .iter()
-            .map(|rope| {
-                (
-                    take(rows * rope.inv_freq.len()),
-                    take(rows * rope.inv_freq.len()),
-                )
-            })
-            .collect();
-        let logits = take(LOGITS_ROWS * program.vocab_size);
-        let k_head_dim = program
-            .kv_groups
-            .iter()
-            .map(|group| group.k_head_dim)
-            .max()
-            .unwrap_or(0);
-        let v_head_dim = program
-            .kv_groups
-            .iter()
-            .map(|group| group.v_head_dim)
-            .max()
-            .unwrap_or(0);
-        let chunks = rows.div_ceil(LOGITS_ROWS);
-        Ok(Self {
-            memory: Mapping::new(bytes, "activations")?,
-            buffers,
-            ropes,
-            logits,
-            activations,
-            workers: (0..executor.threads())
-                .map(|_| {
-                    WorkerCell(UnsafeCell::new(Worker {
-                        panel: PanelScratch::new(),
-                        attention: AttentionScratch::new(k_head_dim, v_head_dim),
-                        sampler: Sampler::new(program.vocab_size),
-                    }))
-                })
-                .collect(),
-            counters: (0..2 * executor.steps.len() + 3 * chunks)
-                .map(|_| Counter::default())
-                .collect(),
-            units: vec![Vec::new(); program.kv_groups.len()],
-            merges: vec![Vec::new(); program.kv_groups.len()],
-            partials: Vec::new(),
-            results: (0..rows)
-                .map(|_| ResultCell(UnsafeCell::new(None)))
-                .collect(),
-        })
-    }
-}
+use crate::workspace::{LOGITS_ROWS, Worker, Workspace};
 
 /// Run the plan over `batch`.
 pub(crate) fn run_step(
@@ -197,85 +64,7 @@ pub(crate) fn run_step(
         output.status.push(result.status);
         output.logprobs.push(result.logprobs);
     }
-    debug_assert!(
-        output
-            .status
-            .iter()
-            .all(|s| matches!(s, RowStatus::Ok | RowStatus::Failed))
-    );
     Ok(output)
-}
-
-/// Cut the batch into attention units per KV group; returns the floats per partial result.
-fn plan_attention(executor: &CpuExecutor, workspace: &mut Workspace, batch: &Batch) -> usize {
-    let mut stride = 0;
-    let mut partials = 0;
-    for (g, group) in executor.program.kv_groups.iter().enumerate() {
-        let num_heads = executor.num_heads(g);
-        let per_head = (num_heads / group.num_kv_heads.max(1)).max(1);
-        stride = stride.max(
-            SPLIT_ROWS.max(1) * per_head.max(1) * (2 + group.v_head_dim.next_multiple_of(LANES)),
-        );
-        let (units, merges) = (&mut workspace.units[g], &mut workspace.merges[g]);
-        units.clear();
-        merges.clear();
-        let tables = &batch.groups[g].block_table_start_loc;
-        let mut used = 0;
-        for sequence in 0..batch.num_seqs() {
-            let row_of = |i: usize| batch.query_start_loc[i].unsigned_abs() as usize;
-            let (start, end) = (row_of(sequence), row_of(sequence + 1));
-            let table = tables[sequence].unsigned_abs() as usize;
-            let chunk = UNIT_ROWS.min(MAX_QUERIES / per_head).max(1);
-            let mut row = start;
-            while row < end {
-                let rows = chunk.min(end - row);
-                let position = |r: usize| batch.positions[r].unsigned_abs() as usize;
-                let first = first_seen(position(row), group.window) / SEGMENT;
-                let last = position(row + rows - 1) / SEGMENT + 1;
-                let split = end - start <= SPLIT_ROWS && last - first > 1;
-                for head in 0..group.num_kv_heads {
-                    if split {
-                        merges.push(Merge {
-                            row,
-                            rows,
-                            head,
-                            partial: used,
-                            count: last - first,
-                        });
-                        for segment in first..last {
-                            units.push(Unit {
-                                row,
-                                rows,
-                                table,
-                                head,
-                                segments: (segment, segment + 1),
-                                partial: Some(used),
-                            });
-                            used += 1;
-                        }
-                    } else {
-                        units.push(Unit {
-                            row,
-                            rows,
-                            table,
-                            head,
-                            segments: (first, last),
-                            partial: None,
-                        });
-                    }
-                }
-                row += rows;
-            }
-        }
-        // The longest units first: later chunks of a prompt see more.
-        units.sort_by_key(|unit| std::cmp::Reverse(unit.segments.1 - unit.segments.0));
-        partials = partials.max(used);
-    }
-    let floats = partials * stride;
-    if workspace.partials.len() < floats {
-        workspace.partials.resize(floats.next_power_of_two(), 0.0);
-    }
-    stride
 }
 
 /// A step in flight, shared by its workers.
@@ -548,7 +337,7 @@ impl Run<'_> {
         &self,
         way: &mut Way,
         scratch: &mut Worker,
-        weight: inferlib_core::program::WeightId,
+        weight: WeightId,
         rows: usize,
         bias: Option<&[f32]>,
         out: *mut f32,

@@ -1,0 +1,140 @@
+//! What a step works in: buffers, activation tiles, per-worker scratch, counters. Sized at load for the largest batch;
+//! untouched pages take no memory.
+
+use std::cell::UnsafeCell;
+use std::sync::atomic::AtomicUsize;
+
+use inferlib_core::program::Rows;
+
+use crate::activations::Activations;
+use crate::arena::Mapping;
+use crate::attention::{AttentionScratch, Merge, Unit};
+use crate::error::CpuError;
+use crate::executor::CpuExecutor;
+use crate::linear::PanelScratch;
+use crate::sampling::{RowResult, Sampler};
+
+/// Rows of logits computed and sampled at a time.
+pub(crate) const LOGITS_ROWS: usize = 32;
+
+/// Buffers, tiles and per-worker scratch, sized for the largest batch.
+#[derive(Debug)]
+pub(crate) struct Workspace {
+    pub(crate) memory: Mapping,
+    /// Byte offset and width of each buffer.
+    pub(crate) buffers: Vec<(usize, usize)>,
+    /// Byte offsets of each rope's cosines, then sines, `[tokens][pairs]`.
+    pub(crate) ropes: Vec<(usize, usize)>,
+    pub(crate) logits: usize,
+    pub(crate) activations: Activations,
+    pub(crate) workers: Vec<WorkerCell>,
+    pub(crate) counters: Vec<Counter>,
+    /// Per KV group.
+    pub(crate) units: Vec<Vec<Unit>>,
+    pub(crate) merges: Vec<Vec<Merge>>,
+    pub(crate) partials: Vec<f32>,
+    pub(crate) results: Vec<ResultCell>,
+}
+
+/// One worker's scratch; only that worker touches it during a step.
+#[derive(Debug)]
+pub(crate) struct Worker {
+    pub(crate) panel: PanelScratch,
+    pub(crate) attention: AttentionScratch,
+    pub(crate) sampler: Sampler,
+}
+
+#[derive(Debug)]
+pub(crate) struct WorkerCell(pub(crate) UnsafeCell<Worker>);
+
+// SAFETY: cell `i` is used by worker `i` alone.
+unsafe impl Sync for WorkerCell {}
+
+#[derive(Debug)]
+pub(crate) struct ResultCell(pub(crate) UnsafeCell<Option<RowResult>>);
+
+// SAFETY: a row is sampled by the one worker that claimed it, and read after the step.
+unsafe impl Sync for ResultCell {}
+
+/// A work counter on its own cache line.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub(crate) struct Counter(pub(crate) AtomicUsize);
+
+impl Workspace {
+    pub(crate) fn new(executor: &CpuExecutor, activations: Activations) -> Result<Self, CpuError> {
+        let program = &executor.program;
+        let mut bytes = 0_usize;
+        let mut take = |floats: usize| {
+            let at = bytes;
+            bytes += (floats * 4).next_multiple_of(64);
+            at
+        };
+        let rows = executor.max_tokens;
+        // The logits' buffer is not materialised: `Step::Logits` works in its own rows.
+        let buffers = program
+            .buffers
+            .iter()
+            .map(|buffer| {
+                let is_logits = buffer.rows == Rows::Sampled && buffer.width == program.vocab_size;
+                (
+                    if is_logits {
+                        0
+                    } else {
+                        take(rows * buffer.width)
+                    },
+                    buffer.width,
+                )
+            })
+            .collect();
+        let ropes = program
+            .ropes
+            .iter()
+            .map(|rope| {
+                (
+                    take(rows * rope.inv_freq.len()),
+                    take(rows * rope.inv_freq.len()),
+                )
+            })
+            .collect();
+        let logits = take(LOGITS_ROWS * program.vocab_size);
+        let k_head_dim = program
+            .kv_groups
+            .iter()
+            .map(|group| group.k_head_dim)
+            .max()
+            .unwrap_or(0);
+        let v_head_dim = program
+            .kv_groups
+            .iter()
+            .map(|group| group.v_head_dim)
+            .max()
+            .unwrap_or(0);
+        let chunks = rows.div_ceil(LOGITS_ROWS);
+        Ok(Self {
+            memory: Mapping::new(bytes, "activations")?,
+            buffers,
+            ropes,
+            logits,
+            activations,
+            workers: (0..executor.threads())
+                .map(|_| {
+                    WorkerCell(UnsafeCell::new(Worker {
+                        panel: PanelScratch::new(),
+                        attention: AttentionScratch::new(k_head_dim, v_head_dim),
+                        sampler: Sampler::new(program.vocab_size),
+                    }))
+                })
+                .collect(),
+            counters: (0..2 * executor.steps.len() + 3 * chunks)
+                .map(|_| Counter::default())
+                .collect(),
+            units: vec![Vec::new(); program.kv_groups.len()],
+            merges: vec![Vec::new(); program.kv_groups.len()],
+            partials: Vec::new(),
+            results: (0..rows)
+                .map(|_| ResultCell(UnsafeCell::new(None)))
+                .collect(),
+        })
+    }
+}
