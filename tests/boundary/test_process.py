@@ -16,6 +16,8 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals a
 LONG = 'model.generate("x", max_tokens=400_000, ignore_eos=True)'
 LOAD = """
 import asyncio, os, signal, sys, threading, time
+# A shell's background job ignores SIGINT, and so would we.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 import inferlib
 from inferlib.testing import tiny_model
 model = tiny_model(max_position_embeddings=500_000, kv_cache="500k tokens")
