@@ -5,17 +5,17 @@
     reason = "a test that unwraps says what it expects"
 )]
 
-mod common;
+mod pretended_executor;
 
 use std::sync::Arc;
 
-use common::{
-    FakeExecutor, VOCAB_SIZE, config, drain, group, oracle, oracle_prompt_logprobs, params, prompt,
-    request, step,
-};
 use inferlib_core::{
     ConfigError, FinishReason, LogitsRow, NewRequest, PrefixHash, PromptLimit, RequestStatus,
     SamplingParams, Scheduler, SchedulerConfig, StepOutput, SubmitError, UpdateError,
+};
+use pretended_executor::{
+    FakeExecutor, VOCAB_SIZE, config, drain, group, oracle, oracle_prompt_logprobs, params, prompt,
+    request, step,
 };
 
 fn build(config: SchedulerConfig) -> (Scheduler, FakeExecutor) {

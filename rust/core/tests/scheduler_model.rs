@@ -6,12 +6,12 @@
     reason = "a test that unwraps says what it expects"
 )]
 
-mod common;
+mod pretended_executor;
 
-use common::{config, group, params, prompt, request};
 use inferlib_core::{
     BLOCK_SIZE, NewRequest, RequestId, RowStatus, Scheduler, SchedulerConfig, StepOutput,
 };
+use pretended_executor::{config, group, params, prompt, request};
 use proptest::prelude::*;
 
 #[derive(Clone, Debug)]

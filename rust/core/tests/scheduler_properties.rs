@@ -7,15 +7,15 @@
     reason = "a test that unwraps says what it expects"
 )]
 
-mod common;
+mod pretended_executor;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use common::{FakeExecutor, config, group, oracle, oracle_prompt_logprobs, prompt};
 use inferlib_core::{
     FinishReason, NewRequest, PrefixHash, RequestId, SamplingParams, Scheduler, SchedulerConfig,
 };
+use pretended_executor::{FakeExecutor, config, group, oracle, oracle_prompt_logprobs, prompt};
 use proptest::prelude::*;
 
 #[derive(Clone, Debug)]
