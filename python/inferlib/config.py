@@ -11,7 +11,7 @@ from .errors import OutOfMemoryError, RequestError
 from .validation import INT32_MAX, boolean, choice, integer
 
 Device = Literal["auto", "cpu"]
-Precision = Literal["fast", "exact"]
+Precision = Literal["fast", "balanced", "exact"]
 Driver = Literal["caller", "thread"]
 
 BLOCK_SIZE = 16
@@ -124,8 +124,9 @@ class EngineConfig:
 
     Attributes:
         device: ``"auto"`` or ``"cpu"``.
-        precision: ``"fast"`` (8-bit activations for quantized weights, 16-bit KV cache) or
-            ``"exact"`` (float32 activations and KV cache).
+        precision: ``"fast"`` (8-bit activations for quantized weights, 16-bit KV cache),
+            ``"balanced"`` (15-bit activations: decode as fast, prefill slower) or ``"exact"``
+            (float32 activations and KV cache).
         kv_cache: Memory for the KV cache; text is parsed.
         max_model_len: Longest sequence in tokens; ``None`` is what the model was made for.
         threads: CPU threads; ``None`` is one per usable core.

@@ -88,7 +88,7 @@ class Model:
             name_or_path: A directory in Hugging Face's layout, a ``.gguf`` file, or the alias of
                 an installed model package (``"smollm2"``).
             device: ``"auto"`` or ``"cpu"``.
-            precision: ``"fast"`` or ``"exact"``; see ``EngineConfig``.
+            precision: ``"fast"``, ``"balanced"`` or ``"exact"``; see ``EngineConfig``.
             kv_cache: Memory for keys and values: ``"2GiB"``, ``"64k tokens"`` or ``"auto"``.
             max_model_len: Longest sequence in tokens; ``None`` is what the model was made for.
             threads: CPU threads; ``None`` is one per usable core.

@@ -23,7 +23,7 @@ def run(tier, case, precision, monkeypatch):
     return [(c.token_ids, c.logprobs, c.prompt_logprobs) for c in completions]
 
 
-@pytest.mark.parametrize("precision", ["fast", "exact"])
+@pytest.mark.parametrize("precision", ["fast", "balanced", "exact"])
 @pytest.mark.parametrize("case", ["gemma3", "qwen2"])
 @pytest.mark.parametrize("tier", ALL)
 def test_a_forced_tier_is_used_and_equals_the_scalar_one(tier, case, precision, monkeypatch):

@@ -23,7 +23,10 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
     group = parser.add_argument_group("loading")
     group.add_argument(
-        "--precision", choices=("fast", "exact"), default="fast", help="numerics (default: fast)"
+        "--precision",
+        choices=("fast", "balanced", "exact"),
+        default="fast",
+        help="numerics (default: fast)",
     )
     group.add_argument(
         "--kv-cache",

@@ -2,7 +2,7 @@
 //! of four int8 (or single f32). Written by the row phase before the linear, one row at a time, by any worker.
 
 use crate::formats::BLOCK_COLS;
-use crate::simd::Isa;
+use crate::simd::{Isa, LANES};
 
 /// Rows per register tile, largest first; every row count splits greedily, so the split is a function of the count.
 pub(crate) const TILE_SIZES: [usize; 7] = [12, 8, 6, 4, 3, 2, 1];
@@ -37,6 +37,8 @@ pub(crate) struct Need {
     pub(crate) float: bool,
     /// int8 tiles with scales.
     pub(crate) int8: bool,
+    /// A second int8 plane below the first.
+    pub(crate) two_planes: bool,
     /// Start values for zero points 8, 16, 128 (bits 0, 1, 2) and 32 per half block (bit 3).
     pub(crate) zeros: u8,
     /// `scale * sum` for formats with minima.
@@ -49,6 +51,7 @@ impl Need {
         Self {
             float: self.float || other.float,
             int8: self.int8 || other.int8,
+            two_planes: self.two_planes || other.two_planes,
             zeros: self.zeros | other.zeros,
             scaled_sum: self.scaled_sum || other.scaled_sum,
         }
@@ -69,13 +72,15 @@ pub(crate) const fn zero_slot(zero: i32) -> Option<usize> {
 /// Tiles of one linear op's input, reused by all.
 #[derive(Debug)]
 pub(crate) struct Activations {
-    /// `[tile][K / 4][rows]`: four int8 per entry.
+    /// `[tile][K / 4][rows]`: four int8 per entry; of two planes the upper one.
     pub(crate) int8: Vec<i32>,
-    /// `[tile][K / 32][rows]`: `max|x| / 127`.
+    /// `[tile][K / 4][rows]`: the lower plane; an activation is `scale * (256 * upper + lower)`.
+    pub(crate) low: Vec<i32>,
+    /// `[tile][K / 32][rows]`: `max|x| / 127`, or `/ 32512` with two planes.
     pub(crate) scale: Vec<f32>,
-    /// `[tile][K / 32][rows]`: `scale * Σ int8`.
+    /// `[tile][K / 32][rows]`: `scale * Σ q`, `q` being the quantized activations.
     pub(crate) scaled_sum: Vec<f32>,
-    /// `[tile][K / 32][rows]` for zero points 8, 16 and 128: `-zero * Σ int8`; for 32 `[tile][K / 16][rows]`.
+    /// `[tile][K / 32][rows]` for zero points 8, 16 and 128: `-zero * Σ q`; for 32 `[tile][K / 16][rows]`.
     pub(crate) start: [Vec<i32>; 4],
     /// `[tile][K][rows]`.
     pub(crate) float: Vec<f32>,
@@ -89,6 +94,7 @@ impl Activations {
         let start = |slot: usize, n: usize| vec![0; int(n, need.zeros >> slot & 1 == 1)];
         Self {
             int8: vec![0; int(blocks * 8, need.int8)],
+            low: vec![0; int(blocks * 8, need.two_planes)],
             scale: vec![0.0; int(blocks, need.int8)],
             scaled_sum: vec![0.0; int(blocks, need.scaled_sum)],
             start: [
@@ -106,6 +112,7 @@ impl Activations {
         let [a, b, c, d] = &mut self.start;
         ActivationsView {
             int8: self.int8.as_mut_ptr(),
+            low: self.low.as_mut_ptr(),
             scale: self.scale.as_mut_ptr(),
             scaled_sum: self.scaled_sum.as_mut_ptr(),
             start: [
@@ -123,6 +130,7 @@ impl Activations {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ActivationsView {
     pub(crate) int8: *mut i32,
+    pub(crate) low: *mut i32,
     pub(crate) scale: *mut f32,
     pub(crate) scaled_sum: *mut f32,
     pub(crate) start: [*mut i32; 4],
@@ -157,8 +165,15 @@ pub(crate) unsafe fn pack_row<I: Isa>(
     }
 }
 
+/// Blocks whose scales are computed together.
+const GROUP: usize = LANES;
+/// Largest quantized activation, with one plane and with two.
+const ONE_PLANE: f32 = 127.0;
+const TWO_PLANES: f32 = 32_512.0;
+
 /// int8 per 32 columns: `scale = max|x| / 127`, round to nearest even, exact sums. A function of the row alone.
-/// A NaN or infinity anywhere in a block makes its scale NaN, so that it reaches the logits.
+/// Two planes: `scale = max|x| / 32512`, split into bytes. A NaN or infinity anywhere makes every scale of the row NaN,
+/// so that it reaches the logits.
 #[inline(always)]
 unsafe fn quantize_row<I: Isa>(
     x: *const f32,
@@ -169,45 +184,111 @@ unsafe fn quantize_row<I: Isa>(
     need: Need,
     to: ActivationsView,
 ) {
-    // SAFETY: as `pack_row`.
+    // SAFETY: as `pack_row`; a group's arrays hold `GROUP` blocks.
     unsafe {
-        let int8 = to.int8.add(first * blocks * 8 + i);
+        let limit = I::set(if need.two_planes {
+            TWO_PLANES
+        } else {
+            ONE_PLANE
+        });
+        let zero = I::zero();
+        let mut poison = zero;
         let per_block = first * blocks + i;
-        for b in 0..blocks {
-            let (x0, x1) = (I::load(x.add(b * 32)), I::load(x.add(b * 32 + 16)));
-            let largest = I::max_lane(I::max(I::abs(x0), I::abs(x1)));
-            let poison = I::sum(I::mul(I::add(x0, x1), I::zero()));
-            let scale = largest / 127.0 + poison;
-            let inverse = I::set(if largest > 0.0 { 127.0 / largest } else { 0.0 });
-            let mut q = [0_i8; 32];
-            I::i_store_i8(q.as_mut_ptr(), I::round(I::mul(x0, inverse)));
-            I::i_store_i8(q.as_mut_ptr().add(16), I::round(I::mul(x1, inverse)));
-            let (mut low, mut high) = (0_i32, 0_i32);
-            for k in 0..16 {
-                low += i32::from(q[k]);
-                high += i32::from(q[16 + k]);
+        let mut from = 0;
+        while from < blocks {
+            let count = GROUP.min(blocks - from);
+            let mut largest = [0.0_f32; GROUP];
+            for (b, largest) in largest[..count].iter_mut().enumerate() {
+                let at = x.add((from + b) * BLOCK_COLS);
+                let (x0, x1) = (I::load(at), I::load(at.add(LANES)));
+                poison = I::fma(x0, zero, I::fma(x1, zero, poison));
+                *largest = I::max_lane(I::max(I::abs(x0), I::abs(x1)));
             }
-            let words: [i32; 8] = std::mem::transmute(q);
-            for (k, word) in words.into_iter().enumerate() {
-                *int8.add((b * 8 + k) * size) = word;
-            }
-            let at = per_block + b * size;
-            *to.scale.add(at) = scale;
-            if need.scaled_sum {
-                #[expect(clippy::cast_precision_loss, reason = "at most 32 * 127: exact")]
-                let sum = (low + high) as f32;
-                *to.scaled_sum.add(at) = scale * sum;
-            }
-            for (slot, zero) in [(0, 8), (1, 16), (2, 128)] {
-                if need.zeros >> slot & 1 == 1 {
-                    *to.start[slot].add(at) = -zero * (low + high);
+            let largest = I::load(largest.as_ptr());
+            let (mut scales, mut inverses) = ([0.0_f32; GROUP], [0.0_f32; GROUP]);
+            I::store(scales.as_mut_ptr(), I::div(largest, limit));
+            // A block of zeros: 0 times a large number, not 0 times infinity.
+            let inverse = I::min(I::div(limit, largest), I::set(f32::MAX));
+            I::store(inverses.as_mut_ptr(), inverse);
+            for b in 0..count {
+                let block = from + b;
+                let at = x.add(block * BLOCK_COLS);
+                let inverse = I::set(inverses[b]);
+                let q0 = I::round(I::mul(I::load(at), inverse));
+                let q1 = I::round(I::mul(I::load(at.add(LANES)), inverse));
+                let words = first * blocks * 8 + block * 8 * size + i;
+                if need.two_planes {
+                    let (u0, l0) = split::<I>(q0);
+                    let (u1, l1) = split::<I>(q1);
+                    store_words::<I>(u0, u1, to.int8.add(words), size);
+                    store_words::<I>(l0, l1, to.low.add(words), size);
+                } else {
+                    store_words::<I>(q0, q1, to.int8.add(words), size);
+                }
+                let at = per_block + block * size;
+                *to.scale.add(at) = scales[b];
+                if need.zeros >> 3 & 1 == 1 {
+                    let halves = to.start[3].add(first * blocks * 2 + 2 * block * size + i);
+                    *halves = whole(I::sum(I::to_f(q0))).wrapping_mul(-32);
+                    *halves.add(size) = whole(I::sum(I::to_f(q1))).wrapping_mul(-32);
+                }
+                if need.zeros & 7 != 0 || need.scaled_sum {
+                    let sum = I::sum(I::add(I::to_f(q0), I::to_f(q1)));
+                    if need.scaled_sum {
+                        *to.scaled_sum.add(at) = scales[b] * sum;
+                    }
+                    for (slot, zero) in [(0, 8), (1, 16), (2, 128)] {
+                        if need.zeros >> slot & 1 == 1 {
+                            *to.start[slot].add(at) = whole(sum).wrapping_mul(-zero);
+                        }
+                    }
                 }
             }
-            if need.zeros >> 3 & 1 == 1 {
-                let halves = to.start[3].add(first * blocks * 2 + i);
-                *halves.add(2 * b * size) = -32 * low;
-                *halves.add((2 * b + 1) * size) = -32 * high;
+            from += count;
+        }
+        let poison = I::sum(poison);
+        if poison.is_nan() {
+            for block in 0..blocks {
+                *to.scale.add(per_block + block * size) = poison;
             }
+        }
+    }
+}
+
+/// A sum of quantized activations, at most `32 * 32512` and exact as a float (anything where the row is poisoned).
+#[expect(clippy::cast_possible_truncation, reason = "a whole number below 2^21")]
+fn whole(sum: f32) -> i32 {
+    sum as i32
+}
+
+/// `q = 256 * upper + lower`, both within int8.
+#[inline(always)]
+unsafe fn split<I: Isa>(q: I::I) -> (I::I, I::I) {
+    // SAFETY: features of the caller.
+    unsafe {
+        let q = I::to_f(q);
+        // The half keeps ties out, so that lower never becomes 128.
+        let upper = I::round(I::mul(I::add(q, I::set(0.5)), I::set(1.0 / 256.0)));
+        (upper, I::round(I::fma(I::to_f(upper), I::set(-256.0), q)))
+    }
+}
+
+/// 32 int8 as eight words, `size` apart.
+#[inline(always)]
+unsafe fn store_words<I: Isa>(q0: I::I, q1: I::I, to: *mut i32, size: usize) {
+    // SAFETY: the caller's tile.
+    unsafe {
+        if size == 1 {
+            I::i_store_i8(to.cast(), q0);
+            I::i_store_i8(to.cast::<i8>().add(LANES), q1);
+            return;
+        }
+        let mut q = [0_i8; BLOCK_COLS];
+        I::i_store_i8(q.as_mut_ptr(), q0);
+        I::i_store_i8(q.as_mut_ptr().add(LANES), q1);
+        let words: [i32; 8] = std::mem::transmute(q);
+        for (k, word) in words.into_iter().enumerate() {
+            *to.add(k * size) = word;
         }
     }
 }

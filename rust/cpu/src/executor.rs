@@ -27,6 +27,8 @@ use crate::workspace::Workspace;
 pub enum Precision {
     /// One int8 plane per 32 activations for quantized weights, f16 KV.
     Fast,
+    /// Two int8 planes (about 15 bits) per 32 activations for quantized weights, f16 KV.
+    Balanced,
     /// f32 activations and KV.
     Exact,
 }
@@ -66,7 +68,7 @@ pub(crate) enum Weight {
 #[derive(Debug)]
 pub struct CpuExecutor {
     pub(crate) program: Arc<Program>,
-    pub(crate) exact: bool,
+    pub(crate) precision: Precision,
     pub(crate) tier: Tier,
     pub(crate) kernels: Kernels,
     pub(crate) pool: Pool,
@@ -125,7 +127,7 @@ impl CpuExecutor {
             .collect();
         Ok(Self {
             weights: program.weights.iter().map(|_| None).collect(),
-            exact,
+            precision: options.precision,
             tier,
             kernels: Kernels::of(tier),
             pool: Pool::new(threads),
@@ -212,8 +214,7 @@ impl CpuExecutor {
         let mut first_row = 0;
         for part in parts {
             let rows = part.row_order.map_or(part.tensor.shape[0], <[i32]>::len);
-            let first_panel = matrix.num_panels();
-            let segment = self.pack_segment(name, part, rows, first_panel, first_row)?;
+            let segment = self.pack_segment(name, part, rows, first_row)?;
             matrix.segments.push(segment);
             first_row += rows;
         }
@@ -226,7 +227,6 @@ impl CpuExecutor {
         name: &str,
         part: &Part<'_>,
         rows: usize,
-        first_panel: usize,
         first_row: usize,
     ) -> Result<Segment, CpuError> {
         let tensor = part.tensor;
@@ -275,7 +275,6 @@ impl CpuExecutor {
         results.into_iter().collect::<Result<(), _>>()?;
         Ok(Segment {
             packing,
-            first_panel,
             first_row,
             rows,
             data,
@@ -307,13 +306,18 @@ impl CpuExecutor {
         let mut width = 0;
         for weight in &self.weights {
             if let Some(Weight::Matrix(matrix)) = weight {
-                need = need.union(matrix.need(self.exact));
+                need = need.union(matrix.need(self.precision));
                 width = width.max(matrix.in_features);
             }
         }
         let activations = Activations::new(self.max_tokens, width, need);
         self.workspace = Some(Workspace::new(self, activations)?);
         Ok(())
+    }
+
+    /// Whether activations and KV are f32.
+    pub(crate) fn exact(&self) -> bool {
+        self.precision == Precision::Exact
     }
 
     /// Query heads of the attention ops over a KV group.
@@ -330,7 +334,7 @@ impl CpuExecutor {
 
     fn need(&self, weight: WeightId) -> Need {
         self.matrix(weight)
-            .map_or_else(Need::default, |matrix| matrix.need(self.exact))
+            .map_or_else(Need::default, |matrix| matrix.need(self.precision))
     }
 
     pub(crate) fn matrix(&self, weight: WeightId) -> Option<&Matrix> {

@@ -7,18 +7,21 @@ use crate::activations::{self, ActivationsView, Need};
 use crate::attention::{self, AttentionScratch, AttentionTask, Merge, Unit};
 use crate::formats::Format;
 use crate::kv_cache::{self, Half, LayerCache, Single};
-use crate::linear::{
-    self, Gemv, LayoutKernels, PanelScratch, Scaled, ScaledHalves, ScaledMin, Tiles,
+use crate::linear::float::{self, FloatTiles};
+use crate::linear::source::{
+    self, PANELS, Packed, PackedIn, Scaled, ScaledHalves, ScaledMin, Unpacked,
 };
+use crate::linear::tile::{self, Target, Tiles};
+use crate::linear::{LayoutKernels, PanelScratch};
 use crate::matrix::Packing;
 use crate::rows;
 use crate::sampling::{RowResult, Sampler};
+use crate::simd::Isa;
 use crate::tier::Tier;
 
 /// The sampler, compiled inside each tier's features: it is plain Rust that vectorises.
 mod draw {
-    use super::{RowResult, SampledRow, Sampler};
-    use crate::simd::Isa;
+    use super::{Isa, RowResult, SampledRow, Sampler};
 
     /// [`Sampler::run`]; `I` only says which tier this copy belongs to.
     #[inline(always)]
@@ -33,15 +36,23 @@ mod draw {
     }
 }
 
+/// [`tile::int_tiles`] over an unpacked chunk, and where the chunk after it lies with its bytes per block.
+type UnpackedTiles = unsafe fn(&Tiles<'_>, &PanelScratch, [*const u8; PANELS], usize);
+
 macro_rules! kernels {
     (
         layouts { $($layout:ident)* }
+        classes { $($class:ident: $class_type:ident)* }
         $($(#[$doc:meta])* fn $name:ident($($arg:ident: $type:ty),* $(,)?) = $module:ident::$function:ident $(, $element:ident)?;)*
     ) => {
         /// The kernels of one tier.
         #[derive(Clone, Copy, Debug)]
         pub(crate) struct Kernels {
             $($(#[$doc])* pub(crate) $name: unsafe fn($($type),*),)*
+            $(
+                /// See [`tile::int_tiles`], over an unpacked chunk of this class: one plane and two.
+                pub(crate) $class: [UnpackedTiles; 2],
+            )*
             /// The linear kernels of each packed layout.
             pub(crate) layouts: Layouts,
         }
@@ -74,34 +85,57 @@ macro_rules! kernels {
                             use crate::formats::$layout as Layout;
 
                             #[target_feature(enable = $features)]
-                            unsafe fn gemv(task: &Gemv<'_>) {
+                            unsafe fn packed(task: &Tiles<'_>, packed: Packed) {
                                 // SAFETY: as above.
-                                unsafe { linear::gemv::<$isa, Layout>(task) }
+                                unsafe { tile::int_tiles::<$isa, _, 1>(task, &PackedIn::<Layout>::new(packed)) }
                             }
                             #[target_feature(enable = $features)]
-                            unsafe fn unpack(data: *const u8, from: usize, count: usize, scratch: &mut PanelScratch) {
+                            unsafe fn packed_two_planes(task: &Tiles<'_>, packed: Packed) {
                                 // SAFETY: as above.
-                                unsafe { linear::unpack::<$isa, Layout>(data, from, count, scratch) }
+                                unsafe { tile::int_tiles::<$isa, _, 2>(task, &PackedIn::<Layout>::new(packed)) }
+                            }
+                            #[target_feature(enable = $features)]
+                            unsafe fn unpack(packed: Packed, from: usize, count: usize, scratch: &mut PanelScratch) {
+                                // SAFETY: as above.
+                                unsafe { source::unpack::<$isa, Layout>(packed, from, count, scratch) }
                             }
                             #[target_feature(enable = $features)]
                             unsafe fn unpack_exact(data: *const u8, from: usize, count: usize, scratch: &mut PanelScratch) {
                                 // SAFETY: as above.
-                                unsafe { linear::unpack_exact::<$isa, Layout>(data, from, count, scratch) }
+                                unsafe { float::unpack_exact::<$isa, Layout>(data, from, count, scratch) }
                             }
 
                             pub(super) const KERNELS: LayoutKernels = LayoutKernels {
-                                gemv,
+                                packed: [packed, packed_two_planes],
                                 unpack,
                                 unpack_exact,
                                 zero: <Layout as Format>::ZERO,
                                 has_min: <Layout as Format>::HAS_MIN,
                                 halves: <Layout as Format>::HALVES,
+                                block_bytes: <Layout as Format>::BYTES / <Layout as Format>::BLOCKS,
                             };
                         }
                     )*
 
+                    $(
+                        mod $class {
+                            use super::*;
+
+                            #[target_feature(enable = $features)]
+                            pub(super) unsafe fn one(task: &Tiles<'_>, scratch: &PanelScratch, next: [*const u8; PANELS], bytes: usize) {
+                                // SAFETY: as above.
+                                unsafe { tile::int_tiles::<$isa, _, 1>(task, &Unpacked::<$class_type>::new(scratch, next, bytes)) }
+                            }
+                            #[target_feature(enable = $features)]
+                            pub(super) unsafe fn two(task: &Tiles<'_>, scratch: &PanelScratch, next: [*const u8; PANELS], bytes: usize) {
+                                // SAFETY: as above.
+                                unsafe { tile::int_tiles::<$isa, _, 2>(task, &Unpacked::<$class_type>::new(scratch, next, bytes)) }
+                            }
+                        }
+                    )*
+
                     pub(super) const TABLE: Kernels =
-                        Kernels { $($name,)* layouts: Layouts { $($layout: $layout::KERNELS),* } };
+                        Kernels { $($name,)* $($class: [$class::one, $class::two],)* layouts: Layouts { $($layout: $layout::KERNELS),* } };
                 }
             };
         }
@@ -122,16 +156,17 @@ kernels! {
     layouts {
         Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q4K Q5K Q6K
     }
-    /// See [`linear::int_tiles`].
-    fn int_tiles_scaled(tiles: &Tiles<'_>, panel: &PanelScratch) = linear::int_tiles, Scaled;
-    /// See [`linear::int_tiles`].
-    fn int_tiles_min(tiles: &Tiles<'_>, panel: &PanelScratch) = linear::int_tiles, ScaledMin;
-    /// See [`linear::int_tiles`].
-    fn int_tiles_halves(tiles: &Tiles<'_>, panel: &PanelScratch) = linear::int_tiles, ScaledHalves;
-    /// See [`linear::float_tiles`].
-    fn float_tiles(tiles: &Tiles<'_>, panel: &PanelScratch) = linear::float_tiles;
-    /// See [`linear::unpack_float`].
-    fn unpack_float(packing: Packing, data: *const u8, from: usize, count: usize, scratch: &mut PanelScratch) = linear::unpack_float;
+    classes {
+        int_tiles_scaled: Scaled
+        int_tiles_min: ScaledMin
+        int_tiles_halves: ScaledHalves
+    }
+    /// See [`tile::gate_pair`].
+    fn gate_pair(target: &Target<'_>, rows: usize, activation: Activation) = tile::gate_pair;
+    /// See [`float::float_tiles`].
+    fn float_tiles(task: &FloatTiles<'_>, panel: &PanelScratch) = float::float_tiles;
+    /// See [`float::unpack_float`].
+    fn unpack_float(packing: Packing, data: *const u8, from: usize, count: usize, scratch: &mut PanelScratch) = float::unpack_float;
     /// See [`activations::pack_row`].
     fn pack_row(x: *const f32, width: usize, row: usize, rows: usize, need: Need, to: ActivationsView) = activations::pack_row;
     /// See [`attention::unit`], f16 cache.

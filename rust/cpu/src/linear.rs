@@ -1,39 +1,51 @@
-//! `out = x @ weight.T + bias`: GEMV straight from packed bytes for up to eight rows, GEMM from an unpacked panel above.
-//!
-//! Order of sums, the same for every row count, tile and tier: per 32-block an exact i32 sum, then one fma
-//! `acc = fma(float(sum), scale * sa, acc)` (formats with minima: one more, `fma(min, sa * Σa, acc)`) in ascending block
-//! order. Float weights and exact precision: one fma per column, ascending.
+//! `out = x @ weight.T + bias`, a pair of panels at a time: from packed bytes for few rows, from a pair unpacked once
+//! for many. What the arithmetic is stands in `tile.rs` and `float.rs`; which path runs never changes a bit.
+
+pub(crate) mod float;
+pub(crate) mod source;
+pub(crate) mod tile;
 
 use std::ops::Range;
 
-use crate::activations::{ActivationsView, tiles, zero_slot};
-use crate::formats::{BLOCK_COLS, Format};
+use inferlib_core::program::Activation;
+
+use crate::activations::{ActivationsView, zero_slot};
+use crate::executor::Precision;
+use crate::formats::BLOCK_COLS;
 use crate::kernels::Kernels;
-use crate::matrix::{Matrix, Packing, Segment};
-use crate::simd::{Isa, LANES};
+use crate::linear::float::FloatTiles;
+use crate::linear::source::{Ahead, PANEL_CODES, PANEL_MINS, PANEL_SCALES, PANELS, Packed};
+use crate::linear::tile::{Target, Tiles};
+use crate::matrix::{Matrix, Segment};
+use crate::simd::LANES;
 
 /// Largest row count that is served from packed bytes.
-pub(crate) const MAX_GEMV_ROWS: usize = 8;
-/// Columns unpacked at once: 16 KiB of codes, or 32 KiB of floats, in L1 or L2 of the worker.
-const INT_CHUNK: usize = 1024;
+const MAX_PACKED_ROWS: usize = 24;
+/// Blocks unpacked at once: two panels of 768 columns are 24 KiB of codes, so that they stay in L1 with a tile of rows.
+pub(crate) const CHUNK_BLOCKS: usize = 24;
+/// Columns of floats unpacked at once.
 const FLOAT_CHUNK: usize = 512;
 
-/// One worker's room for an unpacked panel.
+/// One worker's room for a pair of unpacked panels.
 #[derive(Debug)]
 pub(crate) struct PanelScratch {
     codes: Vec<u8>,
     scales: Vec<f32>,
     mins: Vec<f32>,
     floats: Vec<f32>,
+    /// `[rows][PANELS][16]`.
+    partial: Vec<f32>,
 }
 
 impl PanelScratch {
-    pub(crate) fn new() -> Self {
+    /// Room for `rows` rows.
+    pub(crate) fn new(rows: usize) -> Self {
         Self {
-            codes: vec![0; INT_CHUNK * LANES],
-            scales: vec![0.0; INT_CHUNK / 16 * LANES],
-            mins: vec![0.0; INT_CHUNK / BLOCK_COLS * LANES],
+            codes: vec![0; PANELS * PANEL_CODES],
+            scales: vec![0.0; PANELS * PANEL_SCALES],
+            mins: vec![0.0; PANELS * PANEL_MINS],
             floats: vec![0.0; FLOAT_CHUNK * LANES],
+            partial: vec![0.0; rows * PANELS * LANES],
         }
     }
 }
@@ -49,35 +61,33 @@ pub(crate) struct LinearTask<'a> {
     pub(crate) rows: usize,
     /// `[out_features]`.
     pub(crate) bias: Option<&'a [f32]>,
-    /// `[rows, out_features]`.
+    /// `[rows, out_features]`; `[rows, out_features / 2]` if `gated`.
     pub(crate) out: *mut f32,
-    /// Use float activations for quantized weights too.
-    pub(crate) exact: bool,
+    /// `out = act(first half) * second half`.
+    pub(crate) gated: Option<Activation>,
+    /// Which activations quantized weights are multiplied with.
+    pub(crate) precision: Precision,
 }
 
-/// Where a panel's results go.
-#[derive(Clone, Copy)]
-struct Target<'a> {
-    out: *mut f32,
-    /// Row stride of `out`.
-    stride: usize,
-    /// Valid lanes: 16 but for a segment's last panel.
-    lanes: usize,
-    bias: Option<&'a [f32]>,
-    /// Whether accumulators resume from `out`.
-    resume: bool,
-    /// Whether this chunk is the last one: bias is added.
-    last: bool,
+impl LinearTask<'_> {
+    /// Pieces of work: pairs of panels of one segment, or a gate panel with its up panel.
+    pub(crate) fn num_pairs(&self) -> usize {
+        if self.gated.is_some() {
+            return self.matrix.segments[0].num_panels();
+        }
+        let pairs = |segment: &Segment| segment.num_panels().div_ceil(PANELS);
+        self.matrix.segments.iter().map(pairs).sum()
+    }
 }
 
-/// The kernels of one packed layout, as `Kernels::linear` finds them.
+/// The kernels of one packed layout, as `Kernels::layout` finds them.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LayoutKernels {
-    /// [`gemv`].
-    pub(crate) gemv: unsafe fn(&Gemv<'_>),
-    /// [`unpack`].
-    pub(crate) unpack: unsafe fn(*const u8, usize, usize, &mut PanelScratch),
-    /// [`unpack_exact`].
+    /// [`tile::int_tiles`] over packed bytes, one plane and two.
+    pub(crate) packed: [unsafe fn(&Tiles<'_>, Packed); 2],
+    /// [`source::unpack`].
+    pub(crate) unpack: unsafe fn(Packed, usize, usize, &mut PanelScratch),
+    /// [`float::unpack_exact`].
     pub(crate) unpack_exact: unsafe fn(*const u8, usize, usize, &mut PanelScratch),
     /// The zero point that the accumulators start from.
     pub(crate) zero: i32,
@@ -85,555 +95,181 @@ pub(crate) struct LayoutKernels {
     pub(crate) has_min: bool,
     /// Whether scales cover 16 columns.
     pub(crate) halves: bool,
+    /// Bytes of a block of 16 rows by 32 columns (super-blocks: their share).
+    pub(crate) block_bytes: usize,
 }
 
-/// Compute the outputs of `panels`.
+/// Compute the outputs of `pairs`.
 ///
 /// # Safety
-/// `input` holds tiles of `rows` rows in the forms that the matrix needs, `out` has `rows * out_features` floats, no
-/// other worker has these panels; the tier's features are available.
+/// `input` holds tiles of `rows` rows in the forms that the matrix needs, `out` all rows, the scratch room for them, no
+/// other worker has these pairs; the tier's features are available. A gated matrix is two segments alike.
 pub(crate) unsafe fn linear(
     kernels: &Kernels,
     task: &LinearTask<'_>,
-    panels: Range<usize>,
+    pairs: Range<usize>,
     scratch: &mut PanelScratch,
 ) {
-    for segment in &task.matrix.segments {
-        let first = panels.start.max(segment.first_panel);
-        let end = panels.end.min(segment.first_panel + segment.num_panels());
-        for panel in first..end {
-            // SAFETY: the panel lies in the segment; the rest is the caller's.
-            unsafe { run_panel(kernels, task, segment, panel - segment.first_panel, scratch) };
+    let segments = &task.matrix.segments;
+    if task.gated.is_some() {
+        for panel in pairs {
+            let pair = Pair {
+                segments: [&segments[0], &segments[1]],
+                panels: [panel; PANELS],
+                stride: segments[0].panel_bytes,
+            };
+            // SAFETY: the caller's.
+            unsafe { run_pair(kernels, task, &pair, scratch) };
+        }
+        return;
+    }
+    let mut before = 0;
+    for segment in segments {
+        let (panels, first) = (segment.num_panels(), before);
+        before += panels.div_ceil(PANELS);
+        for pair in pairs.start.max(first)..pairs.end.min(before) {
+            let panel = (pair - first) * PANELS;
+            let pair = Pair {
+                segments: [segment; PANELS],
+                // The last panel of an odd number is its own partner: computed twice, written twice the same.
+                panels: [panel, (panel + 1).min(panels - 1)],
+                stride: PANELS * segment.panel_bytes,
+            };
+            // SAFETY: the caller's.
+            unsafe { run_pair(kernels, task, &pair, scratch) };
         }
     }
 }
 
-unsafe fn run_panel(
+/// Two panels of one layout.
+struct Pair<'a> {
+    segments: [&'a Segment; PANELS],
+    /// Within their segments.
+    panels: [usize; PANELS],
+    /// From a panel to its successor in the next pair.
+    stride: usize,
+}
+
+unsafe fn run_pair(
     kernels: &Kernels,
     task: &LinearTask<'_>,
-    segment: &Segment,
-    panel: usize,
+    pair: &Pair<'_>,
     scratch: &mut PanelScratch,
 ) {
-    let row = segment.first_row + panel * LANES;
-    let lanes = LANES.min(segment.rows - panel * LANES);
-    let width = task.matrix.in_features;
-    let layout = kernels.layout(segment.packing);
-    let data = segment.panel(panel);
-    let mut target = Target {
-        // `row + lanes <= out_features`.
-        out: task.out.wrapping_add(row),
-        stride: task.matrix.out_features,
-        lanes,
-        bias: task.bias.map(|bias| &bias[row..row + lanes]),
-        resume: false,
-        last: true,
+    let [first, second] = pair.segments;
+    let row = |i: usize| pair.segments[i].first_row + pair.panels[i] * LANES;
+    let lanes = |i: usize| LANES.min(pair.segments[i].rows - pair.panels[i] * LANES);
+    let rows = [row(0), row(1)];
+    let lanes = [lanes(0), lanes(1)];
+    let (width, stride) = (
+        task.matrix.in_features,
+        task.matrix.out_features / if task.gated.is_some() { 2 } else { 1 },
+    );
+    let bias = task
+        .bias
+        .map(|bias| [0, 1].map(|i| &bias[rows[i]..rows[i] + lanes[i]]));
+    let data = [
+        first.panel(pair.panels[0]).cast_const(),
+        second.panel(pair.panels[1]).cast_const(),
+    ];
+    let layout = kernels.layout(first.packing);
+    let Some(layout) = layout.filter(|_| task.precision != Precision::Exact) else {
+        for i in 0..if rows[0] == rows[1] { 1 } else { PANELS } {
+            let tiles = FloatTiles {
+                input: task.input,
+                rows: task.rows,
+                width,
+                from: 0,
+                count: 0,
+                out: task.out.wrapping_add(rows[i]),
+                stride,
+                lanes: lanes[i],
+                bias: bias.map(|bias| bias[i]),
+            };
+            // SAFETY: as `linear`.
+            unsafe { float_panel(kernels, layout, first, data[i], tiles, scratch) };
+        }
+        return;
     };
-    let (input, rows) = (task.input, task.rows);
+    let target = Target {
+        out: rows.map(|row| task.out.wrapping_add(row)),
+        stride,
+        lanes,
+        bias,
+        partial: scratch.partial.as_mut_ptr(),
+        resume: false,
+        keep: task.gated.is_some(),
+    };
+    let mut tiles = Tiles {
+        input: task.input,
+        rows: task.rows,
+        width: width / BLOCK_COLS,
+        from: 0,
+        count: width / BLOCK_COLS,
+        zero: zero_slot(layout.zero),
+        target,
+    };
+    let packed = Packed {
+        data,
+        ahead: Ahead::new(first.panel_bytes, pair.stride),
+    };
+    let planes = usize::from(task.precision == Precision::Balanced);
     // SAFETY: as `linear`.
     unsafe {
-        match layout {
-            Some(layout) if !task.exact && rows <= MAX_GEMV_ROWS => {
-                (layout.gemv)(&Gemv {
-                    input,
-                    rows,
-                    data,
-                    blocks: width / BLOCK_COLS,
-                    target,
-                });
-            }
-            Some(layout) if !task.exact => {
-                let int_tiles = match (layout.has_min, layout.halves) {
-                    (_, true) => kernels.int_tiles_halves,
-                    (true, false) => kernels.int_tiles_min,
-                    (false, false) => kernels.int_tiles_scaled,
-                };
-                let zero = zero_slot(layout.zero);
-                let blocks = width / BLOCK_COLS;
-                let mut from = 0;
-                while from < blocks {
-                    let count = (INT_CHUNK / BLOCK_COLS).min(blocks - from);
-                    (layout.unpack)(data, from, count, scratch);
-                    target.resume = from > 0;
-                    target.last = from + count == blocks;
-                    int_tiles(
-                        &Tiles {
-                            input,
-                            rows,
-                            width,
-                            from,
-                            count,
-                            target,
-                            zero,
-                        },
-                        scratch,
-                    );
-                    from += count;
-                }
-            }
-            _ => {
-                let mut from = 0;
-                while from < width {
-                    let count = FLOAT_CHUNK.min(width - from);
-                    match layout {
-                        Some(layout) => {
-                            (layout.unpack_exact)(
-                                data,
-                                from / BLOCK_COLS,
-                                count / BLOCK_COLS,
-                                scratch,
-                            );
-                        }
-                        None => (kernels.unpack_float)(segment.packing, data, from, count, scratch),
-                    }
-                    target.resume = from > 0;
-                    target.last = from + count == width;
-                    (kernels.float_tiles)(
-                        &Tiles {
-                            input,
-                            rows,
-                            width,
-                            from,
-                            count,
-                            target,
-                            zero: None,
-                        },
-                        scratch,
-                    );
-                    from += count;
-                }
-            }
-        }
-    }
-}
-
-/// One panel against up to [`MAX_GEMV_ROWS`] rows, straight from packed bytes.
-#[derive(Clone, Copy)]
-pub(crate) struct Gemv<'a> {
-    input: ActivationsView,
-    rows: usize,
-    data: *const u8,
-    blocks: usize,
-    target: Target<'a>,
-}
-
-/// One unpacked chunk of a panel against any number of rows.
-#[derive(Clone, Copy)]
-pub(crate) struct Tiles<'a> {
-    input: ActivationsView,
-    rows: usize,
-    /// Columns of the matrix.
-    width: usize,
-    /// First block (or column, for floats) of the chunk, and how many.
-    from: usize,
-    count: usize,
-    target: Target<'a>,
-    /// Which start values the integer accumulators take.
-    zero: Option<usize>,
-}
-
-/// Call `$kernel::<.., M>(.., first, row stride)` for every tile. A tier with few registers takes the rows of a tile one
-/// by one: the same arithmetic, since rows are independent.
-macro_rules! for_each_tile {
-    ($isa:ident, $rows:expr, [$($size:literal)*], |$first:ident, $i:ident, $stride:ident, $m:ident| $call:expr) => {
-        for ($first, $stride) in tiles($rows) {
-            if $isa::WIDE_TILES {
-                let $i = 0;
-                match $stride {
-                    $($size => { const $m: usize = $size; $call })*
-                    _ => {}
-                }
-            } else {
-                for $i in 0..$stride {
-                    const $m: usize = 1;
-                    $call
-                }
-            }
-        }
-    };
-}
-
-/// `out = x @ panel.T` for up to eight rows.
-///
-/// # Safety
-/// As [`linear`]; features of `I`.
-#[inline(always)]
-pub(crate) unsafe fn gemv<I: Isa, W: Format>(gemv: &Gemv<'_>) {
-    for_each_tile!(I, gemv.rows, [1 2 3 4 6 8], |first, i, stride, M| {
-        // SAFETY: the caller's.
-        unsafe { gemv_tile::<I, W, M>(gemv, first, i, stride) }
-    });
-}
-
-/// `M` rows of the tile at `first` (whose rows are `stride` apart), from row `i` of it on.
-#[inline(always)]
-unsafe fn gemv_tile<I: Isa, W: Format, const M: usize>(
-    gemv: &Gemv<'_>,
-    first: usize,
-    i: usize,
-    stride: usize,
-) {
-    let Gemv {
-        input,
-        data,
-        blocks,
-        target,
-        ..
-    } = *gemv;
-    // SAFETY: tile offsets as in `pack_row`; `blocks` is a multiple of `W::BLOCKS`.
-    unsafe {
-        let int8 = input.int8.add(first * blocks * 8 + i);
-        let scale = input.scale.add(first * blocks + i);
-        let scaled_sum = input.scaled_sum.wrapping_add(first * blocks + i);
-        let halves = 1 + usize::from(W::HALVES);
-        let mut acc = [I::zero(); M];
-        for sup in 0..blocks / W::BLOCKS {
-            let p = data.add(sup * W::BYTES);
-            for blk in 0..W::BLOCKS {
-                let b = sup * W::BLOCKS + blk;
-                let mut sums = [[I::i_set(0); M]; 2];
-                if let Some(slot) = zero_slot(W::ZERO) {
-                    let start = input.start[slot].add((first * blocks + b * stride) * halves + i);
-                    for m in 0..M {
-                        sums[0][m] = I::i_set(*start.add(m));
-                        if W::HALVES {
-                            sums[1][m] = I::i_set(*start.add(stride + m));
-                        }
-                    }
-                }
-                for g in 0..4 {
-                    let (even, odd) = W::codes::<I>(p, blk, g);
-                    let a = int8.add((b * 8 + 2 * g) * stride);
-                    // Two chains: even and odd groups, or the halves of the block.
-                    let (s, t) = if W::HALVES { (g / 2, g / 2) } else { (0, 1) };
-                    for m in 0..M {
-                        sums[s][m] = I::dot4(sums[s][m], even, *a.add(m));
-                        sums[t][m] = I::dot4(sums[t][m], odd, *a.add(stride + m));
-                    }
-                }
-                let weight_scale = W::scale::<I>(p, blk, 0);
-                if W::HALVES {
-                    let second = W::scale::<I>(p, blk, 1);
-                    for m in 0..M {
-                        let sa = I::set(*scale.add(b * stride + m));
-                        acc[m] = I::fma(I::to_f(sums[0][m]), I::mul(weight_scale, sa), acc[m]);
-                        acc[m] = I::fma(I::to_f(sums[1][m]), I::mul(second, sa), acc[m]);
-                    }
+        if task.rows <= MAX_PACKED_ROWS {
+            (layout.packed[planes])(&tiles, packed);
+        } else {
+            let int_tiles = match (layout.has_min, layout.halves) {
+                (_, true) => kernels.int_tiles_halves,
+                (true, false) => kernels.int_tiles_min,
+                (false, false) => kernels.int_tiles_scaled,
+            };
+            while tiles.from < tiles.width {
+                tiles.count = CHUNK_BLOCKS.min(tiles.width - tiles.from);
+                (layout.unpack)(packed, tiles.from, tiles.count, scratch);
+                let end = tiles.from + tiles.count;
+                tiles.target.resume = tiles.from > 0;
+                tiles.target.keep = task.gated.is_some() || end < tiles.width;
+                // The chunk after this one: in these panels, or the first of the next pair's.
+                let next = if end < tiles.width {
+                    data.map(|panel| panel.wrapping_add(end * layout.block_bytes))
                 } else {
-                    for m in 0..M {
-                        let sa = I::set(*scale.add(b * stride + m));
-                        let sum = I::to_f(I::i_add(sums[0][m], sums[1][m]));
-                        acc[m] = I::fma(sum, I::mul(weight_scale, sa), acc[m]);
-                    }
-                }
-                if W::HAS_MIN {
-                    let min = W::min::<I>(p, blk);
-                    for m in 0..M {
-                        acc[m] = I::fma(min, I::set(*scaled_sum.add(b * stride + m)), acc[m]);
-                    }
-                }
-            }
-        }
-        finish::<I, M>(acc, first + i, target);
-    }
-}
-
-/// Codes to bytes, scales and minima to floats, once per panel and chunk.
-///
-/// # Safety
-/// `count` blocks fit the scratch and exist from `from` on; features of `I`.
-#[inline(always)]
-pub(crate) unsafe fn unpack<I: Isa, W: Format>(
-    data: *const u8,
-    from: usize,
-    count: usize,
-    scratch: &mut PanelScratch,
-) {
-    // SAFETY: `count` blocks fit the scratch; `from + count` blocks exist.
-    unsafe {
-        let (codes, scales, mins) = (
-            scratch.codes.as_mut_ptr(),
-            scratch.scales.as_mut_ptr(),
-            scratch.mins.as_mut_ptr(),
-        );
-        for i in 0..count {
-            let b = from + i;
-            let (p, blk) = (data.add(b / W::BLOCKS * W::BYTES), b % W::BLOCKS);
-            for g in 0..4 {
-                let (even, odd) = W::codes::<I>(p, blk, g);
-                I::b_store(codes.add((i * 8 + 2 * g) * 64), even);
-                I::b_store(codes.add((i * 8 + 2 * g + 1) * 64), odd);
-            }
-            if W::HALVES {
-                I::store(scales.add(2 * i * LANES), W::scale::<I>(p, blk, 0));
-                I::store(scales.add((2 * i + 1) * LANES), W::scale::<I>(p, blk, 1));
-            } else {
-                I::store(scales.add(i * LANES), W::scale::<I>(p, blk, 0));
-            }
-            if W::HAS_MIN {
-                I::store(mins.add(i * LANES), W::min::<I>(p, blk));
-            }
-        }
-    }
-}
-
-/// The chunk in `panel` against all rows, for layouts with (`MIN`) or without minima, scales per 32 or 16 (`HALVES`).
-///
-/// # Safety
-/// As [`linear`]; the chunk was unpacked from a layout of this class; features of `I`.
-#[inline(always)]
-pub(crate) unsafe fn int_tiles<I: Isa, C: Class>(tiles_of: &Tiles<'_>, panel: &PanelScratch) {
-    for_each_tile!(I, tiles_of.rows, [1 2 3 4 6 8 12], |first, i, stride, M| {
-        // SAFETY: the caller's.
-        unsafe { int_tile::<I, C, M>(tiles_of, panel, first, i, stride) }
-    });
-}
-
-/// What distinguishes the arithmetic of unpacked layouts.
-pub(crate) trait Class {
-    const HAS_MIN: bool;
-    const HALVES: bool;
-}
-
-/// A scale per 32 columns.
-pub(crate) struct Scaled;
-/// A scale and a minimum per 32 columns.
-pub(crate) struct ScaledMin;
-/// A scale per 16 columns.
-pub(crate) struct ScaledHalves;
-
-impl Class for Scaled {
-    const HAS_MIN: bool = false;
-    const HALVES: bool = false;
-}
-impl Class for ScaledMin {
-    const HAS_MIN: bool = true;
-    const HALVES: bool = false;
-}
-impl Class for ScaledHalves {
-    const HAS_MIN: bool = false;
-    const HALVES: bool = true;
-}
-
-/// `M` rows of a tile against an unpacked panel chunk: the same arithmetic as `gemv_tile`.
-#[inline(always)]
-unsafe fn int_tile<I: Isa, C: Class, const M: usize>(
-    tiles: &Tiles<'_>,
-    panel: &PanelScratch,
-    first: usize,
-    i: usize,
-    stride: usize,
-) {
-    let Tiles {
-        input,
-        width,
-        from,
-        count,
-        target,
-        zero,
-        ..
-    } = *tiles;
-    let blocks = width / BLOCK_COLS;
-    let parts = if C::HALVES { 2 } else { 1 };
-    // SAFETY: tile offsets as in `pack_row`; the chunk is in the scratch.
-    unsafe {
-        let (codes, scales, mins) = (
-            panel.codes.as_ptr(),
-            panel.scales.as_ptr(),
-            panel.mins.as_ptr(),
-        );
-        let base = first * blocks + from * stride;
-        let int8 = input.int8.add(base * 8 + i);
-        let scale = input.scale.add(base + i);
-        let scaled_sum = input.scaled_sum.wrapping_add(base + i);
-        let start = zero.map(|slot| input.start[slot].add(base * parts + i));
-        let mut acc = begin::<I, M>(first + i, target);
-        for b in 0..count {
-            for part in 0..parts {
-                let mut sums = [I::i_set(0); M];
-                if let Some(start) = start {
-                    let start = start.add((b * parts + part) * stride);
-                    for m in 0..M {
-                        sums[m] = I::i_set(*start.add(m));
-                    }
-                }
-                for k in part * 8 / parts..(part + 1) * 8 / parts {
-                    let w = I::b_load(codes.add((b * 8 + k) * 64));
-                    let a = int8.add((b * 8 + k) * stride);
-                    for m in 0..M {
-                        sums[m] = I::dot4(sums[m], w, *a.add(m));
-                    }
-                }
-                let weight_scale = I::load(scales.add((b * parts + part) * LANES));
-                for m in 0..M {
-                    let s = I::mul(weight_scale, I::set(*scale.add(b * stride + m)));
-                    acc[m] = I::fma(I::to_f(sums[m]), s, acc[m]);
-                }
-            }
-            if C::HAS_MIN {
-                let min = I::load(mins.add(b * LANES));
-                for m in 0..M {
-                    acc[m] = I::fma(min, I::set(*scaled_sum.add(b * stride + m)), acc[m]);
-                }
-            }
-        }
-        finish::<I, M>(acc, first + i, target);
-    }
-}
-
-/// A chunk of a float panel, `[K][16]`, to floats.
-///
-/// # Safety
-/// `count` columns fit the scratch and exist from `first` on; features of `I`.
-#[inline(always)]
-pub(crate) unsafe fn unpack_float<I: Isa>(
-    packing: Packing,
-    data: *const u8,
-    first: usize,
-    count: usize,
-    scratch: &mut PanelScratch,
-) {
-    let to = scratch.floats.as_mut_ptr();
-    // SAFETY: elements of 2 or 4 bytes, `K * 16` of them.
-    unsafe {
-        for k in 0..count {
-            let at = (first + k) * LANES;
-            let row = match packing {
-                Packing::F16 => I::load_f16(data.cast::<u16>().add(at)),
-                Packing::Bf16 => I::load_bf16(data.cast::<u16>().add(at)),
-                _ => I::load(data.cast::<f32>().add(at)),
-            };
-            I::store(to.add(k * LANES), row);
-        }
-    }
-}
-
-/// Exact dequantization of `count` blocks, rounded as the file format's reference does: `d * (q - z)` or `d * q + m`.
-///
-/// # Safety
-/// `count` blocks fit the scratch and exist from `from` on; features of `I`.
-#[inline(always)]
-pub(crate) unsafe fn unpack_exact<I: Isa, W: Format>(
-    data: *const u8,
-    from: usize,
-    count: usize,
-    scratch: &mut PanelScratch,
-) {
-    let to = scratch.floats.as_mut_ptr();
-    // SAFETY: `count * 32` columns fit `to`.
-    unsafe {
-        #[expect(clippy::cast_precision_loss, reason = "at most 128: exact")]
-        let zero = I::set(W::ZERO as f32);
-        for i in 0..count {
-            let b = from + i;
-            let (p, blk) = (data.add(b / W::BLOCKS * W::BYTES), b % W::BLOCKS);
-            let min = if W::HAS_MIN {
-                W::min::<I>(p, blk)
-            } else {
-                I::zero()
-            };
-            for g in 0..4 {
-                let scale = W::scale::<I>(p, blk, if W::HALVES { g / 2 } else { 0 });
-                let (even, odd) = W::codes::<I>(p, blk, g);
-                for (offset, codes) in [(0, even), (4, odd)] {
-                    for j in 0..4 {
-                        let q = I::byte_to_f(codes, j);
-                        let w = if W::HAS_MIN {
-                            I::add(I::mul(scale, q), min)
-                        } else {
-                            I::mul(scale, I::sub(q, zero))
-                        };
-                        I::store(to.add((i * BLOCK_COLS + 8 * g + offset + j) * LANES), w);
-                    }
-                }
-            }
-        }
-    }
-}
-
-/// The float chunk in `panel` against all rows.
-///
-/// # Safety
-/// As [`linear`]; features of `I`.
-#[inline(always)]
-pub(crate) unsafe fn float_tiles<I: Isa>(tiles_of: &Tiles<'_>, panel: &PanelScratch) {
-    for_each_tile!(I, tiles_of.rows, [1 2 3 4 6 8 12], |first, i, stride, M| {
-        // SAFETY: the caller's.
-        unsafe { float_tile::<I, M>(tiles_of, panel, first, i, stride) }
-    });
-}
-
-#[inline(always)]
-unsafe fn float_tile<I: Isa, const M: usize>(
-    tiles: &Tiles<'_>,
-    panel: &PanelScratch,
-    first: usize,
-    i: usize,
-    stride: usize,
-) {
-    let Tiles {
-        input,
-        width,
-        from,
-        count,
-        target,
-        ..
-    } = *tiles;
-    // SAFETY: `count` columns of `M` inputs and 16 weights.
-    unsafe {
-        let x = input.float.add(first * width + from * stride + i);
-        let panel = panel.floats.as_ptr();
-        let mut acc = begin::<I, M>(first + i, target);
-        for k in 0..count {
-            let w = I::load(panel.add(k * LANES));
-            for m in 0..M {
-                acc[m] = I::fma(w, I::set(*x.add(k * stride + m)), acc[m]);
-            }
-        }
-        finish::<I, M>(acc, first + i, target);
-    }
-}
-
-#[inline(always)]
-unsafe fn begin<I: Isa, const M: usize>(first: usize, target: Target<'_>) -> [I::F; M] {
-    // SAFETY: rows `first .. first + M` of the output, `lanes` wide.
-    unsafe {
-        let mut acc = [I::zero(); M];
-        if target.resume {
-            for m in 0..M {
-                let p = target.out.add((first + m) * target.stride);
-                acc[m] = if target.lanes == LANES {
-                    I::load(p)
-                } else {
-                    I::load_first(p, target.lanes)
+                    data.map(|panel| panel.wrapping_add(pair.stride))
                 };
+                int_tiles[planes](&tiles, scratch, next, layout.block_bytes);
+                tiles.from = end;
             }
         }
-        acc
+        if let Some(activation) = task.gated {
+            (kernels.gate_pair)(&tiles.target, task.rows, activation);
+        }
     }
 }
 
-#[inline(always)]
-unsafe fn finish<I: Isa, const M: usize>(mut acc: [I::F; M], first: usize, target: Target<'_>) {
-    // SAFETY: as `begin`.
+/// One panel in float arithmetic, chunk by chunk.
+unsafe fn float_panel(
+    kernels: &Kernels,
+    layout: Option<&LayoutKernels>,
+    segment: &Segment,
+    data: *const u8,
+    mut tiles: FloatTiles<'_>,
+    scratch: &mut PanelScratch,
+) {
+    // SAFETY: as `linear`.
     unsafe {
-        if let (true, Some(bias)) = (target.last, target.bias) {
-            let bias = if target.lanes == LANES {
-                I::load(bias.as_ptr())
-            } else {
-                I::load_first(bias.as_ptr(), target.lanes)
-            };
-            for m in 0..M {
-                acc[m] = I::add(acc[m], bias);
+        while tiles.from < tiles.width {
+            tiles.count = FLOAT_CHUNK.min(tiles.width - tiles.from);
+            match layout {
+                Some(layout) => {
+                    let (from, count) = (tiles.from / BLOCK_COLS, tiles.count / BLOCK_COLS);
+                    (layout.unpack_exact)(data, from, count, scratch);
+                }
+                None => {
+                    (kernels.unpack_float)(segment.packing, data, tiles.from, tiles.count, scratch);
+                }
             }
-        }
-        for m in 0..M {
-            let p = target.out.add((first + m) * target.stride);
-            if target.lanes == LANES {
-                I::store(p, acc[m]);
-            } else {
-                I::store_first(p, acc[m], target.lanes);
-            }
+            (kernels.float_tiles)(&tiles, scratch);
+            tiles.from += tiles.count;
         }
     }
 }

@@ -11,6 +11,7 @@ use crate::executor::{CpuExecutor, Options, Part, Precision, Weight};
 use crate::kernels::Kernels;
 use crate::linear::{LinearTask, PanelScratch, linear};
 use crate::matrix::Matrix;
+use crate::random_weights::{Random, tensor_bytes};
 use crate::simd::Portable;
 use crate::tier::Tier;
 
@@ -31,68 +32,6 @@ const TYPES: [Dtype; 15] = [
     Dtype::BF16,
     Dtype::F32,
 ];
-
-/// A small generator: tests must not depend on a crate's stream.
-pub(crate) struct Random(u64);
-
-impl Random {
-    pub(crate) fn new(seed: u64) -> Self {
-        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
-    }
-
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-
-    fn byte(&mut self) -> u8 {
-        self.next().to_le_bytes()[3]
-    }
-
-    #[expect(
-        clippy::cast_precision_loss,
-        clippy::cast_possible_truncation,
-        reason = "test data"
-    )]
-    pub(crate) fn float(&mut self) -> f32 {
-        ((self.next() >> 11) as f64 / (1_u64 << 53) as f64 * 2.0 - 1.0) as f32
-    }
-}
-
-/// Random bytes of a type, with scales that are finite and of ordinary size.
-fn tensor_bytes(dtype: Dtype, elements: usize, random: &mut Random) -> Vec<u8> {
-    let block = dtype.block_bytes();
-    let mut bytes: Vec<u8> = (0..elements / dtype.block_size() * block)
-        .map(|_| random.byte())
-        .collect();
-    let half = |random: &mut Random| {
-        (0x2c00_u16 | (u16::from_le_bytes([random.byte(), random.byte()]) & 0x83ff)).to_le_bytes()
-    };
-    for chunk in bytes.chunks_exact_mut(block) {
-        let halves: &[usize] = match dtype {
-            Dtype::Q4_0 | Dtype::Q5_0 | Dtype::Q8_0 | Dtype::Iq4Nl | Dtype::F16 => &[0],
-            Dtype::Q4_1 | Dtype::Q5_1 | Dtype::Q4K | Dtype::Q5K => &[0, 2],
-            Dtype::Q6K => &[208],
-            Dtype::Q2K => &[80, 82],
-            Dtype::Q3K => &[108],
-            _ => &[],
-        };
-        for &at in halves {
-            chunk[at..at + 2].copy_from_slice(&half(random));
-        }
-        match dtype {
-            Dtype::F32 => chunk.copy_from_slice(&random.float().to_le_bytes()),
-            Dtype::BF16 => {
-                chunk.copy_from_slice(&half::bf16::from_f32(random.float()).to_le_bytes());
-            }
-            Dtype::Mxfp4 => chunk[0] = 120 + random.byte() % 8,
-            _ => {}
-        }
-    }
-    bytes
-}
 
 fn program(rows: usize, columns: usize) -> Arc<Program> {
     Arc::new(Program {
@@ -190,16 +129,16 @@ fn run(
     matrix: &Matrix,
     x: &[f32],
     rows: usize,
-    exact: bool,
+    precision: Precision,
     bias: Option<&[f32]>,
 ) -> Vec<f32> {
     let kernels = Kernels::of(tier);
     let width = matrix.in_features;
-    let need = matrix.need(exact);
+    let need = matrix.need(precision);
     let mut activations = Activations::new(rows, width, need);
     let view = activations.view();
     let mut out = vec![f32::NAN; rows * matrix.out_features];
-    let mut scratch = PanelScratch::new();
+    let mut scratch = PanelScratch::new(rows);
     // SAFETY: sizes match; the tier is available.
     unsafe {
         for row in 0..rows {
@@ -211,9 +150,10 @@ fn run(
             rows,
             bias,
             out: out.as_mut_ptr(),
-            exact,
+            gated: None,
+            precision,
         };
-        linear(&kernels, &task, 0..matrix.num_panels(), &mut scratch);
+        linear(&kernels, &task, 0..task.num_pairs(), &mut scratch);
     }
     out
 }
@@ -234,7 +174,7 @@ fn every_tier_and_row_count_gives_the_same_bits() {
             let matrix = matrix(&executor);
             let x: Vec<f32> = (0..33 * width).map(|_| random.float() * 3.0).collect();
             let bias: Vec<f32> = (0..out_features).map(|_| random.float()).collect();
-            for exact in [false, true] {
+            for precision in [Precision::Fast, Precision::Balanced, Precision::Exact] {
                 // Row by row on the scalar tier is the definition.
                 let alone: Vec<Vec<f32>> = (0..33)
                     .map(|row| {
@@ -243,21 +183,21 @@ fn every_tier_and_row_count_gives_the_same_bits() {
                             matrix,
                             &x[row * width..][..width],
                             1,
-                            exact,
+                            precision,
                             Some(&bias),
                         )
                     })
                     .collect();
                 for tier in Tier::available() {
                     for rows in [1, 2, 3, 4, 5, 7, 8, 9, 12, 15, 16, 17, 33] {
-                        let out = run(tier, matrix, &x, rows, exact, Some(&bias));
+                        let out = run(tier, matrix, &x, rows, precision, Some(&bias));
                         for row in 0..rows {
                             for o in 0..out_features {
                                 let (got, want) = (out[row * out_features + o], alone[row][o]);
                                 assert_eq!(
                                     got.to_bits(),
                                     want.to_bits(),
-                                    "{dtype:?} {tier:?} exact {exact}: row {row} of {rows}, output {o} of {out_features}: {got} {want}"
+                                    "{dtype:?} {tier:?} {precision:?}: row {row} of {rows}, output {o} of {out_features}: {got} {want}"
                                 );
                             }
                         }
@@ -277,7 +217,7 @@ fn exact_results_are_one_fma_chain_over_dequantized_values() {
         let executor = packed(dtype, [out_features, width], &bytes, None);
         let matrix = matrix(&executor);
         let x: Vec<f32> = (0..5 * width).map(|_| random.float()).collect();
-        let out = run(Tier::Scalar, matrix, &x, 5, true, None);
+        let out = run(Tier::Scalar, matrix, &x, 5, Precision::Exact, None);
         for row in 0..5 {
             for o in 0..out_features {
                 let want = expected_exact(matrix, &x[row * width..][..width], o);
@@ -300,15 +240,15 @@ fn fast_results_are_close_to_exact_ones() {
         let executor = packed(dtype, [out_features, width], &bytes, None);
         let matrix = matrix(&executor);
         let x: Vec<f32> = (0..width).map(|_| random.float()).collect();
-        let fast = run(Tier::Scalar, matrix, &x, 1, false, None);
-        let exact = run(Tier::Scalar, matrix, &x, 1, true, None);
+        let fast = run(Tier::Scalar, matrix, &x, 1, Precision::Fast, None);
+        let exact = run(Tier::Scalar, matrix, &x, 1, Precision::Exact, None);
         let norm = |v: &mut dyn Iterator<Item = f32>| v.map(|x| x * x).sum::<f32>().sqrt();
         let error = norm(&mut fast.iter().zip(&exact).map(|(a, b)| a - b))
             / norm(&mut exact.iter().copied());
         assert!(error < 0.02, "{dtype:?}: relative error {error}");
         assert_eq!(
             error == 0.0,
-            matrix.need(false)
+            matrix.need(Precision::Fast)
                 == Need {
                     float: true,
                     ..Need::default()
@@ -327,7 +267,7 @@ fn a_nan_in_the_input_reaches_every_output() {
         let mut x: Vec<f32> = (0..64).map(|_| random.float()).collect();
         x[40] = bad;
         for tier in Tier::available() {
-            let out = run(tier, matrix(&executor), &x, 1, false, None);
+            let out = run(tier, matrix(&executor), &x, 1, Precision::Fast, None);
             assert!(out.iter().all(|y| y.is_nan()), "{tier:?}: {out:?}");
         }
     }
@@ -342,6 +282,7 @@ fn quantization_is_symmetric_and_exact_on_its_grid() {
         zeros: 1,
         scaled_sum: true,
         float: false,
+        two_planes: false,
     };
     let mut activations = Activations::new(1, width, need);
     let view = activations.view();

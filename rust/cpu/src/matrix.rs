@@ -1,6 +1,7 @@
 //! A packed weight matrix: segments of panels, each in the layout of its own tensor type.
 
 use crate::activations::{Need, zero_slot};
+use crate::executor::Precision;
 use crate::formats::{BLOCK_COLS, Format, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
 use crate::simd::LANES;
 
@@ -47,30 +48,32 @@ impl Packing {
     }
 
     /// What it needs of its input.
-    pub(crate) fn need(self, exact: bool) -> Need {
-        fn of<W: Format>() -> Need {
+    pub(crate) fn need(self, precision: Precision) -> Need {
+        fn of<W: Format>(two_planes: bool) -> Need {
             Need {
                 float: false,
                 int8: true,
+                two_planes,
                 zeros: zero_slot(W::ZERO).map_or(0, |slot| 1 << slot),
                 scaled_sum: W::HAS_MIN,
             }
         }
-        if exact || self.is_float() {
+        if precision == Precision::Exact || self.is_float() {
             return Need {
                 float: true,
                 ..Need::default()
             };
         }
+        let two = precision == Precision::Balanced;
         match self {
-            Self::Q4_0 => of::<Q4_0>(),
-            Self::Q4_1 => of::<Q4_1>(),
-            Self::Q5_0 => of::<Q5_0>(),
-            Self::Q5_1 => of::<Q5_1>(),
-            Self::Q8_0 => of::<Q8_0>(),
-            Self::Q4K => of::<Q4K>(),
-            Self::Q5K => of::<Q5K>(),
-            Self::Q6K | Self::F32 | Self::F16 | Self::Bf16 => of::<Q6K>(),
+            Self::Q4_0 => of::<Q4_0>(two),
+            Self::Q4_1 => of::<Q4_1>(two),
+            Self::Q5_0 => of::<Q5_0>(two),
+            Self::Q5_1 => of::<Q5_1>(two),
+            Self::Q8_0 => of::<Q8_0>(two),
+            Self::Q4K => of::<Q4K>(two),
+            Self::Q5K => of::<Q5K>(two),
+            Self::Q6K | Self::F32 | Self::F16 | Self::Bf16 => of::<Q6K>(two),
         }
     }
 }
@@ -79,8 +82,6 @@ impl Packing {
 #[derive(Debug)]
 pub(crate) struct Segment {
     pub(crate) packing: Packing,
-    /// First panel, counted over the matrix.
-    pub(crate) first_panel: usize,
     /// First output row.
     pub(crate) first_row: usize,
     /// Output rows; the last panel is padded with zeros.
@@ -116,15 +117,11 @@ pub(crate) struct Matrix {
 }
 
 impl Matrix {
-    pub(crate) fn num_panels(&self) -> usize {
-        self.segments.iter().map(Segment::num_panels).sum()
-    }
-
     /// What its formats need of the input, together.
-    pub(crate) fn need(&self, exact: bool) -> Need {
+    pub(crate) fn need(&self, precision: Precision) -> Need {
         self.segments
             .iter()
-            .map(|segment| segment.packing.need(exact))
+            .map(|segment| segment.packing.need(precision))
             .fold(Need::default(), Need::union)
     }
 

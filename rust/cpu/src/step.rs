@@ -278,7 +278,7 @@ impl Run<'_> {
                         self.batch.groups[kv.group].slot_mapping[row].unsigned_abs() as usize;
                     let cache = executor.caches[kv.group].layer(kv.layer);
                     let from = self.row(x, row);
-                    let store = if executor.exact {
+                    let store = if executor.exact() {
                         kernels.store_kv_single
                     } else {
                         kernels.store_kv_half
@@ -351,13 +351,14 @@ impl Run<'_> {
             rows,
             bias,
             out,
-            exact: self.executor.exact,
+            gated: None,
+            precision: self.executor.precision,
         };
         if rows == 0 {
             way.counter += 1;
             return;
         }
-        self.claim(way, matrix.num_panels(), 80, |panels| {
+        self.claim(way, task.num_pairs(), 80, |panels| {
             // SAFETY: tiles were packed before the last barrier; panels are claimed once; features are available.
             unsafe { linear(&self.executor.kernels, &task, panels, &mut scratch.panel) };
         });
@@ -395,7 +396,7 @@ impl Run<'_> {
             partial_stride: self.partial_stride,
         };
         let kernels = &self.executor.kernels;
-        let unit = if self.executor.exact {
+        let unit = if self.executor.exact() {
             kernels.attention_single
         } else {
             kernels.attention_half

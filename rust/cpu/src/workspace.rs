@@ -120,7 +120,7 @@ impl Workspace {
             workers: (0..executor.threads())
                 .map(|_| {
                     WorkerCell(UnsafeCell::new(Worker {
-                        panel: PanelScratch::new(),
+                        panel: PanelScratch::new(rows),
                         attention: AttentionScratch::new(k_head_dim, v_head_dim),
                         sampler: Sampler::new(program.vocab_size),
                     }))

@@ -37,12 +37,15 @@ type MatrixPart<'py> = (
 fn parse_precision(py: Python<'_>, precision: &str) -> PyResult<Precision> {
     match precision {
         "fast" => Ok(Precision::Fast),
+        "balanced" => Ok(Precision::Balanced),
         "exact" => Ok(Precision::Exact),
         _ => Err(to_py_err(
             py,
             Error::Request {
                 field: "precision",
-                message: format!("precision={precision:?}: choose \"fast\" or \"exact\""),
+                message: format!(
+                    "precision={precision:?}: choose \"fast\", \"balanced\" or \"exact\""
+                ),
             },
         )),
     }

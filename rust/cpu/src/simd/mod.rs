@@ -68,6 +68,8 @@ pub(crate) trait Isa: Copy + 'static {
 
     unsafe fn i_set(x: i32) -> Self::I;
     unsafe fn i_add(a: Self::I, b: Self::I) -> Self::I;
+    /// Times 256.
+    unsafe fn i_shl8(a: Self::I) -> Self::I;
     /// 16 signed bytes, widened.
     unsafe fn i_load_i8(p: *const i8) -> Self::I;
     /// 16 unsigned bytes, widened.
@@ -77,6 +79,8 @@ pub(crate) trait Isa: Copy + 'static {
     /// Byte `n` of each lane, unsigned, as float.
     unsafe fn byte_to_f(a: Self::B, n: usize) -> Self::F;
 
+    /// Asks for the cache line at `p`, which may lie anywhere.
+    unsafe fn prefetch(p: *const u8);
     unsafe fn b_load(p: *const u8) -> Self::B;
     unsafe fn b_store(p: *mut u8, x: Self::B);
     unsafe fn b_set(x: u8) -> Self::B;

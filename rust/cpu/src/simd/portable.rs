@@ -148,6 +148,10 @@ impl Isa for Portable {
         out
     }
     #[inline(always)]
+    unsafe fn i_shl8(a: [i32; 16]) -> [i32; 16] {
+        map1(a, |x| x << 8)
+    }
+    #[inline(always)]
     unsafe fn i_load_i8(p: *const i8) -> [i32; 16] {
         map1(unsafe { p.cast::<[i8; 16]>().read_unaligned() }, i32::from)
     }
@@ -172,6 +176,8 @@ impl Isa for Portable {
         }
         out
     }
+    #[inline(always)]
+    unsafe fn prefetch(_p: *const u8) {}
     #[inline(always)]
     unsafe fn b_load(p: *const u8) -> [u8; 64] {
         unsafe { p.cast::<[u8; 64]>().read_unaligned() }

@@ -1,0 +1,326 @@
+//! The integer tile: some rows times two panels in registers. GEMV and GEMM are this one kernel over two sources.
+//!
+//! Order of sums, the same for every row count, tile, source and tier: per 32-block an exact i32 sum, then one fma
+//! `acc = fma(float(sum), scale * sa, acc)` (formats with minima: one more, `fma(min, sa * Σa, acc)`) in ascending block
+//! order.
+
+use inferlib_core::program::Activation;
+
+use crate::activations::{ActivationsView, tiles};
+use crate::linear::source::{PANELS, Source};
+use crate::math;
+use crate::simd::{Isa, LANES};
+
+/// Where a pair's sums go.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Target<'a> {
+    /// Row 0 of each panel's outputs.
+    pub(crate) out: [*mut f32; PANELS],
+    /// Row stride of `out`.
+    pub(crate) stride: usize,
+    /// Valid lanes of each panel: 16 but for a segment's last one.
+    pub(crate) lanes: [usize; PANELS],
+    /// Of each panel's outputs.
+    pub(crate) bias: Option<[&'a [f32]; PANELS]>,
+    /// `[rows][PANELS][16]`: sums that are not yet results.
+    pub(crate) partial: *mut f32,
+    /// Whether the sums of earlier columns are in `partial`.
+    pub(crate) resume: bool,
+    /// Whether to leave the sums in `partial`, or to write results.
+    pub(crate) keep: bool,
+}
+
+/// Some blocks of a pair of panels against all rows.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Tiles<'a> {
+    pub(crate) input: ActivationsView,
+    pub(crate) rows: usize,
+    /// Blocks of the whole row.
+    pub(crate) width: usize,
+    /// First block of this chunk, and how many. The source counts from 0.
+    pub(crate) from: usize,
+    pub(crate) count: usize,
+    /// Which start values the integer sums take.
+    pub(crate) zero: Option<usize>,
+    pub(crate) target: Target<'a>,
+}
+
+/// Call `$call` with `$m` rows and `$p` panels for every register tile: `$i`, `$stride` place its rows in their tile of
+/// activations, `$panel` is its first panel. A tier with few registers takes rows and panels one by one: the same
+/// arithmetic, since outputs are independent.
+macro_rules! for_each_tile {
+    ($isa:ident, $planes:ident, $rows:expr, |$first:ident, $i:ident, $stride:ident, $panel:ident, $m:ident, $p:ident| $call:expr) => {
+        for ($first, $stride) in tiles($rows) {
+            if $isa::WIDE_TILES {
+                const $p: usize = PANELS;
+                let $panel = 0;
+                // Two planes need twice the accumulators.
+                let size = match $stride {
+                    12 => 6,
+                    8 => 4,
+                    other => other,
+                };
+                let size = if $planes == 2 && size > 3 {
+                    size.div_ceil(2)
+                } else {
+                    size
+                };
+                for $i in (0..$stride).step_by(size) {
+                    match size {
+                        1 => {
+                            const $m: usize = 1;
+                            $call
+                        }
+                        2 => {
+                            const $m: usize = 2;
+                            $call
+                        }
+                        3 => {
+                            const $m: usize = 3;
+                            $call
+                        }
+                        4 => {
+                            const $m: usize = 4;
+                            $call
+                        }
+                        _ => {
+                            const $m: usize = 6;
+                            $call
+                        }
+                    }
+                }
+            } else {
+                const $p: usize = 1;
+                const $m: usize = 1;
+                for $i in 0..$stride {
+                    for $panel in 0..PANELS {
+                        $call
+                    }
+                }
+            }
+        }
+    };
+}
+
+/// All rows against the source's blocks, with `PLANES` int8 planes per activation.
+///
+/// # Safety
+/// `input` holds tiles of `rows` rows, the source `count` blocks, the target's pointers all rows; features of `I`.
+#[inline(always)]
+pub(crate) unsafe fn int_tiles<I: Isa, S: Source, const PLANES: usize>(
+    task: &Tiles<'_>,
+    source: &S,
+) {
+    for_each_tile!(I, PLANES, task.rows, |first, i, stride, panel, M, P| {
+        // SAFETY: the caller's.
+        unsafe { int_tile::<I, S, P, M, PLANES>(task, source, first, i, stride, panel) }
+    });
+}
+
+/// `M` rows of the tile at `first` (whose rows are `stride` apart), from row `i` of it on, times `P` panels.
+#[inline(always)]
+unsafe fn int_tile<I: Isa, S: Source, const P: usize, const M: usize, const PLANES: usize>(
+    task: &Tiles<'_>,
+    source: &S,
+    first: usize,
+    i: usize,
+    stride: usize,
+    panel: usize,
+) {
+    let input = task.input;
+    let parts = if S::HALVES { 2 } else { 1 };
+    // Two chains hide the latency where few accumulators are in flight; two planes need their own sums anyway.
+    let two = PLANES == 2 || P * M <= 8;
+    let ask = first == 0 && i == 0;
+    // SAFETY: tile offsets as in `pack_row`; the source has `count` blocks.
+    unsafe {
+        let base = first * task.width + task.from * stride;
+        let int8 = input.int8.add(base * 8 + i);
+        let low = input.low.wrapping_add(base * 8 + i);
+        let scale = input.scale.add(base + i);
+        let scaled_sum = input.scaled_sum.wrapping_add(base + i);
+        let start = task
+            .zero
+            .map(|slot| input.start[slot].add(base * parts + i));
+        let mut acc = begin::<I, P, M>(first + i, panel, &task.target);
+        for b in 0..task.count {
+            if ask {
+                source.prefetch::<I>(b);
+            }
+            for part in 0..parts {
+                let mut sums = [[[I::i_set(0); M]; P]; 2];
+                if let Some(start) = start {
+                    let start = start.add((b * parts + part) * stride);
+                    for m in 0..M {
+                        let start = I::i_set(*start.add(m));
+                        for p in 0..P {
+                            sums[1][p][m] = start;
+                        }
+                    }
+                }
+                for g in part * 4 / parts..(part + 1) * 4 / parts {
+                    let at = (b * 8 + 2 * g) * stride;
+                    let mut codes = [(I::b_set(0), I::b_set(0)); P];
+                    for p in 0..P {
+                        codes[p] = source.codes::<I>(panel + p, b, g);
+                    }
+                    for m in 0..M {
+                        let a = (*int8.add(at + m), *int8.add(at + stride + m));
+                        for p in 0..P {
+                            if PLANES == 2 {
+                                sums[0][p][m] = I::dot4(sums[0][p][m], codes[p].0, a.0);
+                                sums[0][p][m] = I::dot4(sums[0][p][m], codes[p].1, a.1);
+                            } else {
+                                let other = usize::from(!two);
+                                sums[other][p][m] = I::dot4(sums[other][p][m], codes[p].0, a.0);
+                                sums[1][p][m] = I::dot4(sums[1][p][m], codes[p].1, a.1);
+                            }
+                        }
+                    }
+                    if PLANES == 2 {
+                        for m in 0..M {
+                            let a = (*low.add(at + m), *low.add(at + stride + m));
+                            for p in 0..P {
+                                sums[1][p][m] = I::dot4(sums[1][p][m], codes[p].0, a.0);
+                                sums[1][p][m] = I::dot4(sums[1][p][m], codes[p].1, a.1);
+                            }
+                        }
+                    }
+                }
+                let mut weight_scale = [I::zero(); P];
+                for p in 0..P {
+                    weight_scale[p] = source.scale::<I>(panel + p, b, part);
+                }
+                for m in 0..M {
+                    let sa = I::set(*scale.add(b * stride + m));
+                    for p in 0..P {
+                        let mut sum = sums[1][p][m];
+                        if PLANES == 2 {
+                            sum = I::i_add(I::i_shl8(sums[0][p][m]), sum);
+                        } else if two {
+                            sum = I::i_add(sums[0][p][m], sum);
+                        }
+                        acc[p][m] = I::fma(I::to_f(sum), I::mul(weight_scale[p], sa), acc[p][m]);
+                    }
+                }
+            }
+            if S::HAS_MIN {
+                let mut min = [I::zero(); P];
+                for p in 0..P {
+                    min[p] = source.min::<I>(panel + p, b);
+                }
+                for m in 0..M {
+                    let sum = I::set(*scaled_sum.add(b * stride + m));
+                    for p in 0..P {
+                        acc[p][m] = I::fma(min[p], sum, acc[p][m]);
+                    }
+                }
+            }
+        }
+        finish::<I, P, M>(acc, first + i, panel, &task.target);
+    }
+}
+
+#[inline(always)]
+unsafe fn begin<I: Isa, const P: usize, const M: usize>(
+    first: usize,
+    panel: usize,
+    target: &Target<'_>,
+) -> [[I::F; M]; P] {
+    // SAFETY: the partials hold all rows.
+    unsafe {
+        let mut acc = [[I::zero(); M]; P];
+        if target.resume {
+            for p in 0..P {
+                for m in 0..M {
+                    acc[p][m] = I::load(at(target.partial, first + m, panel + p));
+                }
+            }
+        }
+        acc
+    }
+}
+
+/// The partial sums of a row and panel.
+fn at(partial: *mut f32, row: usize, panel: usize) -> *mut f32 {
+    partial.wrapping_add((row * PANELS + panel) * LANES)
+}
+
+#[inline(always)]
+unsafe fn finish<I: Isa, const P: usize, const M: usize>(
+    acc: [[I::F; M]; P],
+    first: usize,
+    panel: usize,
+    target: &Target<'_>,
+) {
+    // SAFETY: rows `first .. first + M` of the outputs, `lanes` wide, and of the partials.
+    unsafe {
+        for p in 0..P {
+            let panel = panel + p;
+            if target.keep {
+                for m in 0..M {
+                    I::store(at(target.partial, first + m, panel), acc[p][m]);
+                }
+                continue;
+            }
+            let lanes = target.lanes[panel];
+            let bias = match target.bias {
+                Some(bias) => load::<I>(bias[panel].as_ptr(), lanes),
+                None => I::zero(),
+            };
+            for m in 0..M {
+                let sum = match target.bias {
+                    Some(_) => I::add(acc[p][m], bias),
+                    None => acc[p][m],
+                };
+                let to = target.out[panel].wrapping_add((first + m) * target.stride);
+                store::<I>(to, sum, lanes);
+            }
+        }
+    }
+}
+
+/// `out = act(gate) * up` from the kept sums of a gate panel and an up panel, as [`crate::rows::act_and_mul`].
+///
+/// # Safety
+/// The target's partials hold `rows` rows, and so does its first output; features of `I`.
+#[inline(always)]
+pub(crate) unsafe fn gate_pair<I: Isa>(target: &Target<'_>, rows: usize, activation: Activation) {
+    for row in 0..rows {
+        // SAFETY: the caller's.
+        unsafe {
+            let gate = I::load(at(target.partial, row, 0));
+            let up = I::load(at(target.partial, row, 1));
+            let gate = match activation {
+                Activation::Silu => math::silu::<I>(gate),
+                Activation::GeluTanh | Activation::Gelu => math::gelu_tanh::<I>(gate),
+            };
+            let to = target.out[0].wrapping_add(row * target.stride);
+            store::<I>(to, I::mul(gate, up), target.lanes[0]);
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn load<I: Isa>(p: *const f32, lanes: usize) -> I::F {
+    // SAFETY: `lanes` floats are valid.
+    unsafe {
+        if lanes == LANES {
+            I::load(p)
+        } else {
+            I::load_first(p, lanes)
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn store<I: Isa>(p: *mut f32, x: I::F, lanes: usize) {
+    // SAFETY: `lanes` floats are valid.
+    unsafe {
+        if lanes == LANES {
+            I::store(p, x);
+        } else {
+            I::store_first(p, x, lanes);
+        }
+    }
+}
