@@ -44,6 +44,8 @@ pub(crate) trait Isa: Copy + 'static {
     unsafe fn store_f16(p: *mut u16, x: Self::F);
     /// 16 bfloat16, widened exactly.
     unsafe fn load_bf16(p: *const u16) -> Self::F;
+    /// 16 exponent bytes as `2^(p[i] - 128)`, half of what E8M0 means; 0 and 1 are subnormal, 255 is no NaN (as in ggml).
+    unsafe fn load_half_e8m0(p: *const u8) -> Self::F;
 
     unsafe fn add(a: Self::F, b: Self::F) -> Self::F;
     unsafe fn sub(a: Self::F, b: Self::F) -> Self::F;
@@ -70,6 +72,11 @@ pub(crate) trait Isa: Copy + 'static {
     unsafe fn i_add(a: Self::I, b: Self::I) -> Self::I;
     /// Times 256.
     unsafe fn i_shl8(a: Self::I) -> Self::I;
+    unsafe fn i_and(a: Self::I, b: Self::I) -> Self::I;
+    /// Bits moved up by `N < 32`.
+    unsafe fn i_shl<const N: u32>(a: Self::I) -> Self::I;
+    /// Bits moved down by `n < 32`, zeros from above.
+    unsafe fn i_shr(a: Self::I, n: u32) -> Self::I;
     /// 16 signed bytes, widened.
     unsafe fn i_load_i8(p: *const i8) -> Self::I;
     /// 16 unsigned bytes, widened.
@@ -90,6 +97,8 @@ pub(crate) trait Isa: Copy + 'static {
     unsafe fn b_shr<const N: u32>(a: Self::B) -> Self::B;
     /// Bits of each byte moved up by `N`; the same caveat.
     unsafe fn b_shl<const N: u32>(a: Self::B) -> Self::B;
+    /// `table[index[i]]`; every index is below 16.
+    unsafe fn b_lookup(table: &[u8; 16], index: Self::B) -> Self::B;
     /// `x` in the bytes whose bit is set in `mask`, 0 elsewhere.
     unsafe fn b_mask(mask: u64, x: u8) -> Self::B;
     /// `acc[i] + Σ_j codes[4i + j] * activations[j]`: unsigned codes, four signed bytes broadcast. Exact.

@@ -60,6 +60,18 @@ impl Isa for Portable {
         map1(bits, |x| bf16::from_bits(x).to_f32())
     }
     #[inline(always)]
+    unsafe fn load_half_e8m0(p: *const u8) -> [f32; 16] {
+        let exponents = unsafe { p.cast::<[u8; 16]>().read_unaligned() };
+        map1(exponents, |x| {
+            let x = u32::from(x);
+            f32::from_bits(if x < 2 {
+                0x0020_0000 << x
+            } else {
+                (x - 1) << 23
+            })
+        })
+    }
+    #[inline(always)]
     unsafe fn add(a: [f32; 16], b: [f32; 16]) -> [f32; 16] {
         map2(a, b, |a, b| a + b)
     }
@@ -152,6 +164,22 @@ impl Isa for Portable {
         map1(a, |x| x << 8)
     }
     #[inline(always)]
+    unsafe fn i_and(a: [i32; 16], b: [i32; 16]) -> [i32; 16] {
+        let mut out = [0; 16];
+        for i in 0..LANES {
+            out[i] = a[i] & b[i];
+        }
+        out
+    }
+    #[inline(always)]
+    unsafe fn i_shl<const N: u32>(a: [i32; 16]) -> [i32; 16] {
+        map1(a, |x| x << N)
+    }
+    #[inline(always)]
+    unsafe fn i_shr(a: [i32; 16], n: u32) -> [i32; 16] {
+        map1(a, |x| (x.cast_unsigned() >> n).cast_signed())
+    }
+    #[inline(always)]
     unsafe fn i_load_i8(p: *const i8) -> [i32; 16] {
         map1(unsafe { p.cast::<[i8; 16]>().read_unaligned() }, i32::from)
     }
@@ -205,6 +233,10 @@ impl Isa for Portable {
     #[inline(always)]
     unsafe fn b_shl<const N: u32>(a: [u8; 64]) -> [u8; 64] {
         bytes(|i| a[i] << N)
+    }
+    #[inline(always)]
+    unsafe fn b_lookup(table: &[u8; 16], index: [u8; 64]) -> [u8; 64] {
+        bytes(|i| table[usize::from(index[i] & 15)])
     }
     #[inline(always)]
     unsafe fn b_mask(mask: u64, x: u8) -> [u8; 64] {
