@@ -190,9 +190,12 @@ class CpuExecutor:
         """
         Give back memory and threads. A running step is aborted first. Later calls raise `ClosedError`.
         """
-    def info(self, /) -> "dict[str, str | int]":
+    def info(self, /) -> "dict[str, object]":
         """
         Tier, threads and bytes in use, as a plain dict.
+
+        `weight_bytes_by_type` counts matrices by their tensor type. `fallback_weights` lists those whose type has no
+        packed layout and which are held as floats: `{"name", "type", "held_as", "bytes", "file_bytes"}`.
         """
     def load_array(self, /, name: str, values: NDArray[float32]) -> None:
         """

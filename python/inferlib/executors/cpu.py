@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .._core import CpuExecutor
+from ..config import format_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from .._core import Program
     from ..config import EngineConfig
+
+_logger = logging.getLogger(__package__)
 
 TIER_VARIABLE = "INFERLIB_CPU"
 """Forces a kernel tier (``"avx2"``), for tests; read when an executor is made."""
@@ -46,7 +50,24 @@ def make_executor(
     try:
         load_weights(executor)
         executor.seal()
+        for message in fallback_messages(executor.info()):
+            _logger.info("%s", message)
     except BaseException:
         executor.close()
         raise
     return executor
+
+
+def fallback_messages(info: dict[str, Any]) -> Iterator[str]:
+    """Say what the weights cost whose tensor type has no packed layout, a sentence per type."""
+    by_type: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for weight in info["fallback_weights"]:
+        by_type.setdefault((weight["type"], weight["held_as"]), []).append(weight)
+    for (name, held_as), weights in by_type.items():
+        held = sum(weight["bytes"] for weight in weights)
+        file = sum(weight["file_bytes"] for weight in weights)
+        yield (
+            f"{len(weights)} weights are {name}, a type without a packed layout: held as "
+            f"{held_as}, exactly, in {format_bytes(held)} instead of the file's "
+            f"{format_bytes(file)}, which every step reads; another quantization avoids that"
+        )

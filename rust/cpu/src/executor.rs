@@ -6,15 +6,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use inferlib_core::program::{Program, WeightId};
 use inferlib_core::{Batch, StepOutput};
-use inferlib_weights::{Dtype, Tensor};
+use inferlib_weights::Tensor;
 
 use crate::activations::{Activations, Need};
 use crate::arena::Arena;
 use crate::error::CpuError;
 use crate::kernels::Kernels;
 use crate::kv_cache::GroupCache;
-use crate::matrix::{Matrix, Packing, Segment};
+use crate::matrix::{Matrix, Segment};
 use crate::pack;
+use crate::packing::Packing;
 use crate::plan::{self, Step};
 use crate::pool::{Pool, available_cores};
 use crate::simd::LANES;
@@ -231,7 +232,7 @@ impl CpuExecutor {
     ) -> Result<Segment, CpuError> {
         let tensor = part.tensor;
         let (source_rows, width) = (tensor.shape[0], tensor.shape[1]);
-        let packing = packing_of(tensor.dtype, width);
+        let packing = Packing::of(tensor.dtype);
         let panel_bytes = packing.panel_bytes(width);
         let panels = rows.div_ceil(LANES);
         let data = self.arena.take(panel_bytes * panels, "a packed weight")?;
@@ -274,6 +275,7 @@ impl CpuExecutor {
         });
         results.into_iter().collect::<Result<(), _>>()?;
         Ok(Segment {
+            dtype: tensor.dtype,
             packing,
             first_row,
             rows,
@@ -403,23 +405,6 @@ impl CpuExecutor {
     }
 }
 
-/// The layout for a tensor type; types without one become floats.
-fn packing_of(dtype: Dtype, width: usize) -> Packing {
-    match dtype {
-        Dtype::Q4_0 => Packing::Q4_0,
-        Dtype::Q4_1 => Packing::Q4_1,
-        Dtype::Q5_0 => Packing::Q5_0,
-        Dtype::Q5_1 => Packing::Q5_1,
-        Dtype::Q8_0 => Packing::Q8_0,
-        Dtype::Q4K if width.is_multiple_of(256) => Packing::Q4K,
-        Dtype::Q5K if width.is_multiple_of(256) => Packing::Q5K,
-        Dtype::Q6K if width.is_multiple_of(256) => Packing::Q6K,
-        Dtype::F16 => Packing::F16,
-        Dtype::BF16 => Packing::Bf16,
-        _ => Packing::F32,
-    }
-}
-
 /// Rows of one tensor on their way into panels.
 struct RowSource<'a> {
     name: &'a str,
@@ -440,8 +425,7 @@ impl RowSource<'_> {
         rows: usize,
     ) -> Result<(), CpuError> {
         let dtype = self.tensor.dtype;
-        let direct = packing_of(dtype, self.width) == self.packing
-            && (self.packing != Packing::F32 || dtype == Dtype::F32);
+        let direct = !self.packing.is_fallback();
         let row_bytes = self.width / dtype.block_size() * dtype.block_bytes();
         let mut floats = vec![0.0; if direct { 0 } else { self.width }];
         for (p, panel) in panels.chunks_mut(panel_bytes.max(1)).enumerate() {
@@ -453,7 +437,7 @@ impl RowSource<'_> {
                 let source = self.source_row(row)?;
                 let bytes = &self.tensor.bytes[source * row_bytes..][..row_bytes];
                 if direct {
-                    pack::pack_row(self.packing, bytes, self.width, lane, panel);
+                    pack::pack_row(self.packing, bytes, lane, panel);
                 } else {
                     inferlib_weights::dequantize(dtype, bytes, &mut floats).map_err(|_| {
                         CpuError::WeightType {
@@ -461,7 +445,7 @@ impl RowSource<'_> {
                             dtype: dtype.name().to_owned(),
                         }
                     })?;
-                    pack::pack_floats(&floats, lane, panel);
+                    pack::pack_values(self.packing, &floats, lane, panel);
                 }
             }
         }

@@ -13,7 +13,7 @@ use crate::linear::source::{
 };
 use crate::linear::tile::{self, Target, Tiles};
 use crate::linear::{LayoutKernels, PanelScratch};
-use crate::matrix::Packing;
+use crate::packing::Packing;
 use crate::rows;
 use crate::sampling::{RowResult, Sampler};
 use crate::simd::Isa;
@@ -154,7 +154,7 @@ macro_rules! kernels {
 
 kernels! {
     layouts {
-        Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q4K Q5K Q6K
+        Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q3K Q4K Q5K Q6K Iq4Nl Iq4Xs Mxfp4
     }
     classes {
         int_tiles_scaled: Scaled
@@ -217,10 +217,18 @@ impl Kernels {
             Packing::Q5_0 => Some(&self.layouts.Q5_0),
             Packing::Q5_1 => Some(&self.layouts.Q5_1),
             Packing::Q8_0 => Some(&self.layouts.Q8_0),
+            Packing::Q3K => Some(&self.layouts.Q3K),
             Packing::Q4K => Some(&self.layouts.Q4K),
             Packing::Q5K => Some(&self.layouts.Q5K),
             Packing::Q6K => Some(&self.layouts.Q6K),
-            Packing::F32 | Packing::F16 | Packing::Bf16 => None,
+            Packing::Iq4Nl => Some(&self.layouts.Iq4Nl),
+            Packing::Iq4Xs => Some(&self.layouts.Iq4Xs),
+            Packing::Mxfp4 => Some(&self.layouts.Mxfp4),
+            Packing::F32
+            | Packing::F16
+            | Packing::Bf16
+            | Packing::DequantizedF32
+            | Packing::DequantizedF16 => None,
         }
     }
 }

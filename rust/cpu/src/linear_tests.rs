@@ -11,27 +11,18 @@ use crate::executor::{CpuExecutor, Options, Part, Precision, Weight};
 use crate::kernels::Kernels;
 use crate::linear::{LinearTask, PanelScratch, linear};
 use crate::matrix::Matrix;
+use crate::packing::Packing;
 use crate::random_weights::{Random, tensor_bytes};
 use crate::simd::Portable;
 use crate::tier::Tier;
 
-const TYPES: [Dtype; 15] = [
-    Dtype::Q4_0,
-    Dtype::Q4_1,
-    Dtype::Q5_0,
-    Dtype::Q5_1,
-    Dtype::Q8_0,
-    Dtype::Q4K,
-    Dtype::Q5K,
-    Dtype::Q6K,
-    Dtype::Q2K,
-    Dtype::Q3K,
-    Dtype::Iq4Nl,
-    Dtype::Mxfp4,
-    Dtype::F16,
-    Dtype::BF16,
-    Dtype::F32,
-];
+/// Every type with a layout of its own, and one type of each fallback.
+pub(crate) fn types() -> impl Iterator<Item = Dtype> {
+    let fallbacks = [Dtype::F8E5M2, Dtype::I16];
+    Dtype::ALL
+        .into_iter()
+        .filter(move |&dtype| fallbacks.contains(&dtype) || !Packing::of(dtype).is_fallback())
+}
 
 fn program(rows: usize, columns: usize) -> Arc<Program> {
     Arc::new(Program {
@@ -45,7 +36,12 @@ fn program(rows: usize, columns: usize) -> Arc<Program> {
 }
 
 /// Pack a tensor, rows in `order` if given.
-fn packed(dtype: Dtype, shape: [usize; 2], bytes: &[u8], order: Option<&[i32]>) -> CpuExecutor {
+pub(crate) fn packed(
+    dtype: Dtype,
+    shape: [usize; 2],
+    bytes: &[u8],
+    order: Option<&[i32]>,
+) -> CpuExecutor {
     let options = Options {
         precision: Precision::Fast,
         threads: Some(2),
@@ -73,7 +69,7 @@ fn packed(dtype: Dtype, shape: [usize; 2], bytes: &[u8], order: Option<&[i32]>) 
     executor
 }
 
-fn matrix(executor: &CpuExecutor) -> &Matrix {
+pub(crate) fn matrix(executor: &CpuExecutor) -> &Matrix {
     match executor.weights[0].as_ref().expect("loaded") {
         Weight::Matrix(matrix) => matrix,
         Weight::Vector(_) => panic!("a matrix was loaded"),
@@ -86,7 +82,7 @@ fn width_of(dtype: Dtype) -> usize {
 
 #[test]
 fn packed_rows_equal_the_file_formats_dequantization() {
-    for dtype in TYPES {
+    for dtype in types() {
         for rows in [1, 15, 16, 17, 33, 160] {
             let mut random = Random::new(rows as u64);
             let width = width_of(dtype);
@@ -124,7 +120,7 @@ fn expected_exact(matrix: &Matrix, x: &[f32], out: usize) -> f32 {
 }
 
 /// Run one tier over all panels.
-fn run(
+pub(crate) fn run(
     tier: Tier,
     matrix: &Matrix,
     x: &[f32],
@@ -160,7 +156,7 @@ fn run(
 
 #[test]
 fn every_tier_and_row_count_gives_the_same_bits() {
-    for dtype in TYPES {
+    for dtype in types() {
         for out_features in [1, 17] {
             // More than one chunk of 1,024 columns, so that accumulators are stored and resumed.
             let width = if dtype.block_size() == 256 {
@@ -210,7 +206,7 @@ fn every_tier_and_row_count_gives_the_same_bits() {
 
 #[test]
 fn exact_results_are_one_fma_chain_over_dequantized_values() {
-    for dtype in TYPES {
+    for dtype in types() {
         let (out_features, width) = (19, width_of(dtype));
         let mut random = Random::new(3);
         let bytes = tensor_bytes(dtype, out_features * width, &mut random);
@@ -233,7 +229,7 @@ fn exact_results_are_one_fma_chain_over_dequantized_values() {
 
 #[test]
 fn fast_results_are_close_to_exact_ones() {
-    for dtype in TYPES {
+    for dtype in types() {
         let (out_features, width) = (32, 1024);
         let mut random = Random::new(11);
         let bytes = tensor_bytes(dtype, out_features * width, &mut random);

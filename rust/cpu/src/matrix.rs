@@ -1,86 +1,19 @@
 //! A packed weight matrix: segments of panels, each in the layout of its own tensor type.
 
-use crate::activations::{Need, zero_slot};
+use half::{bf16, f16};
+use inferlib_weights::Dtype;
+
+use crate::activations::Need;
 use crate::executor::Precision;
-use crate::formats::{BLOCK_COLS, Format, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
+use crate::formats::{BLOCK_COLS, Format, with_layout};
+use crate::packing::{Element, Packing};
 use crate::simd::LANES;
-
-/// How a segment's panels are laid out (`formats.rs`), or the element of a float panel `[K][16]`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(missing_docs, reason = "the variants are the tensor types' names")]
-pub enum Packing {
-    Q4_0,
-    Q4_1,
-    Q5_0,
-    Q5_1,
-    Q8_0,
-    Q4K,
-    Q5K,
-    Q6K,
-    F32,
-    F16,
-    Bf16,
-}
-
-impl Packing {
-    /// Bytes of a panel with `width` columns.
-    pub(crate) fn panel_bytes(self, width: usize) -> usize {
-        fn of<W: Format>(width: usize) -> usize {
-            width / BLOCK_COLS / W::BLOCKS * W::BYTES
-        }
-        match self {
-            Self::Q4_0 => of::<Q4_0>(width),
-            Self::Q4_1 => of::<Q4_1>(width),
-            Self::Q5_0 => of::<Q5_0>(width),
-            Self::Q5_1 => of::<Q5_1>(width),
-            Self::Q8_0 => of::<Q8_0>(width),
-            Self::Q4K => of::<Q4K>(width),
-            Self::Q5K => of::<Q5K>(width),
-            Self::Q6K => of::<Q6K>(width),
-            Self::F32 => width * LANES * 4,
-            Self::F16 | Self::Bf16 => width * LANES * 2,
-        }
-    }
-
-    /// Whether its weights are floats.
-    pub(crate) fn is_float(self) -> bool {
-        matches!(self, Self::F32 | Self::F16 | Self::Bf16)
-    }
-
-    /// What it needs of its input.
-    pub(crate) fn need(self, precision: Precision) -> Need {
-        fn of<W: Format>(two_planes: bool) -> Need {
-            Need {
-                float: false,
-                int8: true,
-                two_planes,
-                zeros: zero_slot(W::ZERO).map_or(0, |slot| 1 << slot),
-                scaled_sum: W::HAS_MIN,
-            }
-        }
-        if precision == Precision::Exact || self.is_float() {
-            return Need {
-                float: true,
-                ..Need::default()
-            };
-        }
-        let two = precision == Precision::Balanced;
-        match self {
-            Self::Q4_0 => of::<Q4_0>(two),
-            Self::Q4_1 => of::<Q4_1>(two),
-            Self::Q5_0 => of::<Q5_0>(two),
-            Self::Q5_1 => of::<Q5_1>(two),
-            Self::Q8_0 => of::<Q8_0>(two),
-            Self::Q4K => of::<Q4K>(two),
-            Self::Q5K => of::<Q5K>(two),
-            Self::Q6K | Self::F32 | Self::F16 | Self::Bf16 => of::<Q6K>(two),
-        }
-    }
-}
 
 /// Consecutive output rows that share a layout.
 #[derive(Debug)]
 pub(crate) struct Segment {
+    /// The checkpoint's tensor type.
+    pub(crate) dtype: Dtype,
     pub(crate) packing: Packing,
     /// First output row.
     pub(crate) first_row: usize,
@@ -139,33 +72,27 @@ impl Matrix {
         let (panel, lane) = (segment.panel(row / LANES), row % LANES);
         // SAFETY: the panel holds `in_features` columns in this layout, and `lane < 16`.
         unsafe {
-            match segment.packing {
-                Packing::Q4_0 => quantized_row::<Q4_0>(panel, lane, out),
-                Packing::Q4_1 => quantized_row::<Q4_1>(panel, lane, out),
-                Packing::Q5_0 => quantized_row::<Q5_0>(panel, lane, out),
-                Packing::Q5_1 => quantized_row::<Q5_1>(panel, lane, out),
-                Packing::Q8_0 => quantized_row::<Q8_0>(panel, lane, out),
-                Packing::Q4K => quantized_row::<Q4K>(panel, lane, out),
-                Packing::Q5K => quantized_row::<Q5K>(panel, lane, out),
-                Packing::Q6K => quantized_row::<Q6K>(panel, lane, out),
-                Packing::F32 => {
-                    for (k, x) in out.iter_mut().enumerate() {
-                        *x = panel.cast::<f32>().add(k * LANES + lane).read_unaligned();
+            with_layout!(segment.packing, W => quantized_row::<W>(panel, lane, out), float => {
+                match segment.packing.element() {
+                    Some(Element::F16) => {
+                        for (k, x) in out.iter_mut().enumerate() {
+                            let bits = panel.cast::<u16>().add(k * LANES + lane).read_unaligned();
+                            *x = f16::from_bits(bits).to_f32();
+                        }
+                    }
+                    Some(Element::Bf16) => {
+                        for (k, x) in out.iter_mut().enumerate() {
+                            let bits = panel.cast::<u16>().add(k * LANES + lane).read_unaligned();
+                            *x = bf16::from_bits(bits).to_f32();
+                        }
+                    }
+                    Some(Element::F32) | None => {
+                        for (k, x) in out.iter_mut().enumerate() {
+                            *x = panel.cast::<f32>().add(k * LANES + lane).read_unaligned();
+                        }
                     }
                 }
-                Packing::F16 => {
-                    for (k, x) in out.iter_mut().enumerate() {
-                        let bits = panel.cast::<u16>().add(k * LANES + lane).read_unaligned();
-                        *x = half::f16::from_bits(bits).to_f32();
-                    }
-                }
-                Packing::Bf16 => {
-                    for (k, x) in out.iter_mut().enumerate() {
-                        let bits = panel.cast::<u16>().add(k * LANES + lane).read_unaligned();
-                        *x = half::bf16::from_bits(bits).to_f32();
-                    }
-                }
-            }
+            });
         }
     }
 }

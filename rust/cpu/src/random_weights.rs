@@ -44,7 +44,9 @@ pub(crate) fn tensor_bytes(dtype: Dtype, elements: usize, random: &mut Random) -
     };
     for chunk in bytes.chunks_exact_mut(block) {
         let halves: &[usize] = match dtype {
-            Dtype::Q4_0 | Dtype::Q5_0 | Dtype::Q8_0 | Dtype::Iq4Nl | Dtype::F16 => &[0],
+            Dtype::Q4_0 | Dtype::Q5_0 | Dtype::Q8_0 | Dtype::Iq4Nl | Dtype::Iq4Xs | Dtype::F16 => {
+                &[0]
+            }
             Dtype::Q4_1 | Dtype::Q5_1 | Dtype::Q4K | Dtype::Q5K => &[0, 2],
             Dtype::Q6K => &[208],
             Dtype::Q2K => &[80, 82],
@@ -60,6 +62,8 @@ pub(crate) fn tensor_bytes(dtype: Dtype, elements: usize, random: &mut Random) -
                 chunk.copy_from_slice(&half::bf16::from_f32(random.float()).to_le_bytes());
             }
             Dtype::Mxfp4 => chunk[0] = 120 + random.byte() % 8,
+            // No infinity, no NaN.
+            Dtype::F8E4M3 | Dtype::F8E5M2 => chunk[0] &= 0xbb,
             _ => {}
         }
     }

@@ -7,7 +7,7 @@ use inferlib_cpu::{CpuError, CpuExecutor, Options, Part, Precision, Tier};
 use inferlib_weights::{Dtype, Tensor};
 use numpy::PyReadonlyArray1;
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
+use pyo3::types::{PyDict, PyList};
 
 use crate::arrays::{Matrix, Vector};
 use crate::batch::{PyBatch, lock};
@@ -205,21 +205,43 @@ impl PyCpuExecutor {
     }
 
     /// Tier, threads and bytes in use, as a plain dict.
-    #[pyo3(signature = () -> "dict[str, str | int]")]
+    ///
+    /// `weight_bytes_by_type` counts matrices by their tensor type. `fallback_weights` lists those whose type has no
+    /// packed layout and which are held as floats: `{"name", "type", "held_as", "bytes", "file_bytes"}`.
+    #[pyo3(signature = () -> "dict[str, object]")]
     fn info<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        let (tier, threads, weight_bytes, kv_cache_bytes) = self.with(py, |executor| {
-            Ok((
-                executor.tier(),
-                executor.threads(),
-                executor.weight_bytes(),
-                executor.kv_cache_bytes(),
-            ))
-        })?;
+        let (tier, threads, weight_bytes, by_type, held, kv_cache_bytes) =
+            self.with(py, |executor| {
+                Ok((
+                    executor.tier(),
+                    executor.threads(),
+                    executor.weight_bytes(),
+                    executor.weight_bytes_by_type(),
+                    executor.held_weights(),
+                    executor.kv_cache_bytes(),
+                ))
+            })?;
+        let fallbacks = PyList::empty(py);
+        for weight in held.iter().filter(|weight| weight.packing.is_fallback()) {
+            let fallback = PyDict::new(py);
+            fallback.set_item("name", &weight.name)?;
+            fallback.set_item("type", weight.dtype.name())?;
+            fallback.set_item("held_as", weight.packing.name())?;
+            fallback.set_item("bytes", weight.bytes)?;
+            fallback.set_item("file_bytes", weight.file_bytes)?;
+            fallbacks.append(fallback)?;
+        }
+        let types = PyDict::new(py);
+        for (dtype, bytes) in by_type {
+            types.set_item(dtype.name(), bytes)?;
+        }
         let info = PyDict::new(py);
         info.set_item("device", "cpu")?;
         info.set_item("tier", tier.name())?;
         info.set_item("threads", threads)?;
         info.set_item("weight_bytes", weight_bytes)?;
+        info.set_item("weight_bytes_by_type", types)?;
+        info.set_item("fallback_weights", fallbacks)?;
         info.set_item("kv_cache_bytes", kv_cache_bytes)?;
         Ok(info)
     }

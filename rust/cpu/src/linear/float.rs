@@ -3,7 +3,7 @@
 use crate::activations::{ActivationsView, tiles};
 use crate::formats::{BLOCK_COLS, Format};
 use crate::linear::PanelScratch;
-use crate::matrix::Packing;
+use crate::packing::{Element, Packing};
 use crate::simd::{Isa, LANES};
 
 /// Some columns of one unpacked panel against all rows.
@@ -42,9 +42,9 @@ pub(crate) unsafe fn unpack_float<I: Isa>(
     unsafe {
         for k in 0..count {
             let at = (first + k) * LANES;
-            let row = match packing {
-                Packing::F16 => I::load_f16(data.cast::<u16>().add(at)),
-                Packing::Bf16 => I::load_bf16(data.cast::<u16>().add(at)),
+            let row = match packing.element() {
+                Some(Element::F16) => I::load_f16(data.cast::<u16>().add(at)),
+                Some(Element::Bf16) => I::load_bf16(data.cast::<u16>().add(at)),
                 _ => I::load(data.cast::<f32>().add(at)),
             };
             I::store(to.add(k * LANES), row);

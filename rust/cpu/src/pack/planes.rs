@@ -1,0 +1,60 @@
+//! One row's codes and scales into the planes that `formats/planes.rs` reads. Planes begin as zeros.
+
+/// Nibbles as blocks of 32 store them: byte `j` of the file holds columns `j` (low) and `j + 16` (high).
+pub(super) fn put_nibbles(qs: [u8; 16], lane: usize, plane: &mut [u8]) {
+    const LOW: u32 = 0x0f0f_0f0f;
+    let words: [u32; 4] = std::array::from_fn(|i| {
+        u32::from_le_bytes([qs[4 * i], qs[4 * i + 1], qs[4 * i + 2], qs[4 * i + 3]])
+    });
+    // Columns 0..16 are the low nibbles of bytes 0..16; group g takes columns 8g..8g+4 and 8g+4..8g+8.
+    for g in 0..2 {
+        let (a, b) = (words[2 * g], words[2 * g + 1]);
+        let low = (a & LOW) | (b & LOW) << 4;
+        let high = (a >> 4 & LOW) | (b & !LOW);
+        plane[64 * g + 4 * lane..][..4].copy_from_slice(&low.to_le_bytes());
+        plane[64 * (g + 2) + 4 * lane..][..4].copy_from_slice(&high.to_le_bytes());
+    }
+}
+
+/// The low nibbles of 32 codes in column order.
+pub(super) fn put_codes(codes: &[u8; 32], lane: usize, plane: &mut [u8]) {
+    for g in 0..4 {
+        for j in 0..4 {
+            plane[64 * g + 4 * lane + j] =
+                (codes[8 * g + j] & 15) | (codes[8 * g + 4 + j] & 15) << 4;
+        }
+    }
+}
+
+/// Two bits of each code, from bit `AT` on, into a two-bit plane.
+pub(super) fn put_two_bits<const AT: u32>(codes: &[u8; 32], lane: usize, plane: &mut [u8]) {
+    for (col, code) in codes.iter().enumerate() {
+        let k4 = col / 4;
+        plane[64 * (k4 / 4) + 4 * lane + col % 4] |= (code >> AT & 3) << (2 * (k4 % 4));
+    }
+}
+
+/// Bit `c` of `bits` is that of column `c`: into mask `c / 4` of a bit plane, bit `4 * lane + c % 4`.
+pub(super) fn put_bits(bits: u32, lane: usize, plane: &mut [u8]) {
+    for k4 in 0..8 {
+        let bits = (bits >> (4 * k4) & 15) as u8;
+        plane[8 * k4 + lane / 2] |= bits << (4 * (lane % 2));
+    }
+}
+
+/// The 6-bit numbers `first` and `second` of block `blk` of eight.
+pub(super) fn put_pair(first: u8, second: u8, blk: usize, lane: usize, plane: &mut [u8]) {
+    plane[16 * blk + lane] = first & 15 | (second & 15) << 4;
+    plane[128 + 16 * (blk % 4) + lane] |= (first >> 4 | (second >> 4) << 2) << (4 * (blk / 4));
+}
+
+/// The 6-bit number of block `blk` of eight.
+pub(super) fn put_six_bits(number: u8, blk: usize, lane: usize, plane: &mut [u8]) {
+    plane[16 * (blk / 2) + lane] |= (number & 15) << (4 * (blk % 2));
+    plane[64 + 16 * (blk / 4) + lane] |= (number >> 4) << (2 * (blk % 4));
+}
+
+/// A half float of one row.
+pub(super) fn put_half(bytes: [u8; 2], lane: usize, to: &mut [u8]) {
+    to[2 * lane..2 * lane + 2].copy_from_slice(&bytes);
+}
