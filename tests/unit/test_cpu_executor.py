@@ -15,7 +15,7 @@ def test_fallbacks_are_told_per_type_with_what_they_cost():
     ]
     first, second = fallback_messages({"fallback_weights": weights})
     assert first.startswith("2 weights are F8_E4M3, a type without a packed layout: held as F16")
-    assert "6 MiB instead of the file's 3 MiB" in first
+    assert "6.0 MiB instead of the file's 3.0 MiB" in first
     assert second.startswith("1 weights are F64")
 
 
