@@ -44,14 +44,26 @@ pub(super) fn put_bits(bits: u32, lane: usize, plane: &mut [u8]) {
 
 /// The 6-bit numbers `first` and `second` of block `blk` of eight.
 pub(super) fn put_pair(first: u8, second: u8, blk: usize, lane: usize, plane: &mut [u8]) {
-    plane[16 * blk + lane] = first & 15 | (second & 15) << 4;
-    plane[128 + 16 * (blk % 4) + lane] |= (first >> 4 | (second >> 4) << 2) << (4 * (blk / 4));
+    let at = 16 * (blk % 4) + lane;
+    if blk < 4 {
+        plane[at] |= first;
+        plane[64 + at] |= second;
+    } else {
+        plane[at] |= first >> 4 << 6;
+        plane[64 + at] |= second >> 4 << 6;
+        plane[128 + at] = first & 15 | (second & 15) << 4;
+    }
 }
 
 /// The 6-bit number of block `blk` of eight.
 pub(super) fn put_six_bits(number: u8, blk: usize, lane: usize, plane: &mut [u8]) {
-    plane[16 * (blk / 2) + lane] |= (number & 15) << (4 * (blk % 2));
-    plane[64 + 16 * (blk / 4) + lane] |= (number >> 4) << (2 * (blk % 4));
+    let whole = &mut plane[16 * (blk % 4) + lane];
+    if blk < 4 {
+        *whole |= number;
+    } else {
+        *whole |= number >> 4 << 6;
+        plane[64 + 16 * ((blk - 4) / 2) + lane] |= (number & 15) << (4 * (blk % 2));
+    }
 }
 
 /// A half float of one row.
