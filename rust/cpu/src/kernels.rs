@@ -9,7 +9,7 @@ use crate::formats::Format;
 use crate::kv_cache::{self, Half, LayerCache, Single};
 use crate::linear::float::{self, FloatTiles};
 use crate::linear::source::{
-    self, PANELS, Packed, PackedIn, Scaled, ScaledHalves, ScaledMin, Unpacked,
+    self, PANELS, Packed, PackedIn, Scaled, ScaledHalves, ScaledHalvesMin, ScaledMin, Unpacked,
 };
 use crate::linear::tile::{self, Target, Tiles};
 use crate::linear::{LayoutKernels, PanelScratch};
@@ -154,12 +154,13 @@ macro_rules! kernels {
 
 kernels! {
     layouts {
-        Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q3K Q4K Q5K Q6K Iq4Nl Iq4Xs Mxfp4
+        Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2K Q3K Q4K Q5K Q6K Iq4Nl Iq4Xs Mxfp4
     }
     classes {
         int_tiles_scaled: Scaled
         int_tiles_min: ScaledMin
         int_tiles_halves: ScaledHalves
+        int_tiles_halves_min: ScaledHalvesMin
     }
     /// See [`tile::gate_pair`].
     fn gate_pair(target: &Target<'_>, rows: usize, activation: Activation) = tile::gate_pair;
@@ -217,6 +218,7 @@ impl Kernels {
             Packing::Q5_0 => Some(&self.layouts.Q5_0),
             Packing::Q5_1 => Some(&self.layouts.Q5_1),
             Packing::Q8_0 => Some(&self.layouts.Q8_0),
+            Packing::Q2K => Some(&self.layouts.Q2K),
             Packing::Q3K => Some(&self.layouts.Q3K),
             Packing::Q4K => Some(&self.layouts.Q4K),
             Packing::Q5K => Some(&self.layouts.Q5K),

@@ -39,7 +39,6 @@ fn a_type_without_a_layout_is_a_named_fallback() {
         Dtype::U8,
         Dtype::Bool,
         Dtype::F64,
-        Dtype::Q2K,
     ];
     assert_eq!(fallbacks, expected);
 }
@@ -135,10 +134,10 @@ fn plain<W: Format>(matrix: &Matrix, x: &Quantized, out: usize) -> f32 {
                     .map(|col| (i32::from(W::code_at(sup, blk, row, col)) - W::ZERO) * q[col])
                     .sum();
                 acc = (sum as f32).mul_add(W::scale_at(sup, blk, row, from) * sa, acc);
-            }
-            if W::HAS_MIN {
-                let sum: i32 = q.iter().sum();
-                acc = W::min_at(sup, blk, row).mul_add(sa * sum as f32, acc);
+                if W::HAS_MIN {
+                    let sum: i32 = q[from..from + run].iter().sum();
+                    acc = W::min_at(sup, blk, row, from).mul_add(sa * sum as f32, acc);
+                }
             }
         }
     }

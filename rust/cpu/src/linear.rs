@@ -220,7 +220,8 @@ unsafe fn run_pair(
             (layout.packed[planes])(&tiles, packed);
         } else {
             let int_tiles = match (layout.has_min, layout.halves) {
-                (_, true) => kernels.int_tiles_halves,
+                (true, true) => kernels.int_tiles_halves_min,
+                (false, true) => kernels.int_tiles_halves,
                 (true, false) => kernels.int_tiles_min,
                 (false, false) => kernels.int_tiles_scaled,
             };

@@ -97,22 +97,21 @@ impl Matrix {
     }
 }
 
-/// `d * (q - z)` or `d * q + m`, rounded as the file format's reference does.
+/// `d * (q - z)` or `d * (q - z) + m`, rounded as the file format's reference does.
 unsafe fn quantized_row<W: Format>(panel: *const u8, lane: usize, out: &mut [f32]) {
     for (b, values) in out.chunks_exact_mut(BLOCK_COLS).enumerate() {
         // SAFETY: the caller's panel holds this block.
         unsafe {
             let (p, blk) = (panel.add(b / W::BLOCKS * W::BYTES), b % W::BLOCKS);
-            let min = if W::HAS_MIN {
-                W::min_at(p, blk, lane)
-            } else {
-                0.0
-            };
             for (col, x) in values.iter_mut().enumerate() {
                 let q = i32::from(W::code_at(p, blk, lane, col));
                 #[expect(clippy::cast_precision_loss, reason = "at most 255: exact")]
                 let scaled = W::scale_at(p, blk, lane, col) * (q - W::ZERO) as f32;
-                *x = if W::HAS_MIN { scaled + min } else { scaled };
+                *x = if W::HAS_MIN {
+                    scaled + W::min_at(p, blk, lane, col)
+                } else {
+                    scaled
+                };
             }
         }
     }

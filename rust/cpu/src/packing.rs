@@ -16,6 +16,7 @@ pub enum Packing {
     Q5_0,
     Q5_1,
     Q8_0,
+    Q2K,
     Q3K,
     Q4K,
     Q5K,
@@ -50,6 +51,7 @@ impl Packing {
             Dtype::Q5_0 => Self::Q5_0,
             Dtype::Q5_1 => Self::Q5_1,
             Dtype::Q8_0 => Self::Q8_0,
+            Dtype::Q2K => Self::Q2K,
             Dtype::Q3K => Self::Q3K,
             Dtype::Q4K => Self::Q4K,
             Dtype::Q5K => Self::Q5K,
@@ -64,7 +66,7 @@ impl Packing {
             Dtype::F8E4M3 | Dtype::F8E5M2 | Dtype::I8 | Dtype::U8 | Dtype::Bool => {
                 Self::DequantizedF16
             }
-            Dtype::Q2K | Dtype::I16 | Dtype::I32 | Dtype::I64 | Dtype::F64 => Self::DequantizedF32,
+            Dtype::I16 | Dtype::I32 | Dtype::I64 | Dtype::F64 => Self::DequantizedF32,
         }
     }
 
@@ -84,6 +86,7 @@ impl Packing {
             Self::Q5_0 => Dtype::Q5_0.name(),
             Self::Q5_1 => Dtype::Q5_1.name(),
             Self::Q8_0 => Dtype::Q8_0.name(),
+            Self::Q2K => Dtype::Q2K.name(),
             Self::Q3K => Dtype::Q3K.name(),
             Self::Q4K => Dtype::Q4K.name(),
             Self::Q5K => Dtype::Q5K.name(),
@@ -129,7 +132,8 @@ impl Packing {
             int8: true,
             two_planes: precision == Precision::Balanced,
             zeros: zero_slot(W::ZERO).map_or(0, |slot| 1 << slot),
-            scaled_sum: W::HAS_MIN,
+            // With two minima per block the sums come from the start values.
+            scaled_sum: W::HAS_MIN && !W::HALVES,
         }, float => float)
     }
 }

@@ -1,4 +1,4 @@
-//! Eight blocks under f16 scales whose blocks have small integers as scales (and minima): `Q3_K` … `Q6_K`.
+//! Eight blocks under f16 scales whose blocks have small integers as scales (and minima): `Q2_K` … `Q6_K`.
 
 use super::planes::{
     bit_at, f16_at, nibble_at, nibbles, six_bit_pair, six_bit_pair_at, two_bits, two_bits_at,
@@ -47,7 +47,7 @@ macro_rules! k_quant {
             }
             /// `-(dmin * m)`: the K-quants subtract their minimum.
             #[inline(always)]
-            unsafe fn min<I: Isa>(sup: *const u8, blk: usize) -> I::F {
+            unsafe fn min<I: Isa>(sup: *const u8, blk: usize, _half: usize) -> I::F {
                 // SAFETY: as above.
                 unsafe {
                     let min = I::to_f(six_bit_pair::<I, 1>(sup.add(Self::PAIRS), blk));
@@ -73,7 +73,7 @@ macro_rules! k_quant {
                 }
             }
             #[inline(always)]
-            unsafe fn min_at(sup: *const u8, blk: usize, row: usize) -> f32 {
+            unsafe fn min_at(sup: *const u8, blk: usize, row: usize, _col: usize) -> f32 {
                 // SAFETY: as above.
                 unsafe {
                     let (_, min) = six_bit_pair_at(sup.add(Self::PAIRS), blk, row);
@@ -210,6 +210,82 @@ impl Format for Q3K {
             let (first, second) = six_bit_pair_at(sup.add(Self::PAIRS), blk, row);
             let scale = if col < 16 { first } else { second };
             f16_at(sup, row) * ((f32::from(scale) - 32.0) * Self::EIGHTH)
+        }
+    }
+}
+
+/// 16 f16 `d`, 16 f16 `dmin`, `[8][2][16]` bytes of 4-bit scale (low) and minimum (high) per 16 columns, then eight
+/// two-bit planes.
+///
+/// Codes are stored + 32 for the sake of the start values alone, which hold the sums of the activations per 16 columns
+/// that the minima need.
+#[derive(Clone, Copy)]
+pub(crate) struct Q2K;
+
+impl Q2K {
+    /// Where the pairs of scale and minimum begin.
+    pub(crate) const PAIRS: usize = 2 * HALF_ROW;
+    /// Where the first two-bit plane begins.
+    pub(crate) const HEADER: usize = Self::PAIRS + 256;
+}
+
+impl Format for Q2K {
+    const BLOCKS: usize = 8;
+    const BYTES: usize = Self::HEADER + 8 * TWO_BITS;
+    const ZERO: i32 = 32;
+    const HAS_MIN: bool = true;
+    const HALVES: bool = true;
+
+    #[inline(always)]
+    unsafe fn codes<I: Isa>(sup: *const u8, blk: usize, g: usize) -> (I::B, I::B) {
+        // SAFETY: `blk < 8`, `g < 4`: within BYTES.
+        unsafe {
+            let codes = two_bits::<I, 0>(sup.add(Self::HEADER + blk * TWO_BITS), g);
+            let zero = I::b_set(32);
+            (I::b_or(codes.0, zero), I::b_or(codes.1, zero))
+        }
+    }
+    #[inline(always)]
+    unsafe fn scale<I: Isa>(sup: *const u8, blk: usize, half: usize) -> I::F {
+        // SAFETY: as above.
+        unsafe {
+            let pair = I::i_load_u8(sup.add(Self::PAIRS + 32 * blk + 16 * half));
+            let scale = I::to_f(I::i_and(pair, I::i_set(15)));
+            I::mul(I::load_f16(sup.cast()), scale)
+        }
+    }
+    /// `-(dmin * m)`, by sign flip as in `Q4K`.
+    #[inline(always)]
+    unsafe fn min<I: Isa>(sup: *const u8, blk: usize, half: usize) -> I::F {
+        // SAFETY: as above.
+        unsafe {
+            let pair = I::i_load_u8(sup.add(Self::PAIRS + 32 * blk + 16 * half));
+            let min = I::to_f(I::i_shr(pair, 4));
+            I::mul(
+                I::set(-1.0),
+                I::mul(I::load_f16(sup.add(HALF_ROW).cast()), min),
+            )
+        }
+    }
+    #[inline(always)]
+    unsafe fn code_at(sup: *const u8, blk: usize, row: usize, col: usize) -> u8 {
+        // SAFETY: as above.
+        unsafe { two_bits_at(sup.add(Self::HEADER + blk * TWO_BITS), row, col) | 32 }
+    }
+    #[inline(always)]
+    unsafe fn scale_at(sup: *const u8, blk: usize, row: usize, col: usize) -> f32 {
+        // SAFETY: as above.
+        unsafe {
+            let pair = *sup.add(Self::PAIRS + 32 * blk + 16 * (col / 16) + row);
+            f16_at(sup, row) * f32::from(pair & 15)
+        }
+    }
+    #[inline(always)]
+    unsafe fn min_at(sup: *const u8, blk: usize, row: usize, col: usize) -> f32 {
+        // SAFETY: as above.
+        unsafe {
+            let pair = *sup.add(Self::PAIRS + 32 * blk + 16 * (col / 16) + row);
+            -(f16_at(sup.add(HALF_ROW), row) * f32::from(pair >> 4))
         }
     }
 }

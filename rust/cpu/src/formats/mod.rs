@@ -16,6 +16,7 @@
 //! | `Q4K`, `Q5K` | nibbles (and a bit plane); 6-bit scale and minimum; f16 scale and minimum per eight blocks | 4.5, 5.5 |
 //! | `Q6K` | nibbles, two-bit plane, two i8 scales; f16 scale per eight blocks | 6.5625 |
 //! | `Q3K` | two-bit plane, bit plane, two 6-bit scales; f16 scale per eight blocks | 3.4375 |
+//! | `Q2K` | two-bit plane, two 4-bit scales and minima; f16 scale and minimum per eight blocks | 2.625 |
 //! | `Iq4Xs` | nibbles that look up, 6-bit scale; f16 scale per eight blocks | 4.25 |
 //!
 //! Nibble planes are `[g = 0..3][16 rows][4]`: byte `j` of group `g` holds `q[8g + j] | q[8g + 4 + j] << 4`, so one load
@@ -29,7 +30,7 @@ mod round_quants;
 use crate::simd::Isa;
 
 pub(crate) use codebook::{Iq4Nl, Iq4Xs, Mxfp4};
-pub(crate) use k_quants::{Q3K, Q4K, Q5K, Q6K};
+pub(crate) use k_quants::{Q2K, Q3K, Q4K, Q5K, Q6K};
 pub(crate) use round_quants::{Q4_0, Q4_1, Q5_0, Q5_1, Q8_0};
 
 /// Columns of a block.
@@ -54,17 +55,17 @@ pub(crate) trait Format: Copy + 'static {
     const BYTES: usize;
     /// Added to every code; 0 where a minimum does that work.
     const ZERO: i32;
-    /// Whether `w = scale * code + min` (else `scale * (code - ZERO)`).
+    /// Whether `w = scale * (code - ZERO) + min` (else `scale * (code - ZERO)`).
     const HAS_MIN: bool;
-    /// Whether scales cover 16 columns instead of 32.
+    /// Whether scales and minima cover 16 columns instead of 32.
     const HALVES: bool;
 
     /// Codes of columns `8g .. 8g + 4` and `8g + 4 .. 8g + 8`.
     unsafe fn codes<I: Isa>(sup: *const u8, blk: usize, g: usize) -> (I::B, I::B);
     /// Scales of the 16 rows; `half` is 0 unless `HALVES`.
     unsafe fn scale<I: Isa>(sup: *const u8, blk: usize, half: usize) -> I::F;
-    /// Minima of the 16 rows; only where `HAS_MIN`.
-    unsafe fn min<I: Isa>(_sup: *const u8, _blk: usize) -> I::F {
+    /// Minima of the 16 rows; only where `HAS_MIN`. `half` is 0 unless `HALVES`.
+    unsafe fn min<I: Isa>(_sup: *const u8, _blk: usize, _half: usize) -> I::F {
         // SAFETY: as the trait says.
         unsafe { I::zero() }
     }
@@ -73,8 +74,8 @@ pub(crate) trait Format: Copy + 'static {
     unsafe fn code_at(sup: *const u8, blk: usize, row: usize, col: usize) -> u8;
     /// Scale of one row and column.
     unsafe fn scale_at(sup: *const u8, blk: usize, row: usize, col: usize) -> f32;
-    /// Minimum of one row.
-    unsafe fn min_at(_sup: *const u8, _blk: usize, _row: usize) -> f32 {
+    /// Minimum of one row and column.
+    unsafe fn min_at(_sup: *const u8, _blk: usize, _row: usize, _col: usize) -> f32 {
         0.0
     }
 }
@@ -96,6 +97,7 @@ macro_rules! with_layout {
             Packing::Q5_0 => call!(Q5_0),
             Packing::Q5_1 => call!(Q5_1),
             Packing::Q8_0 => call!(Q8_0),
+            Packing::Q2K => call!(Q2K),
             Packing::Q3K => call!(Q3K),
             Packing::Q4K => call!(Q4K),
             Packing::Q5K => call!(Q5K),

@@ -36,7 +36,7 @@ macro_rules! round_quant {
                 unsafe { I::load_f16(sup.add(Self::SCALES).cast()) }
             }
             #[inline(always)]
-            unsafe fn min<I: Isa>(sup: *const u8, _blk: usize) -> I::F {
+            unsafe fn min<I: Isa>(sup: *const u8, _blk: usize, _half: usize) -> I::F {
                 // SAFETY: read only where HAS_MIN.
                 unsafe { if $min { I::load_f16(sup.add(Self::SCALES + HALF_ROW).cast()) } else { I::zero() } }
             }
@@ -54,7 +54,7 @@ macro_rules! round_quant {
                 unsafe { f16_at(sup.add(Self::SCALES), row) }
             }
             #[inline(always)]
-            unsafe fn min_at(sup: *const u8, _blk: usize, row: usize) -> f32 {
+            unsafe fn min_at(sup: *const u8, _blk: usize, row: usize, _col: usize) -> f32 {
                 // SAFETY: read only where HAS_MIN.
                 if $min { unsafe { f16_at(sup.add(Self::SCALES + HALF_ROW), row) } } else { 0.0 }
             }

@@ -52,7 +52,7 @@ pub(crate) unsafe fn unpack_float<I: Isa>(
     }
 }
 
-/// Exact dequantization of `count` blocks, rounded as the file format's reference does: `d * (q - z)` or `d * q + m`.
+/// Exact dequantization of `count` blocks, rounded as the file format's reference does: `d * (q - z)` or `d * (q - z) + m`.
 ///
 /// # Safety
 /// `count` blocks fit the scratch and exist from `from` on; features of `I`.
@@ -71,21 +71,23 @@ pub(crate) unsafe fn unpack_exact<I: Isa, W: Format>(
         for i in 0..count {
             let b = from + i;
             let (p, blk) = (data.add(b / W::BLOCKS * W::BYTES), b % W::BLOCKS);
-            let min = if W::HAS_MIN {
-                W::min::<I>(p, blk)
-            } else {
-                I::zero()
-            };
             for g in 0..4 {
-                let scale = W::scale::<I>(p, blk, if W::HALVES { g / 2 } else { 0 });
+                let half = if W::HALVES { g / 2 } else { 0 };
+                let scale = W::scale::<I>(p, blk, half);
+                let min = if W::HAS_MIN {
+                    W::min::<I>(p, blk, half)
+                } else {
+                    I::zero()
+                };
                 let (even, odd) = W::codes::<I>(p, blk, g);
                 for (offset, codes) in [(0, even), (4, odd)] {
                     for j in 0..4 {
                         let q = I::byte_to_f(codes, j);
+                        let scaled = I::mul(scale, I::sub(q, zero));
                         let w = if W::HAS_MIN {
-                            I::add(I::mul(scale, q), min)
+                            I::add(scaled, min)
                         } else {
-                            I::mul(scale, I::sub(q, zero))
+                            scaled
                         };
                         I::store(to.add((i * BLOCK_COLS + 8 * g + offset + j) * LANES), w);
                     }

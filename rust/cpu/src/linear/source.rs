@@ -30,7 +30,7 @@ pub(crate) trait Source {
     /// Scales of the 16 rows.
     unsafe fn scale<I: Isa>(&self, panel: usize, b: usize, half: usize) -> I::F;
     /// Minima of the 16 rows.
-    unsafe fn min<I: Isa>(&self, panel: usize, b: usize) -> I::F;
+    unsafe fn min<I: Isa>(&self, panel: usize, b: usize, half: usize) -> I::F;
 }
 
 /// Packed bytes of two panels.
@@ -91,10 +91,10 @@ impl<W: Format> Source for PackedIn<W> {
         unsafe { W::scale::<I>(sup, blk, half) }
     }
     #[inline(always)]
-    unsafe fn min<I: Isa>(&self, panel: usize, b: usize) -> I::F {
+    unsafe fn min<I: Isa>(&self, panel: usize, b: usize, half: usize) -> I::F {
         let (sup, blk) = self.packed.at::<W>(panel, b);
         // SAFETY: the caller's block.
-        unsafe { W::min::<I>(sup, blk) }
+        unsafe { W::min::<I>(sup, blk, half) }
     }
 }
 
@@ -151,6 +151,8 @@ pub(crate) struct Scaled;
 pub(crate) struct ScaledMin;
 /// A scale per 16 columns.
 pub(crate) struct ScaledHalves;
+/// A scale and a minimum per 16 columns.
+pub(crate) struct ScaledHalvesMin;
 
 impl Class for Scaled {
     const HAS_MIN: bool = false;
@@ -162,6 +164,10 @@ impl Class for ScaledMin {
 }
 impl Class for ScaledHalves {
     const HAS_MIN: bool = false;
+    const HALVES: bool = true;
+}
+impl Class for ScaledHalvesMin {
+    const HAS_MIN: bool = true;
     const HALVES: bool = true;
 }
 
@@ -192,7 +198,7 @@ impl<C: Class> Unpacked<C> {
 /// Elements of one panel in the scratch.
 pub(crate) const PANEL_CODES: usize = CHUNK_BLOCKS * 8 * 64;
 pub(crate) const PANEL_SCALES: usize = CHUNK_BLOCKS * 2 * LANES;
-pub(crate) const PANEL_MINS: usize = CHUNK_BLOCKS * LANES;
+pub(crate) const PANEL_MINS: usize = PANEL_SCALES;
 
 impl<C: Class> Source for Unpacked<C> {
     const HAS_MIN: bool = C::HAS_MIN;
@@ -227,9 +233,11 @@ impl<C: Class> Source for Unpacked<C> {
         }
     }
     #[inline(always)]
-    unsafe fn min<I: Isa>(&self, panel: usize, b: usize) -> I::F {
+    unsafe fn min<I: Isa>(&self, panel: usize, b: usize, half: usize) -> I::F {
+        let parts = if C::HALVES { 2 } else { 1 };
+        let at = panel * PANEL_MINS + (b * parts + half) * LANES;
         // SAFETY: `unpack` wrote this block, and its minima where the class has them.
-        unsafe { I::load(self.mins.add(panel * PANEL_MINS + b * LANES)) }
+        unsafe { I::load(self.mins.add(at)) }
     }
 }
 
@@ -258,17 +266,13 @@ pub(crate) unsafe fn unpack<I: Isa, W: Format>(
                     I::b_store(codes.add((i * 8 + 2 * g) * 64), even);
                     I::b_store(codes.add((i * 8 + 2 * g + 1) * 64), odd);
                 }
-                if W::HALVES {
-                    I::store(scales.add(2 * i * LANES), source.scale::<I>(panel, b, 0));
-                    I::store(
-                        scales.add((2 * i + 1) * LANES),
-                        source.scale::<I>(panel, b, 1),
-                    );
-                } else {
-                    I::store(scales.add(i * LANES), source.scale::<I>(panel, b, 0));
-                }
-                if W::HAS_MIN {
-                    I::store(mins.add(i * LANES), source.min::<I>(panel, b));
+                let parts = if W::HALVES { 2 } else { 1 };
+                for part in 0..parts {
+                    let at = (i * parts + part) * LANES;
+                    I::store(scales.add(at), source.scale::<I>(panel, b, part));
+                    if W::HAS_MIN {
+                        I::store(mins.add(at), source.min::<I>(panel, b, part));
+                    }
                 }
             }
         }

@@ -203,11 +203,27 @@ unsafe fn int_tile<I: Isa, S: Source, const P: usize, const M: usize, const PLAN
                         acc[p][m] = I::fma(I::to_f(sum), I::mul(weight_scale[p], sa), acc[p][m]);
                     }
                 }
+                if let (true, true, Some(start)) = (S::HAS_MIN, S::HALVES, start) {
+                    let start = start.add((b * parts + part) * stride);
+                    let mut min = [I::zero(); P];
+                    for p in 0..P {
+                        min[p] = source.min::<I>(panel + p, b, part);
+                    }
+                    for m in 0..M {
+                        // The start value is -32 times the half's sum: a power of two changes no rounding.
+                        #[expect(clippy::cast_precision_loss, reason = "32 times less than 2^20")]
+                        let sum = *start.add(m) as f32 * (-1.0 / 32.0);
+                        let sum = I::set(*scale.add(b * stride + m) * sum);
+                        for p in 0..P {
+                            acc[p][m] = I::fma(min[p], sum, acc[p][m]);
+                        }
+                    }
+                }
             }
-            if S::HAS_MIN {
+            if S::HAS_MIN && !S::HALVES {
                 let mut min = [I::zero(); P];
                 for p in 0..P {
-                    min[p] = source.min::<I>(panel + p, b);
+                    min[p] = source.min::<I>(panel + p, b, 0);
                 }
                 for m in 0..M {
                     let sum = I::set(*scaled_sum.add(b * stride + m));

@@ -1,10 +1,10 @@
-//! Rows of 256-blocks: `Q3_K` … `Q6_K`, `IQ4_XS`. Source: ggml's `ggml-quants.c` (`dequantize_row_*`).
+//! Rows of 256-blocks: `Q2_K` … `Q6_K`, `IQ4_XS`. Source: ggml's `ggml-quants.c` (`dequantize_row_*`).
 
 use super::planes::{
     put_bits, put_codes, put_half, put_nibbles, put_pair, put_six_bits, put_two_bits,
 };
 use crate::formats::{
-    Format, HALF_ROW, Iq4Xs, NIBBLES, Q3K, Q4K, Q5K, Q6K, SIX_BIT_PAIRS, TWO_BITS,
+    Format, HALF_ROW, Iq4Xs, NIBBLES, Q2K, Q3K, Q4K, Q5K, Q6K, SIX_BIT_PAIRS, TWO_BITS,
 };
 
 /// Every 256-block of a row with its place in the panel.
@@ -118,6 +118,24 @@ pub(super) fn q3_k(row: &[u8], lane: usize, panel: &mut [u8]) {
             let low = codes(&low[blk / 4 * 32..][..32], 2 * (blk % 4), 3);
             put_two_bits::<0>(&low, lane, to);
             put_bits(bits(third, blk), lane, &mut to[TWO_BITS..]);
+        }
+    }
+}
+
+/// 16 bytes of 4-bit scales and minima, 64 bytes of 2-bit numbers, `d`, `dmin`.
+pub(super) fn q2_k(row: &[u8], lane: usize, panel: &mut [u8]) {
+    for (source, target) in blocks(row, 84, panel, Q2K::BYTES) {
+        let (pairs, rest) = source.split_at(16);
+        let (low, halves) = rest.split_at(64);
+        let (header, planes) = target.split_at_mut(Q2K::HEADER);
+        put_half(half(halves), lane, header);
+        put_half(half(&halves[2..]), lane, &mut header[HALF_ROW..]);
+        for (run, &pair) in pairs.iter().enumerate() {
+            header[Q2K::PAIRS + 16 * run + lane] = pair;
+        }
+        for (blk, to) in planes.chunks_exact_mut(TWO_BITS).enumerate() {
+            let low = codes(&low[blk / 4 * 32..][..32], 2 * (blk % 4), 3);
+            put_two_bits::<0>(&low, lane, to);
         }
     }
 }

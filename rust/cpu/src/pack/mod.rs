@@ -21,6 +21,7 @@ pub(crate) fn pack_row(packing: Packing, row: &[u8], lane: usize, panel: &mut [u
         Packing::Q8_0 => round_quants::q8_0(row, lane, panel),
         Packing::Iq4Nl => round_quants::iq4_nl(row, lane, panel),
         Packing::Mxfp4 => round_quants::mxfp4(row, lane, panel),
+        Packing::Q2K => k_quants::q2_k(row, lane, panel),
         Packing::Q3K => k_quants::q3_k(row, lane, panel),
         Packing::Q4K => k_quants::q4_k(row, lane, panel),
         Packing::Q5K => k_quants::q5_k(row, lane, panel),
