@@ -7,13 +7,13 @@ use crate::activations::{self, ActivationsView, Need};
 use crate::attention::{self, AttentionScratch, AttentionTask, Merge, Unit};
 use crate::formats::Format;
 use crate::kv_cache::{self, Half, LayerCache, Single};
-use crate::linear::float::{self, FloatTiles};
+use crate::linear::float::{self, Bf16, F16, F32, FloatTiles};
 use crate::linear::source::{
     self, PANELS, Packed, PackedIn, Scaled, ScaledHalves, ScaledHalvesMin, ScaledMin, Unpacked,
 };
 use crate::linear::tile::{self, Target, Tiles};
 use crate::linear::{LayoutKernels, PanelScratch};
-use crate::packing::Packing;
+use crate::packing::{Element, Packing};
 use crate::rows;
 use crate::sampling::{RowResult, Sampler};
 use crate::simd::Isa;
@@ -100,9 +100,9 @@ macro_rules! kernels {
                                 unsafe { source::unpack::<$isa, Layout>(packed, from, count, scratch) }
                             }
                             #[target_feature(enable = $features)]
-                            unsafe fn unpack_exact(data: *const u8, from: usize, count: usize, scratch: &mut PanelScratch) {
+                            unsafe fn unpack_exact(packed: Packed, from: usize, count: usize, scratch: &mut PanelScratch) {
                                 // SAFETY: as above.
-                                unsafe { float::unpack_exact::<$isa, Layout>(data, from, count, scratch) }
+                                unsafe { float::unpack_exact::<$isa, Layout>(packed, from, count, scratch) }
                             }
 
                             pub(super) const KERNELS: LayoutKernels = LayoutKernels {
@@ -165,9 +165,11 @@ kernels! {
     /// See [`tile::gate_pair`].
     fn gate_pair(target: &Target<'_>, rows: usize, activation: Activation) = tile::gate_pair;
     /// See [`float::float_tiles`].
-    fn float_tiles(task: &FloatTiles<'_>, panel: &PanelScratch) = float::float_tiles;
-    /// See [`float::unpack_float`].
-    fn unpack_float(packing: Packing, data: *const u8, from: usize, count: usize, scratch: &mut PanelScratch) = float::unpack_float;
+    fn float_tiles_f32(task: &FloatTiles<'_>) = float::float_tiles, F32;
+    /// See [`float::float_tiles`].
+    fn float_tiles_f16(task: &FloatTiles<'_>) = float::float_tiles, F16;
+    /// See [`float::float_tiles`].
+    fn float_tiles_bf16(task: &FloatTiles<'_>) = float::float_tiles, Bf16;
     /// See [`activations::pack_row`].
     fn pack_row(x: *const f32, width: usize, row: usize, rows: usize, need: Need, to: ActivationsView) = activations::pack_row;
     /// See [`attention::unit`], f16 cache.
@@ -207,6 +209,15 @@ impl Kernels {
             #[cfg(not(target_arch = "x86_64"))]
             Tier::Avx512Vnni | Tier::Avx2 => scalar::TABLE,
             Tier::Scalar => scalar::TABLE,
+        }
+    }
+
+    /// The kernel of float panels; packed layouts are unpacked to float32.
+    pub(crate) fn float_tiles(&self, element: Option<Element>) -> unsafe fn(&FloatTiles<'_>) {
+        match element {
+            Some(Element::F16) => self.float_tiles_f16,
+            Some(Element::Bf16) => self.float_tiles_bf16,
+            Some(Element::F32) | None => self.float_tiles_f32,
         }
     }
 

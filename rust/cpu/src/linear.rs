@@ -23,8 +23,10 @@ use crate::simd::LANES;
 const MAX_PACKED_ROWS: usize = 24;
 /// Blocks unpacked at once: two panels of 768 columns are 24 KiB of codes, so that they stay in L1 with a tile of rows.
 pub(crate) const CHUNK_BLOCKS: usize = 24;
-/// Columns of floats unpacked at once.
-const FLOAT_CHUNK: usize = 512;
+/// Columns of floats unpacked at once: of two panels 32 KiB. Whole super-blocks.
+const FLOAT_CHUNK: usize = 256;
+/// Floats of one panel in the scratch.
+pub(crate) const PANEL_FLOATS: usize = FLOAT_CHUNK * LANES;
 
 /// One worker's room for a pair of unpacked panels.
 #[derive(Debug)]
@@ -44,7 +46,7 @@ impl PanelScratch {
             codes: vec![0; PANELS * PANEL_CODES],
             scales: vec![0.0; PANELS * PANEL_SCALES],
             mins: vec![0.0; PANELS * PANEL_MINS],
-            floats: vec![0.0; FLOAT_CHUNK * LANES],
+            floats: vec![0.0; PANELS * PANEL_FLOATS],
             partial: vec![0.0; rows * PANELS * LANES],
         }
     }
@@ -88,7 +90,7 @@ pub(crate) struct LayoutKernels {
     /// [`source::unpack`].
     pub(crate) unpack: unsafe fn(Packed, usize, usize, &mut PanelScratch),
     /// [`float::unpack_exact`].
-    pub(crate) unpack_exact: unsafe fn(*const u8, usize, usize, &mut PanelScratch),
+    pub(crate) unpack_exact: unsafe fn(Packed, usize, usize, &mut PanelScratch),
     /// The zero point that the accumulators start from.
     pub(crate) zero: i32,
     /// Whether blocks have minima.
@@ -172,25 +174,6 @@ unsafe fn run_pair(
         first.panel(pair.panels[0]).cast_const(),
         second.panel(pair.panels[1]).cast_const(),
     ];
-    let layout = kernels.layout(first.packing);
-    let Some(layout) = layout.filter(|_| task.precision != Precision::Exact) else {
-        for i in 0..if rows[0] == rows[1] { 1 } else { PANELS } {
-            let tiles = FloatTiles {
-                input: task.input,
-                rows: task.rows,
-                width,
-                from: 0,
-                count: 0,
-                out: task.out.wrapping_add(rows[i]),
-                stride,
-                lanes: lanes[i],
-                bias: bias.map(|bias| bias[i]),
-            };
-            // SAFETY: as `linear`.
-            unsafe { float_panel(kernels, layout, first, data[i], tiles, scratch) };
-        }
-        return;
-    };
     let target = Target {
         out: rows.map(|row| task.out.wrapping_add(row)),
         stride,
@@ -200,6 +183,34 @@ unsafe fn run_pair(
         resume: false,
         keep: task.gated.is_some(),
     };
+    let packed = Packed {
+        data,
+        ahead: Ahead::new(first.panel_bytes, pair.stride),
+    };
+    let layout = kernels.layout(first.packing);
+    let Some(layout) = layout.filter(|_| task.precision != Precision::Exact) else {
+        let tiles = FloatTiles {
+            input: task.input,
+            rows: task.rows,
+            width,
+            from: 0,
+            count: width,
+            data,
+            ahead: Some(packed.ahead),
+            target,
+        };
+        // SAFETY: as `linear`.
+        unsafe {
+            match layout {
+                Some(layout) => exact_tiles(kernels, layout, packed, tiles, scratch),
+                None => (kernels.float_tiles(first.packing.element()))(&tiles),
+            }
+            if let Some(activation) = task.gated {
+                (kernels.gate_pair)(&target, task.rows, activation);
+            }
+        }
+        return;
+    };
     let mut tiles = Tiles {
         input: task.input,
         rows: task.rows,
@@ -208,10 +219,6 @@ unsafe fn run_pair(
         count: width / BLOCK_COLS,
         zero: zero_slot(layout.zero),
         target,
-    };
-    let packed = Packed {
-        data,
-        ahead: Ahead::new(first.panel_bytes, pair.stride),
     };
     let planes = usize::from(task.precision == Precision::Balanced);
     // SAFETY: as `linear`.
@@ -247,30 +254,29 @@ unsafe fn run_pair(
     }
 }
 
-/// One panel in float arithmetic, chunk by chunk.
-unsafe fn float_panel(
+/// A pair of quantized panels in float arithmetic, chunk by chunk.
+unsafe fn exact_tiles(
     kernels: &Kernels,
-    layout: Option<&LayoutKernels>,
-    segment: &Segment,
-    data: *const u8,
+    layout: &LayoutKernels,
+    packed: Packed,
     mut tiles: FloatTiles<'_>,
     scratch: &mut PanelScratch,
 ) {
+    let keep = tiles.target.keep;
+    let floats = scratch.floats.as_ptr();
+    tiles.data = [0, 1].map(|panel| floats.wrapping_add(panel * PANEL_FLOATS).cast());
+    tiles.ahead = None;
     // SAFETY: as `linear`.
     unsafe {
         while tiles.from < tiles.width {
             tiles.count = FLOAT_CHUNK.min(tiles.width - tiles.from);
-            match layout {
-                Some(layout) => {
-                    let (from, count) = (tiles.from / BLOCK_COLS, tiles.count / BLOCK_COLS);
-                    (layout.unpack_exact)(data, from, count, scratch);
-                }
-                None => {
-                    (kernels.unpack_float)(segment.packing, data, tiles.from, tiles.count, scratch);
-                }
-            }
-            (kernels.float_tiles)(&tiles, scratch);
-            tiles.from += tiles.count;
+            let (from, count) = (tiles.from / BLOCK_COLS, tiles.count / BLOCK_COLS);
+            (layout.unpack_exact)(packed, from, count, scratch);
+            let end = tiles.from + tiles.count;
+            tiles.target.resume = tiles.from > 0;
+            tiles.target.keep = keep || end < tiles.width;
+            (kernels.float_tiles_f32)(&tiles);
+            tiles.from = end;
         }
     }
 }

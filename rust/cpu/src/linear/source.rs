@@ -122,7 +122,7 @@ impl Ahead {
 
     /// Ask for what block `b` (of `bytes` bytes) is ahead of, in both streams.
     #[inline(always)]
-    unsafe fn ask<I: Isa>(&self, data: [*const u8; PANELS], b: usize, bytes: usize) {
+    pub(crate) unsafe fn ask<I: Isa>(&self, data: [*const u8; PANELS], b: usize, bytes: usize) {
         let at = b * bytes;
         let at = at
             + if at + self.near < self.panel {

@@ -238,7 +238,7 @@ unsafe fn int_tile<I: Isa, S: Source, const P: usize, const M: usize, const PLAN
 }
 
 #[inline(always)]
-unsafe fn begin<I: Isa, const P: usize, const M: usize>(
+pub(crate) unsafe fn begin<I: Isa, const P: usize, const M: usize>(
     first: usize,
     panel: usize,
     target: &Target<'_>,
@@ -263,7 +263,7 @@ fn at(partial: *mut f32, row: usize, panel: usize) -> *mut f32 {
 }
 
 #[inline(always)]
-unsafe fn finish<I: Isa, const P: usize, const M: usize>(
+pub(crate) unsafe fn finish<I: Isa, const P: usize, const M: usize>(
     acc: [[I::F; M]; P],
     first: usize,
     panel: usize,
