@@ -231,3 +231,44 @@ fn every_exponent_of_mxfp4_gives_the_same_bits_in_every_tier() {
         assert!(exact[0] != 0.0 && exact[0].abs() < 100.0 * f32::MIN_POSITIVE);
     }
 }
+
+/// Float panels have no blocks: any width, and lines of two columns that the last may not fill.
+#[test]
+fn every_float_panel_is_one_fma_chain_at_odd_sizes() {
+    for dtype in [Dtype::F32, Dtype::F16, Dtype::BF16, Dtype::F8E5M2] {
+        for width in [1, 2, 3, 31, 33, 96, 288, 1088] {
+            for outputs in ODD_SIZES {
+                let mut random = Random::new((outputs * width) as u64);
+                let bytes = tensor_bytes(dtype, outputs * width, &mut random);
+                let mut weights = vec![0.0; outputs * width];
+                dequantize(dtype, &bytes, &mut weights).expect("whole elements");
+                let executor = packed(dtype, [outputs, width], &bytes, None);
+                let x: Vec<f32> = (0..33 * width).map(|_| random.float()).collect();
+                let bias: Vec<f32> = (0..outputs).map(|_| random.float()).collect();
+                let want: Vec<f32> = (0..33 * outputs)
+                    .map(|i| {
+                        let (row, out) = (i / outputs, i % outputs);
+                        let weights = weights[out * width..][..width].iter();
+                        let chain = weights
+                            .zip(&x[row * width..])
+                            .fold(0.0_f32, |acc, (w, x)| w.mul_add(*x, acc));
+                        chain + bias[out]
+                    })
+                    .collect();
+                for tier in Tier::available() {
+                    for rows in ODD_SIZES {
+                        let (matrix, bias) = (matrix(&executor), Some(&bias[..]));
+                        let got = run(tier, matrix, &x, rows, Precision::Fast, bias);
+                        for (i, (got, want)) in got.iter().zip(&want).enumerate() {
+                            assert_eq!(
+                                got.to_bits(),
+                                want.to_bits(),
+                                "{dtype} {tier:?}, {outputs} x {width}: output {i} of {rows} rows"
+                            );
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
