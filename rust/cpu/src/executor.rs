@@ -303,7 +303,11 @@ impl CpuExecutor {
                 names: missing.join(", "),
             });
         }
-        self.steps = plan::build(&self.program, |weight| self.need(weight))?;
+        self.steps = plan::build(
+            &self.program,
+            |weight| self.need(weight),
+            |weight| self.matrix(weight).is_some_and(Matrix::halves_alike),
+        )?;
         let mut need = Need::default();
         let mut width = 0;
         for weight in &self.weights {

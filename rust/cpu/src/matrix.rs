@@ -50,6 +50,11 @@ pub(crate) struct Matrix {
 }
 
 impl Matrix {
+    /// Whether it is two segments of equal size and layout.
+    pub(crate) fn halves_alike(&self) -> bool {
+        matches!(&self.segments[..], [a, b] if a.rows == b.rows && a.packing == b.packing)
+    }
+
     /// What its formats need of the input, together.
     pub(crate) fn need(&self, precision: Precision) -> Need {
         self.segments

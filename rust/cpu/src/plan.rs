@@ -1,7 +1,7 @@
 //! A program as the executor runs it: row-local ops gathered into phases, one barrier between phases.
 //!
 //! A layer becomes: rows (norm, pack) → linear (qkv) → rows (qk-norm, rope, store K and V) → attention → rows (pack) →
-//! linear (o) → rows (add, norm, pack) → linear (gate, up) → rows (activation, pack) → linear (down).
+//! linear (o) → rows (add, norm, pack) → linear (gate, up, activation) → rows (pack) → linear (down).
 
 use inferlib_core::program::{Activation, BufferId, KvLayer, Op, Program, RopeId, Rows, WeightId};
 
@@ -73,6 +73,8 @@ pub(crate) enum Step {
         rows: Rows,
         weight: WeightId,
         bias: Option<WeightId>,
+        /// `out = act(first half) * second half` of the product.
+        gated: Option<Activation>,
         out: BufferId,
     },
     Attention {
@@ -93,10 +95,12 @@ pub(crate) enum Step {
     },
 }
 
-/// Builds the steps; `need` says what a matrix wants of its input.
+/// Builds the steps; `need` says what a matrix wants of its input, `halves` whether its halves are packed alike, so that
+/// a gate and its up projection can be multiplied together.
 pub(crate) fn build(
     program: &Program,
     need: impl Fn(WeightId) -> Need,
+    halves: impl Fn(WeightId) -> bool,
 ) -> Result<Vec<Step>, CpuError> {
     let mut builder = Builder {
         program,
@@ -106,6 +110,9 @@ pub(crate) fn build(
         builder.row(Rows::Tokens, RowOp::Angles { rope });
     }
     for op in &program.ops {
+        if builder.fuse_gate(op, &halves) {
+            continue;
+        }
         builder.push(op, &need)?;
     }
     Ok(builder.steps)
@@ -117,6 +124,31 @@ struct Builder<'a> {
 }
 
 impl Builder<'_> {
+    /// Let the linear that computed gate and up apply the activation too, if nothing else wants their product.
+    fn fuse_gate(&mut self, op: &Op, halves: impl Fn(WeightId) -> bool) -> bool {
+        let Op::ActAndMul { x, activation, out } = *op else {
+            return false;
+        };
+        let readers = self.program.ops.iter().flat_map(Op::reads).flatten();
+        if activation == Activation::Gelu || readers.filter(|&buffer| buffer == x).count() != 1 {
+            return false;
+        }
+        match self.steps.last_mut() {
+            Some(Step::Linear {
+                weight,
+                bias: None,
+                gated: gated @ None,
+                out: product,
+                ..
+            }) if *product == x && halves(*weight) => {
+                *gated = Some(activation);
+                *product = out;
+                true
+            }
+            _ => false,
+        }
+    }
+
     fn rows_of(&self, buffer: BufferId) -> Rows {
         self.program.buffers[buffer.0 as usize].rows
     }
@@ -223,6 +255,7 @@ impl Builder<'_> {
                     rows,
                     weight,
                     bias,
+                    gated: None,
                     out,
                 });
             }

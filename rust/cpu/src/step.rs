@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use inferlib_core::program::{BufferId, Rows, WeightId};
+use inferlib_core::program::{Activation, BufferId, Rows, WeightId};
 use inferlib_core::{Batch, StepOutput};
 
 use crate::activations::ActivationsView;
@@ -110,6 +110,7 @@ impl Run<'_> {
                     rows,
                     weight,
                     bias,
+                    gated,
                     out,
                 } => {
                     let bias = bias.and_then(|bias| self.executor.vector(bias));
@@ -119,6 +120,7 @@ impl Run<'_> {
                         *weight,
                         self.num_rows(*rows),
                         bias,
+                        *gated,
                         self.buffer(*out).0,
                     );
                     self.barrier(&mut way)
@@ -340,6 +342,7 @@ impl Run<'_> {
         weight: WeightId,
         rows: usize,
         bias: Option<&[f32]>,
+        gated: Option<Activation>,
         out: *mut f32,
     ) {
         let Some(matrix) = self.executor.matrix(weight) else {
@@ -351,7 +354,7 @@ impl Run<'_> {
             rows,
             bias,
             out,
-            gated: None,
+            gated,
             precision: self.executor.precision,
         };
         if rows == 0 {
@@ -457,7 +460,7 @@ impl Run<'_> {
             if !self.barrier(way) {
                 return false;
             }
-            self.linear(way, scratch, weight, rows, None, logits);
+            self.linear(way, scratch, weight, rows, None, None, logits);
             if !self.barrier(way) {
                 return false;
             }

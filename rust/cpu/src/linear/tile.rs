@@ -196,7 +196,7 @@ unsafe fn int_tile<I: Isa, S: Source, const P: usize, const M: usize, const PLAN
                     for p in 0..P {
                         let mut sum = sums[1][p][m];
                         if PLANES == 2 {
-                            sum = I::i_add(I::i_shl8(sums[0][p][m]), sum);
+                            sum = I::i_add(I::i_shl::<8>(sums[0][p][m]), sum);
                         } else if two {
                             sum = I::i_add(sums[0][p][m], sum);
                         }

@@ -169,10 +169,6 @@ impl Isa for Avx512Vnni {
         unsafe { _mm512_add_epi32(a, b) }
     }
     #[inline(always)]
-    unsafe fn i_shl8(a: __m512i) -> __m512i {
-        unsafe { _mm512_slli_epi32::<8>(a) }
-    }
-    #[inline(always)]
     unsafe fn i_and(a: __m512i, b: __m512i) -> __m512i {
         unsafe { _mm512_and_si512(a, b) }
     }

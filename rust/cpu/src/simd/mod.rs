@@ -70,8 +70,6 @@ pub(crate) trait Isa: Copy + 'static {
 
     unsafe fn i_set(x: i32) -> Self::I;
     unsafe fn i_add(a: Self::I, b: Self::I) -> Self::I;
-    /// Times 256.
-    unsafe fn i_shl8(a: Self::I) -> Self::I;
     unsafe fn i_and(a: Self::I, b: Self::I) -> Self::I;
     /// Bits moved up by `N < 32`.
     unsafe fn i_shl<const N: u32>(a: Self::I) -> Self::I;

@@ -160,10 +160,6 @@ impl Isa for Portable {
         out
     }
     #[inline(always)]
-    unsafe fn i_shl8(a: [i32; 16]) -> [i32; 16] {
-        map1(a, |x| x << 8)
-    }
-    #[inline(always)]
     unsafe fn i_and(a: [i32; 16], b: [i32; 16]) -> [i32; 16] {
         let mut out = [0; 16];
         for i in 0..LANES {
