@@ -203,38 +203,35 @@ unsafe fn int_tile<I: Isa, S: Source, const P: usize, const M: usize, const PLAN
                         acc[p][m] = I::fma(I::to_f(sum), I::mul(weight_scale[p], sa), acc[p][m]);
                     }
                 }
-                if let (true, true, Some(start)) = (S::HAS_MIN, S::HALVES, start) {
-                    let start = start.add((b * parts + part) * stride);
+                if S::HAS_MIN {
                     let mut min = [I::zero(); P];
                     for p in 0..P {
                         min[p] = source.min::<I>(panel + p, b, part);
                     }
                     for m in 0..M {
-                        // The start value is -32 times the half's sum: a power of two changes no rounding.
-                        #[expect(clippy::cast_precision_loss, reason = "32 times less than 2^20")]
-                        let sum = *start.add(m) as f32 * (-1.0 / 32.0);
-                        let sum = I::set(*scale.add(b * stride + m) * sum);
+                        let at = b * stride + m;
+                        let sum = if let (true, Some(start)) = (S::HALVES, start) {
+                            *scale.add(at) * half_sum(*start.add((b * 2 + part) * stride + m))
+                        } else {
+                            *scaled_sum.add(at)
+                        };
                         for p in 0..P {
-                            acc[p][m] = I::fma(min[p], sum, acc[p][m]);
+                            acc[p][m] = I::fma(min[p], I::set(sum), acc[p][m]);
                         }
-                    }
-                }
-            }
-            if S::HAS_MIN && !S::HALVES {
-                let mut min = [I::zero(); P];
-                for p in 0..P {
-                    min[p] = source.min::<I>(panel + p, b, 0);
-                }
-                for m in 0..M {
-                    let sum = I::set(*scaled_sum.add(b * stride + m));
-                    for p in 0..P {
-                        acc[p][m] = I::fma(min[p], sum, acc[p][m]);
                     }
                 }
             }
         }
         finish::<I, P, M>(acc, first + i, panel, &task.target);
     }
+}
+
+/// The sum of a half block's activations from its start value, `-32 *` the sum: exact.
+#[inline(always)]
+fn half_sum(start: i32) -> f32 {
+    #[expect(clippy::cast_precision_loss, reason = "32 times a number below 2^20")]
+    let start = start as f32;
+    start * (-1.0 / 32.0)
 }
 
 #[inline(always)]
