@@ -9,14 +9,15 @@ use crate::formats::Format;
 use crate::kv_cache::{self, Half, LayerCache, Single};
 use crate::linear::float::{self, Bf16, F16, F32, FloatTiles};
 use crate::linear::source::{
-    self, PANELS, Packed, PackedIn, Scaled, ScaledHalves, ScaledHalvesMin, ScaledMin, Unpacked,
+    self, PANELS, Packed, PackedIn, Scaled, ScaledBytes, ScaledHalves, ScaledHalvesMin, ScaledMin,
+    Unpacked,
 };
 use crate::linear::tile::{self, Target, Tiles};
 use crate::linear::{LayoutKernels, PanelScratch};
 use crate::packing::{Element, Packing};
 use crate::rows;
 use crate::sampling::{RowResult, Sampler};
-use crate::simd::Isa;
+use crate::simd::{Codes, Dot, Isa, for_each_tier};
 use crate::tier::Tier;
 
 /// The sampler, compiled inside each tier's features: it is plain Rust that vectorises.
@@ -109,7 +110,8 @@ macro_rules! kernels {
                                 packed: [packed, packed_two_planes],
                                 unpack,
                                 unpack_exact,
-                                zero: <Layout as Format>::ZERO,
+                                zero: if <$isa as Isa>::Dot::SIGNED_BYTES && Layout::MAX_CODE > 127 { 0 } else { Layout::ZERO },
+                                bytes: Layout::MAX_CODE > 127,
                                 has_min: <Layout as Format>::HAS_MIN,
                                 halves: <Layout as Format>::HALVES,
                                 block_bytes: <Layout as Format>::BYTES / <Layout as Format>::BLOCKS,
@@ -140,15 +142,7 @@ macro_rules! kernels {
             };
         }
 
-        #[cfg(target_arch = "x86_64")]
-        tier!(avx512vnni, Avx512Vnni, "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c");
-        #[cfg(target_arch = "x86_64")]
-        tier!(avx2, Portable, "avx2,fma,f16c");
-        // Baseline features: every machine of the architecture has them.
-        #[cfg(target_arch = "x86_64")]
-        tier!(scalar, Portable, "sse2");
-        #[cfg(target_arch = "aarch64")]
-        tier!(scalar, Portable, "neon");
+        for_each_tier!(tier);
     };
 }
 
@@ -158,6 +152,7 @@ kernels! {
     }
     classes {
         int_tiles_scaled: Scaled
+        int_tiles_bytes: ScaledBytes
         int_tiles_min: ScaledMin
         int_tiles_halves: ScaledHalves
         int_tiles_halves_min: ScaledHalvesMin
@@ -205,10 +200,15 @@ impl Kernels {
             #[cfg(target_arch = "x86_64")]
             Tier::Avx512Vnni => avx512vnni::TABLE,
             #[cfg(target_arch = "x86_64")]
+            Tier::Avx512 => avx512::TABLE,
+            #[cfg(target_arch = "x86_64")]
+            Tier::AvxVnni => avxvnni::TABLE,
+            #[cfg(target_arch = "x86_64")]
             Tier::Avx2 => avx2::TABLE,
-            #[cfg(not(target_arch = "x86_64"))]
-            Tier::Avx512Vnni | Tier::Avx2 => scalar::TABLE,
-            Tier::Scalar => scalar::TABLE,
+            #[cfg(target_arch = "aarch64")]
+            Tier::Neon => neon::TABLE,
+            // Tiers of another architecture are never available.
+            _ => scalar::TABLE,
         }
     }
 

@@ -31,23 +31,48 @@ pub(crate) const PANEL_FLOATS: usize = FLOAT_CHUNK * LANES;
 /// One worker's room for a pair of unpacked panels.
 #[derive(Debug)]
 pub(crate) struct PanelScratch {
-    codes: Vec<u8>,
-    scales: Vec<f32>,
-    mins: Vec<f32>,
-    floats: Vec<f32>,
+    codes: Lines<u8>,
+    scales: Lines<f32>,
+    mins: Lines<f32>,
+    floats: Lines<f32>,
     /// `[rows][PANELS][16]`.
-    partial: Vec<f32>,
+    partial: Lines<f32>,
+}
+
+/// Zeroed memory that begins on a cache line, so that no vector spans two.
+#[derive(Debug)]
+struct Lines<T> {
+    memory: Vec<T>,
+    first: usize,
+}
+
+impl<T: Copy + Default> Lines<T> {
+    const BYTES: usize = 64;
+
+    fn new(len: usize) -> Self {
+        let memory = vec![T::default(); len + Self::BYTES / size_of::<T>()];
+        let first = memory.as_ptr().align_offset(Self::BYTES);
+        Self { memory, first }
+    }
+
+    fn as_ptr(&self) -> *const T {
+        self.memory[self.first..].as_ptr()
+    }
+
+    fn as_mut_ptr(&mut self) -> *mut T {
+        self.memory[self.first..].as_mut_ptr()
+    }
 }
 
 impl PanelScratch {
     /// Room for `rows` rows.
     pub(crate) fn new(rows: usize) -> Self {
         Self {
-            codes: vec![0; PANELS * PANEL_CODES],
-            scales: vec![0.0; PANELS * PANEL_SCALES],
-            mins: vec![0.0; PANELS * PANEL_MINS],
-            floats: vec![0.0; PANELS * PANEL_FLOATS],
-            partial: vec![0.0; rows * PANELS * LANES],
+            codes: Lines::new(PANELS * PANEL_CODES),
+            scales: Lines::new(PANELS * PANEL_SCALES),
+            mins: Lines::new(PANELS * PANEL_MINS),
+            floats: Lines::new(PANELS * PANEL_FLOATS),
+            partial: Lines::new(rows * PANELS * LANES),
         }
     }
 }
@@ -91,8 +116,10 @@ pub(crate) struct LayoutKernels {
     pub(crate) unpack: unsafe fn(Packed, usize, usize, &mut PanelScratch),
     /// [`float::unpack_exact`].
     pub(crate) unpack_exact: unsafe fn(Packed, usize, usize, &mut PanelScratch),
-    /// The zero point that the accumulators start from.
+    /// The zero point that the accumulators start from; 0 where the tier's products count from it themselves.
     pub(crate) zero: i32,
+    /// Whether codes may exceed 127.
+    pub(crate) bytes: bool,
     /// Whether blocks have minima.
     pub(crate) has_min: bool,
     /// Whether scales cover 16 columns.
@@ -230,6 +257,7 @@ unsafe fn run_pair(
                 (true, true) => kernels.int_tiles_halves_min,
                 (false, true) => kernels.int_tiles_halves,
                 (true, false) => kernels.int_tiles_min,
+                (false, false) if layout.bytes => kernels.int_tiles_bytes,
                 (false, false) => kernels.int_tiles_scaled,
             };
             while tiles.from < tiles.width {

@@ -14,7 +14,7 @@ use crate::executor::{CpuExecutor, Options, Part, Precision, Weight};
 use crate::linear::{LinearTask, PanelScratch, linear};
 use crate::pool::Pool;
 use crate::random_weights::{Random, tensor_bytes};
-use crate::simd::{Isa, Portable};
+use crate::simd::{Codes, Dot, Isa, Portable};
 use crate::tier::Tier;
 
 /// One weight matrix with random contents, as often in memory as it takes to exceed `bytes`, and its inputs.
@@ -185,14 +185,24 @@ struct Shared {
 // SAFETY: workers write disjoint panels.
 unsafe impl Sync for Shared {}
 
-/// Operations per second of `threads` cores at nothing but int8 dot products (`dpbusd`: 64 multiply-adds), the best of a
-/// few tries: the ceiling that integer kernels are compared with. `None` on tiers without such an instruction.
+/// Operations per second of `threads` cores at nothing but int8 dot products of 5-bit codes, the best of a few tries: the
+/// ceiling that integer kernels are compared with. `None` on tiers of another architecture.
 #[must_use]
 pub fn int8_peak(tier: Tier, threads: usize) -> Option<f64> {
     let pool = Pool::new(threads);
     let run: unsafe fn(usize) = match tier {
         #[cfg(target_arch = "x86_64")]
-        Tier::Avx512Vnni => dots_avx512vnni,
+        Tier::Avx512Vnni => dots_of::avx512vnni::run,
+        #[cfg(target_arch = "x86_64")]
+        Tier::Avx512 => dots_of::avx512::run,
+        #[cfg(target_arch = "x86_64")]
+        Tier::AvxVnni => dots_of::avxvnni::run,
+        #[cfg(target_arch = "x86_64")]
+        Tier::Avx2 => dots_of::avx2::run,
+        #[cfg(target_arch = "aarch64")]
+        Tier::Neon => dots_of::neon::run,
+        Tier::Scalar => dots_of::scalar::run,
+        // Tiers of another architecture.
         _ => return None,
     };
     const ROUNDS: usize = 400_000;
@@ -211,23 +221,47 @@ pub fn int8_peak(tier: Tier, threads: usize) -> Option<f64> {
 /// Independent dot products in flight: latency times throughput of every core so far, with room.
 const CHAINS: usize = 16;
 
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
-unsafe fn dots_avx512vnni(rounds: usize) {
-    // SAFETY: the features are enabled here.
-    unsafe { dots::<crate::simd::Avx512Vnni>(rounds) }
+/// Codes of five bits, as most layouts have.
+struct FiveBits;
+
+impl Codes for FiveBits {
+    const MAX_CODE: u8 = 31;
+}
+
+/// One function per tier, with its features.
+mod dots_of {
+    use super::dots;
+
+    macro_rules! tier {
+        ($tier:ident, $isa:ident, $features:literal) => {
+            pub(super) mod $tier {
+                #[target_feature(enable = $features)]
+                pub(in super::super) unsafe fn run(rounds: usize) {
+                    // SAFETY: the features are enabled here.
+                    unsafe { super::dots::<crate::simd::$isa>(rounds) }
+                }
+            }
+        };
+    }
+    crate::simd::for_each_tier!(tier);
 }
 
 #[inline(always)]
 unsafe fn dots<I: Isa>(rounds: usize) {
     // SAFETY: no pointers; the features are the caller's.
     unsafe {
-        let codes = I::b_set(black_box(3));
-        let activations = black_box(0x0102_0304);
+        let codes = [1, 3, 5, 7].map(|x| (I::b_set(black_box(x)), I::b_set(black_box(x + 1))));
+        let mut activations = [(0x0102_0304, 0x0506_0708); CHAINS];
         let mut sums = [I::i_set(0); CHAINS];
-        for _ in 0..rounds {
-            for sum in &mut sums {
-                *sum = I::dot4(*sum, codes, activations);
+        // Eight products of 32 columns each, as in the kernels.
+        for _ in 0..rounds / 8 {
+            black_box(&mut activations);
+            for chain in 0..CHAINS {
+                let mut dots = I::Dot::start(0);
+                for codes in codes {
+                    dots = I::Dot::dot8::<FiveBits>(dots, codes, activations[chain]);
+                }
+                sums[chain] = I::i_add(sums[chain], I::Dot::finish(dots));
             }
         }
         black_box(sums);

@@ -7,22 +7,38 @@ use crate::error::CpuError;
 pub enum Tier {
     /// AVX-512 F, BW, VL, DQ, VNNI.
     Avx512Vnni,
-    /// AVX2, FMA, F16C: the portable kernels compiled for 256-bit registers.
+    /// AVX-512 F, BW, VL, DQ.
+    Avx512,
+    /// AVX2, FMA, F16C, AVX-VNNI.
+    AvxVnni,
+    /// AVX2, FMA, F16C.
     Avx2,
+    /// AArch64 with `sdot`.
+    Neon,
     /// Plain Rust; the oracle of the others.
     Scalar,
 }
 
 impl Tier {
     /// All tiers, best first.
-    pub const ALL: [Self; 3] = [Self::Avx512Vnni, Self::Avx2, Self::Scalar];
+    pub const ALL: [Self; 6] = [
+        Self::Avx512Vnni,
+        Self::Avx512,
+        Self::AvxVnni,
+        Self::Avx2,
+        Self::Neon,
+        Self::Scalar,
+    ];
 
     /// The name by which it is forced and reported.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Self::Avx512Vnni => "avx512vnni",
+            Self::Avx512 => "avx512",
+            Self::AvxVnni => "avxvnni",
             Self::Avx2 => "avx2",
+            Self::Neon => "neon",
             Self::Scalar => "scalar",
         }
     }
@@ -30,26 +46,30 @@ impl Tier {
     /// Whether this machine can run it.
     #[must_use]
     pub fn is_available(self) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        {
+            let avx2 = is_x86_feature_detected!("avx2")
+                && is_x86_feature_detected!("fma")
+                && is_x86_feature_detected!("f16c");
+            let avx512 = avx2
+                && is_x86_feature_detected!("avx512f")
+                && is_x86_feature_detected!("avx512bw")
+                && is_x86_feature_detected!("avx512vl")
+                && is_x86_feature_detected!("avx512dq");
+            match self {
+                Self::Avx512Vnni => avx512 && is_x86_feature_detected!("avx512vnni"),
+                Self::Avx512 => avx512,
+                Self::AvxVnni => avx2 && is_x86_feature_detected!("avxvnni"),
+                Self::Avx2 => avx2,
+                Self::Neon => false,
+                Self::Scalar => true,
+            }
+        }
+        #[cfg(target_arch = "aarch64")]
         match self {
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx512Vnni => {
-                is_x86_feature_detected!("avx512f")
-                    && is_x86_feature_detected!("avx512bw")
-                    && is_x86_feature_detected!("avx512vl")
-                    && is_x86_feature_detected!("avx512dq")
-                    && is_x86_feature_detected!("avx512vnni")
-                    && is_x86_feature_detected!("f16c")
-                    && is_x86_feature_detected!("fma")
-            }
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx2 => {
-                is_x86_feature_detected!("avx2")
-                    && is_x86_feature_detected!("fma")
-                    && is_x86_feature_detected!("f16c")
-            }
-            #[cfg(not(target_arch = "x86_64"))]
-            Self::Avx512Vnni | Self::Avx2 => false,
+            Self::Neon => std::arch::is_aarch64_feature_detected!("dotprod"),
             Self::Scalar => true,
+            _ => false,
         }
     }
 

@@ -4,7 +4,7 @@
 
 use super::planes::{f16_at, nibble_at, nibbles, six_bits, six_bits_at};
 use super::{Format, HALF_ROW, NIBBLES, SIX_BITS};
-use crate::simd::Isa;
+use crate::simd::{Codes, Isa};
 
 /// ggml's `kvalues_iq4nl` (−127 … 113), + 128.
 const IQ4: [u8; 16] = [
@@ -25,6 +25,10 @@ unsafe fn look_up<I: Isa>(table: &[u8; 16], plane: *const u8, g: usize) -> (I::B
 /// 256 B nibbles, 16 f16 scales.
 #[derive(Clone, Copy)]
 pub(crate) struct Iq4Nl;
+
+impl Codes for Iq4Nl {
+    const MAX_CODE: u8 = 241;
+}
 
 impl Format for Iq4Nl {
     const BLOCKS: usize = 1;
@@ -58,6 +62,10 @@ impl Format for Iq4Nl {
 /// 256 B nibbles, 16 exponent bytes (E8M0).
 #[derive(Clone, Copy)]
 pub(crate) struct Mxfp4;
+
+impl Codes for Mxfp4 {
+    const MAX_CODE: u8 = 28;
+}
 
 impl Format for Mxfp4 {
     const BLOCKS: usize = 1;
@@ -100,6 +108,10 @@ pub(crate) struct Iq4Xs;
 impl Iq4Xs {
     /// Where the first nibble plane begins.
     pub(crate) const HEADER: usize = HALF_ROW + SIX_BITS;
+}
+
+impl Codes for Iq4Xs {
+    const MAX_CODE: u8 = 241;
 }
 
 impl Format for Iq4Xs {

@@ -5,7 +5,7 @@ use super::planes::{
     with_bit,
 };
 use super::{Format, HALF_ROW, NIBBLES, ONE_BIT, SIX_BIT_PAIRS, TWO_BITS};
-use crate::simd::Isa;
+use crate::simd::{Codes, Isa};
 
 macro_rules! k_quant {
     ($(#[$doc:meta])* $name:ident, fifth $fifth:literal) => {
@@ -19,6 +19,10 @@ macro_rules! k_quant {
             /// Where the first block's planes begin, and their bytes.
             pub(crate) const HEADER: usize = Self::PAIRS + SIX_BIT_PAIRS;
             pub(crate) const BLOCK: usize = NIBBLES + if $fifth { ONE_BIT } else { 0 };
+        }
+
+        impl Codes for $name {
+            const MAX_CODE: u8 = if $fifth { 31 } else { 15 };
         }
 
         impl Format for $name {
@@ -105,6 +109,10 @@ impl Q6K {
     pub(crate) const BLOCK: usize = Self::SCALES + 32;
 }
 
+impl Codes for Q6K {
+    const MAX_CODE: u8 = 63;
+}
+
 impl Format for Q6K {
     const BLOCKS: usize = 8;
     const BYTES: usize = Self::HEADER + 8 * Self::BLOCK;
@@ -164,6 +172,10 @@ impl Q3K {
     pub(crate) const HEADER: usize = Self::PAIRS + SIX_BIT_PAIRS;
     pub(crate) const BLOCK: usize = TWO_BITS + ONE_BIT;
     const EIGHTH: f32 = 0.125;
+}
+
+impl Codes for Q3K {
+    const MAX_CODE: u8 = 56;
 }
 
 impl Format for Q3K {
@@ -227,6 +239,10 @@ impl Q2K {
     pub(crate) const PAIRS: usize = 2 * HALF_ROW;
     /// Where the first two-bit plane begins.
     pub(crate) const HEADER: usize = Self::PAIRS + 256;
+}
+
+impl Codes for Q2K {
+    const MAX_CODE: u8 = 35;
 }
 
 impl Format for Q2K {

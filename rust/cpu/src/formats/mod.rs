@@ -27,7 +27,7 @@ mod k_quants;
 mod planes;
 mod round_quants;
 
-use crate::simd::Isa;
+use crate::simd::{Codes, Isa};
 
 pub(crate) use codebook::{Iq4Nl, Iq4Xs, Mxfp4};
 pub(crate) use k_quants::{Q2K, Q3K, Q4K, Q5K, Q6K};
@@ -48,7 +48,7 @@ pub(crate) const SIX_BITS: usize = 96;
 ///
 /// # Safety
 /// `sup` is valid for `BYTES` bytes; the vector methods run with the features of `I`.
-pub(crate) trait Format: Copy + 'static {
+pub(crate) trait Format: Codes + Copy + 'static {
     /// Blocks per super-block: 1, or 8 for K-quants.
     const BLOCKS: usize;
     /// Bytes per super-block of 16 rows.

@@ -2,7 +2,7 @@
 
 use super::planes::{bit_at, f16_at, nibble_at, nibbles, with_bit};
 use super::{Format, HALF_ROW, NIBBLES, ONE_BIT};
-use crate::simd::Isa;
+use crate::simd::{Codes, Isa};
 
 macro_rules! round_quant {
     ($(#[$doc:meta])* $name:ident, zero $zero:literal, min $min:literal, fifth $fifth:literal) => {
@@ -13,6 +13,10 @@ macro_rules! round_quant {
         impl $name {
             /// Where the scales begin; minima follow.
             pub(crate) const SCALES: usize = NIBBLES + if $fifth { ONE_BIT } else { 0 };
+        }
+
+        impl Codes for $name {
+            const MAX_CODE: u8 = if $fifth { 31 } else { 15 };
         }
 
         impl Format for $name {
@@ -86,6 +90,10 @@ pub(crate) struct Q8_0;
 impl Q8_0 {
     /// Where the scales begin.
     pub(crate) const SCALES: usize = 512;
+}
+
+impl Codes for Q8_0 {
+    const MAX_CODE: u8 = 255;
 }
 
 impl Format for Q8_0 {

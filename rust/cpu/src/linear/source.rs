@@ -3,7 +3,7 @@
 
 use crate::formats::Format;
 use crate::linear::{CHUNK_BLOCKS, PanelScratch};
-use crate::simd::{Isa, LANES};
+use crate::simd::{Codes, Isa, LANES};
 
 /// Panels that a tile works on at once: every activation that is broadcast serves both.
 pub(crate) const PANELS: usize = 2;
@@ -17,7 +17,7 @@ const AHEAD: usize = 8192;
 ///
 /// # Safety
 /// Methods need the features of `I` and blocks within the source.
-pub(crate) trait Source {
+pub(crate) trait Source: Codes {
     /// Whether blocks have minima.
     const HAS_MIN: bool;
     /// Whether scales cover 16 columns.
@@ -63,6 +63,10 @@ impl<W: Format> PackedIn<W> {
             layout: std::marker::PhantomData,
         }
     }
+}
+
+impl<W: Format> Codes for PackedIn<W> {
+    const MAX_CODE: u8 = W::MAX_CODE;
 }
 
 impl<W: Format> Source for PackedIn<W> {
@@ -140,35 +144,40 @@ impl Ahead {
 }
 
 /// What distinguishes the arithmetic of unpacked layouts.
-pub(crate) trait Class {
+pub(crate) trait Class: Codes {
     const HAS_MIN: bool;
     const HALVES: bool;
 }
 
-/// A scale per 32 columns.
-pub(crate) struct Scaled;
-/// A scale and a minimum per 32 columns.
-pub(crate) struct ScaledMin;
-/// A scale per 16 columns.
-pub(crate) struct ScaledHalves;
-/// A scale and a minimum per 16 columns.
-pub(crate) struct ScaledHalvesMin;
+macro_rules! classes {
+    ($($(#[$doc:meta])* $class:ident: min $min:literal, halves $halves:literal, codes up to $max:literal;)*) => {
+        $(
+            $(#[$doc])*
+            pub(crate) struct $class;
 
-impl Class for Scaled {
-    const HAS_MIN: bool = false;
-    const HALVES: bool = false;
+            impl Codes for $class {
+                const MAX_CODE: u8 = $max;
+            }
+
+            impl Class for $class {
+                const HAS_MIN: bool = $min;
+                const HALVES: bool = $halves;
+            }
+        )*
+    };
 }
-impl Class for ScaledMin {
-    const HAS_MIN: bool = true;
-    const HALVES: bool = false;
-}
-impl Class for ScaledHalves {
-    const HAS_MIN: bool = false;
-    const HALVES: bool = true;
-}
-impl Class for ScaledHalvesMin {
-    const HAS_MIN: bool = true;
-    const HALVES: bool = true;
+
+classes! {
+    /// A scale per 32 columns.
+    Scaled: min false, halves false, codes up to 31;
+    /// A scale per 32 columns, codes of 8 bits.
+    ScaledBytes: min false, halves false, codes up to 255;
+    /// A scale and a minimum per 32 columns.
+    ScaledMin: min true, halves false, codes up to 31;
+    /// A scale per 16 columns.
+    ScaledHalves: min false, halves true, codes up to 63;
+    /// A scale and a minimum per 16 columns.
+    ScaledHalvesMin: min true, halves true, codes up to 63;
 }
 
 /// A chunk of two panels in [`PanelScratch`], and the memory to ask for while it is in use.
@@ -199,6 +208,10 @@ impl<C: Class> Unpacked<C> {
 pub(crate) const PANEL_CODES: usize = CHUNK_BLOCKS * 8 * 64;
 pub(crate) const PANEL_SCALES: usize = CHUNK_BLOCKS * 2 * LANES;
 pub(crate) const PANEL_MINS: usize = PANEL_SCALES;
+
+impl<C: Class> Codes for Unpacked<C> {
+    const MAX_CODE: u8 = C::MAX_CODE;
+}
 
 impl<C: Class> Source for Unpacked<C> {
     const HAS_MIN: bool = C::HAS_MIN;

@@ -9,7 +9,7 @@ use inferlib_core::program::Activation;
 use crate::activations::{ActivationsView, tiles};
 use crate::linear::source::{PANELS, Source};
 use crate::math;
-use crate::simd::{Isa, LANES};
+use crate::simd::{Dot, Isa, LANES};
 
 /// Where a pair's sums go.
 #[derive(Clone, Copy, Debug)]
@@ -45,59 +45,49 @@ pub(crate) struct Tiles<'a> {
     pub(crate) target: Target<'a>,
 }
 
+/// Most rows that a register tile takes, with all panels or one: every output has a float sum and a sum of products per
+/// plane.
+const fn most_rows<I: Isa, const PLANES: usize>() -> usize {
+    let outputs = I::ACCUMULATORS / (1 + PLANES * I::Dot::PARTS);
+    let rows = outputs / if I::WIDE_TILES { PANELS } else { 1 };
+    if rows == 0 { 1 } else { rows }
+}
+
+/// The largest part, up to `most` rows, that a tile of `rows` can be cut into evenly.
+fn even_part(rows: usize, most: usize) -> usize {
+    let sizes = [6, 4, 3, 2];
+    let fits = |&size: &usize| size <= most && rows.is_multiple_of(size);
+    sizes.into_iter().find(fits).unwrap_or(1)
+}
+
 /// Call `$call` with `$m` rows and `$p` panels for every register tile: `$i`, `$stride` place its rows in their tile of
-/// activations, `$panel` is its first panel. A tier with few registers takes rows and panels one by one: the same
-/// arithmetic, since outputs are independent.
+/// activations, `$panel` is its first panel. A tier with few registers takes the panels one by one: the same arithmetic,
+/// since outputs are independent.
 macro_rules! for_each_tile {
     ($isa:ident, $planes:ident, $rows:expr, |$first:ident, $i:ident, $stride:ident, $panel:ident, $m:ident, $p:ident| $call:expr) => {
         for ($first, $stride) in tiles($rows) {
-            if $isa::WIDE_TILES {
-                const $p: usize = PANELS;
-                let $panel = 0;
-                // Two planes need twice the accumulators.
-                let size = match $stride {
-                    12 => 6,
-                    8 => 4,
-                    other => other,
-                };
-                let size = if $planes == 2 && size > 3 {
-                    size.div_ceil(2)
+            let size = even_part($stride, most_rows::<$isa, $planes>());
+            for $i in (0..$stride).step_by(size) {
+                if $isa::WIDE_TILES {
+                    const $p: usize = PANELS;
+                    let $panel = 0;
+                    for_each_tile!(@rows $isa, $planes, size, $m, $call);
                 } else {
-                    size
-                };
-                for $i in (0..$stride).step_by(size) {
-                    match size {
-                        1 => {
-                            const $m: usize = 1;
-                            $call
-                        }
-                        2 => {
-                            const $m: usize = 2;
-                            $call
-                        }
-                        3 => {
-                            const $m: usize = 3;
-                            $call
-                        }
-                        4 => {
-                            const $m: usize = 4;
-                            $call
-                        }
-                        _ => {
-                            const $m: usize = 6;
-                            $call
-                        }
-                    }
-                }
-            } else {
-                const $p: usize = 1;
-                const $m: usize = 1;
-                for $i in 0..$stride {
+                    const $p: usize = 1;
                     for $panel in 0..PANELS {
-                        $call
+                        for_each_tile!(@rows $isa, $planes, size, $m, $call);
                     }
                 }
             }
+        }
+    };
+    (@rows $isa:ident, $planes:ident, $size:ident, $m:ident, $call:expr) => {
+        match $size {
+            2 if most_rows::<$isa, $planes>() >= 2 => { const $m: usize = 2; $call }
+            3 if most_rows::<$isa, $planes>() >= 3 => { const $m: usize = 3; $call }
+            4 if most_rows::<$isa, $planes>() >= 4 => { const $m: usize = 4; $call }
+            6 if most_rows::<$isa, $planes>() >= 6 => { const $m: usize = 6; $call }
+            _ => { const $m: usize = 1; $call }
         }
     };
 }
@@ -130,7 +120,7 @@ unsafe fn int_tile<I: Isa, S: Source, const P: usize, const M: usize, const PLAN
     let input = task.input;
     let parts = if S::HALVES { 2 } else { 1 };
     // Two chains hide the latency where few accumulators are in flight; two planes need their own sums anyway.
-    let two = PLANES == 2 || P * M <= 8;
+    let two = PLANES == 2 || (I::Dot::CHAINS == 2 && 3 * P * M <= I::ACCUMULATORS);
     let ask = first == 0 && i == 0;
     // SAFETY: tile offsets as in `pack_row`; the source has `count` blocks.
     unsafe {
@@ -148,11 +138,11 @@ unsafe fn int_tile<I: Isa, S: Source, const P: usize, const M: usize, const PLAN
                 source.prefetch::<I>(b);
             }
             for part in 0..parts {
-                let mut sums = [[[I::i_set(0); M]; P]; 2];
+                let mut sums = [[[I::Dot::start(0); M]; P]; 2];
                 if let Some(start) = start {
                     let start = start.add((b * parts + part) * stride);
                     for m in 0..M {
-                        let start = I::i_set(*start.add(m));
+                        let start = I::Dot::start(*start.add(m));
                         for p in 0..P {
                             sums[1][p][m] = start;
                         }
@@ -167,22 +157,19 @@ unsafe fn int_tile<I: Isa, S: Source, const P: usize, const M: usize, const PLAN
                     for m in 0..M {
                         let a = (*int8.add(at + m), *int8.add(at + stride + m));
                         for p in 0..P {
-                            if PLANES == 2 {
-                                sums[0][p][m] = I::dot4(sums[0][p][m], codes[p].0, a.0);
-                                sums[0][p][m] = I::dot4(sums[0][p][m], codes[p].1, a.1);
+                            let chain = if PLANES == 2 || (two && g % 2 == 0) {
+                                0
                             } else {
-                                let other = usize::from(!two);
-                                sums[other][p][m] = I::dot4(sums[other][p][m], codes[p].0, a.0);
-                                sums[1][p][m] = I::dot4(sums[1][p][m], codes[p].1, a.1);
-                            }
+                                1
+                            };
+                            sums[chain][p][m] = I::Dot::dot8::<S>(sums[chain][p][m], codes[p], a);
                         }
                     }
                     if PLANES == 2 {
                         for m in 0..M {
                             let a = (*low.add(at + m), *low.add(at + stride + m));
                             for p in 0..P {
-                                sums[1][p][m] = I::dot4(sums[1][p][m], codes[p].0, a.0);
-                                sums[1][p][m] = I::dot4(sums[1][p][m], codes[p].1, a.1);
+                                sums[1][p][m] = I::Dot::dot8_low::<S>(sums[1][p][m], codes[p], a);
                             }
                         }
                     }
@@ -194,11 +181,12 @@ unsafe fn int_tile<I: Isa, S: Source, const P: usize, const M: usize, const PLAN
                 for m in 0..M {
                     let sa = I::set(*scale.add(b * stride + m));
                     for p in 0..P {
-                        let mut sum = sums[1][p][m];
+                        let mut sum = I::Dot::finish(sums[1][p][m]);
                         if PLANES == 2 {
-                            sum = I::i_add(I::i_shl::<8>(sums[0][p][m]), sum);
+                            let upper = I::Dot::finish(sums[0][p][m]);
+                            sum = I::i_add(I::i_shl::<8>(upper), sum);
                         } else if two {
-                            sum = I::i_add(sums[0][p][m], sum);
+                            sum = I::i_add(I::Dot::finish(sums[0][p][m]), sum);
                         }
                         acc[p][m] = I::fma(I::to_f(sum), I::mul(weight_scale[p], sa), acc[p][m]);
                     }

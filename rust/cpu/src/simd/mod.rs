@@ -3,14 +3,69 @@
 //! Kernels are written once over `Isa` and compiled once per tier (see `kernels.rs`), so every tier runs the same
 //! float operations in the same order and gives the same bits; `scalar` is the oracle. Integer dot products are exact.
 
+#[cfg(target_arch = "x86_64")]
+use std::arch::x86_64::{__m256i, __m512i};
+
 mod portable;
 
 #[cfg(target_arch = "x86_64")]
-mod avx512vnni;
-
+mod avx2;
 #[cfg(target_arch = "x86_64")]
-pub(crate) use avx512vnni::Avx512Vnni;
+mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod dots;
+#[cfg(target_arch = "aarch64")]
+mod neon;
+#[cfg(test)]
+mod tests;
+
 pub(crate) use portable::Portable;
+
+/// The `neon` tier.
+#[cfg(target_arch = "aarch64")]
+pub(crate) use neon::Neon;
+
+/// The `avx512vnni` tier.
+#[cfg(target_arch = "x86_64")]
+pub(crate) type Avx512Vnni = avx512::Avx512<dots::Vnni<__m512i>>;
+/// The `avx512` tier.
+#[cfg(target_arch = "x86_64")]
+pub(crate) type Avx512Pairs = avx512::Avx512<dots::Pairs<__m512i>>;
+/// The `avxvnni` tier.
+#[cfg(target_arch = "x86_64")]
+pub(crate) type AvxVnni = avx2::Avx2<dots::Vnni<[__m256i; 2]>>;
+/// The `avx2` tier.
+#[cfg(target_arch = "x86_64")]
+pub(crate) type Avx2Pairs = avx2::Avx2<dots::Pairs<[__m256i; 2]>>;
+
+/// `$with!(module, Isa, "features")` for every tier of this architecture; `scalar` needs what every machine has.
+macro_rules! for_each_tier {
+    ($with:ident) => {
+        #[cfg(target_arch = "x86_64")]
+        $with!(
+            avx512vnni,
+            Avx512Vnni,
+            "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c"
+        );
+        #[cfg(target_arch = "x86_64")]
+        $with!(
+            avx512,
+            Avx512Pairs,
+            "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c"
+        );
+        #[cfg(target_arch = "x86_64")]
+        $with!(avxvnni, AvxVnni, "avx2,fma,f16c,avxvnni");
+        #[cfg(target_arch = "x86_64")]
+        $with!(avx2, Avx2Pairs, "avx2,fma,f16c");
+        #[cfg(target_arch = "aarch64")]
+        $with!(neon, Neon, "neon,dotprod");
+        #[cfg(target_arch = "x86_64")]
+        $with!(scalar, Portable, "sse2");
+        #[cfg(target_arch = "aarch64")]
+        $with!(scalar, Portable, "neon");
+    };
+}
+pub(crate) use for_each_tier;
 
 /// Lanes of [`Isa::F`] and [`Isa::I`].
 pub(crate) const LANES: usize = 16;
@@ -21,8 +76,12 @@ pub(crate) const LANES: usize = 16;
 /// Every method needs the CPU features of its tier and, where it takes a pointer, memory valid for the lanes named.
 /// All are `#[inline(always)]`: they must end up inside a function compiled with those features.
 pub(crate) trait Isa: Copy + 'static {
-    /// Whether tiles of many rows pay: enough registers for 12 accumulators of each kind.
-    const WIDE_TILES: bool;
+    /// How many [`Isa::F`] a kernel should keep as running sums: what the registers hold beside a step's operands.
+    const ACCUMULATORS: usize;
+    /// Whether tiles of many rows pay: enough registers for 12 running sums of each kind.
+    const WIDE_TILES: bool = Self::ACCUMULATORS >= 24;
+    /// How codes are multiplied with int8 activations.
+    type Dot: Dot<B = Self::B, I = Self::I>;
     /// 16 floats.
     type F: Copy;
     /// 16 signed integers.
@@ -99,6 +158,53 @@ pub(crate) trait Isa: Copy + 'static {
     unsafe fn b_lookup(table: &[u8; 16], index: Self::B) -> Self::B;
     /// `x` in the bytes whose bit is set in `mask`, 0 elsewhere.
     unsafe fn b_mask(mask: u64, x: u8) -> Self::B;
-    /// `acc[i] + Σ_j codes[4i + j] * activations[j]`: unsigned codes, four signed bytes broadcast. Exact.
-    unsafe fn dot4(acc: Self::I, codes: Self::B, activations: i32) -> Self::I;
+}
+
+/// What is known of a layout's codes: decides how their products may be added up.
+pub(crate) trait Codes {
+    /// Largest code.
+    const MAX_CODE: u8;
+}
+
+/// Sums of products of unsigned codes and signed activations, 16 at a time: what tiers of one register width differ in.
+/// Exact in 32 bits, for 32 columns at least.
+///
+/// # Safety
+/// As [`Isa`].
+pub(crate) trait Dot: Copy + 'static {
+    /// Whether codes of layouts whose [`Codes::MAX_CODE`] is above 127 count as `code - 128` here, because the tier has
+    /// signed products only. Their zero point is 128, so the sums then begin at 0.
+    const SIGNED_BYTES: bool;
+    /// How many sums a kernel with few outputs should run side by side to hide the latency of a product.
+    const CHAINS: usize;
+    /// How many registers of 16 lanes the sums take.
+    const PARTS: usize;
+    /// 64 codes.
+    type B: Copy;
+    /// 16 integers.
+    type I: Copy;
+    /// Sums that may not be in their final form.
+    type Sums: Copy;
+
+    /// All sums at `start`.
+    unsafe fn start(start: i32) -> Self::Sums;
+    /// `sums[i] + Σ_j codes.0[4i + j] * activations.0[j] + codes.1[4i + j] * activations.1[j]`: four activations in a
+    /// word, each within `-127 ..= 127`.
+    unsafe fn dot8<C: Codes>(
+        sums: Self::Sums,
+        codes: (Self::B, Self::B),
+        activations: (i32, i32),
+    ) -> Self::Sums;
+    /// [`Dot::dot8`] for activations that may be -128, as those of a lower plane.
+    #[inline(always)]
+    unsafe fn dot8_low<C: Codes>(
+        sums: Self::Sums,
+        codes: (Self::B, Self::B),
+        activations: (i32, i32),
+    ) -> Self::Sums {
+        // SAFETY: the caller's.
+        unsafe { Self::dot8::<C>(sums, codes, activations) }
+    }
+    /// The sums as integers.
+    unsafe fn finish(sums: Self::Sums) -> Self::I;
 }

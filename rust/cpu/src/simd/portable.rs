@@ -1,8 +1,8 @@
-//! Plain Rust on arrays: the oracle of every other tier, and, compiled with AVX2 and FMA, a tier of its own.
+//! Plain Rust on arrays: the oracle of every other tier.
 
 use half::{bf16, f16};
 
-use super::{Isa, LANES};
+use super::{Codes, Dot, Isa, LANES};
 
 /// Needs nothing.
 #[derive(Clone, Copy)]
@@ -13,7 +13,8 @@ pub(crate) struct Portable;
     reason = "the trait's contract covers every method: pointers are valid"
 )]
 impl Isa for Portable {
-    const WIDE_TILES: bool = false;
+    const ACCUMULATORS: usize = 1;
+    type Dot = PortableDot;
     type F = [f32; 16];
     type I = [i32; 16];
     type B = [u8; 64];
@@ -238,19 +239,51 @@ impl Isa for Portable {
     unsafe fn b_mask(mask: u64, x: u8) -> [u8; 64] {
         bytes(|i| if mask >> i & 1 == 1 { x } else { 0 })
     }
+}
+
+/// Products in plain integers.
+#[derive(Clone, Copy)]
+pub(crate) struct PortableDot;
+
+impl Dot for PortableDot {
+    const SIGNED_BYTES: bool = false;
+    const CHAINS: usize = 1;
+    const PARTS: usize = 1;
+    type B = [u8; 64];
+    type I = [i32; 16];
+    type Sums = [i32; 16];
+
     #[inline(always)]
-    unsafe fn dot4(acc: [i32; 16], codes: [u8; 64], activations: i32) -> [i32; 16] {
-        let a = activations.to_le_bytes();
-        let mut out = acc;
-        for i in 0..LANES {
-            let mut sum = 0;
-            for j in 0..4 {
-                sum += i32::from(codes[4 * i + j]) * i32::from(a[j].cast_signed());
-            }
-            out[i] = out[i].wrapping_add(sum);
-        }
-        out
+    unsafe fn start(start: i32) -> [i32; 16] {
+        [start; 16]
     }
+    #[inline(always)]
+    unsafe fn dot8<C: Codes>(
+        sums: [i32; 16],
+        codes: ([u8; 64], [u8; 64]),
+        activations: (i32, i32),
+    ) -> [i32; 16] {
+        let even = dot4(sums, codes.0, activations.0);
+        dot4(even, codes.1, activations.1)
+    }
+    #[inline(always)]
+    unsafe fn finish(sums: [i32; 16]) -> [i32; 16] {
+        sums
+    }
+}
+
+#[inline(always)]
+fn dot4(sums: [i32; 16], codes: [u8; 64], activations: i32) -> [i32; 16] {
+    let a = activations.to_le_bytes();
+    let mut out = sums;
+    for i in 0..LANES {
+        let mut sum = 0;
+        for j in 0..4 {
+            sum += i32::from(codes[4 * i + j]) * i32::from(a[j].cast_signed());
+        }
+        out[i] = out[i].wrapping_add(sum);
+    }
+    out
 }
 
 #[inline(always)]

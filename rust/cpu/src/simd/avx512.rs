@@ -1,4 +1,4 @@
-//! The AVX-512 tier: F, BW, VL, DQ and VNNI. One register per 16 lanes.
+//! The AVX-512 tiers: F, BW, VL and DQ, with or without VNNI. One register per 16 lanes.
 
 use std::arch::x86_64::{
     __m512, __m512i, _MM_FROUND_NO_EXC, _MM_FROUND_TO_NEAREST_INT, _MM_HINT_T0, _mm_add_ps,
@@ -8,27 +8,30 @@ use std::arch::x86_64::{
     _mm512_add_ps, _mm512_and_si512, _mm512_broadcast_i32x4, _mm512_castps512_ps256,
     _mm512_castsi512_ps, _mm512_cmplt_epi32_mask, _mm512_cvtepi8_epi32, _mm512_cvtepi32_epi8,
     _mm512_cvtepi32_ps, _mm512_cvtepu8_epi32, _mm512_cvtepu16_epi32, _mm512_cvtph_ps,
-    _mm512_cvtps_epi32, _mm512_cvtps_ph, _mm512_div_ps, _mm512_dpbusd_epi32,
-    _mm512_extractf32x8_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_loadu_si512,
-    _mm512_mask_blend_epi32, _mm512_mask_blend_ps, _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps,
-    _mm512_maskz_set1_epi8, _mm512_max_ps, _mm512_min_ps, _mm512_mul_ps, _mm512_or_si512,
-    _mm512_set1_epi8, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps, _mm512_shuffle_epi8,
-    _mm512_slli_epi16, _mm512_slli_epi32, _mm512_sllv_epi32, _mm512_srl_epi32, _mm512_srli_epi16,
-    _mm512_storeu_ps, _mm512_storeu_si512, _mm512_sub_epi32, _mm512_sub_ps,
+    _mm512_cvtps_epi32, _mm512_cvtps_ph, _mm512_div_ps, _mm512_extractf32x8_ps, _mm512_fmadd_ps,
+    _mm512_loadu_ps, _mm512_loadu_si512, _mm512_mask_blend_epi32, _mm512_mask_blend_ps,
+    _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps, _mm512_maskz_set1_epi8, _mm512_max_ps,
+    _mm512_min_ps, _mm512_mul_ps, _mm512_or_si512, _mm512_set1_epi8, _mm512_set1_epi32,
+    _mm512_set1_ps, _mm512_setzero_ps, _mm512_shuffle_epi8, _mm512_slli_epi16, _mm512_slli_epi32,
+    _mm512_sllv_epi32, _mm512_srl_epi32, _mm512_srli_epi16, _mm512_storeu_ps, _mm512_storeu_si512,
+    _mm512_sub_epi32, _mm512_sub_ps,
 };
 
-use super::Isa;
+use std::marker::PhantomData;
 
-/// Needs `avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,f16c`.
+use super::{Dot, Isa};
+
+/// Needs `avx512f,avx512bw,avx512vl,avx512dq,f16c`, and what `D` needs.
 #[derive(Clone, Copy)]
-pub(crate) struct Avx512Vnni;
+pub(crate) struct Avx512<D>(PhantomData<D>);
 
 #[expect(
     clippy::undocumented_unsafe_blocks,
     reason = "the trait's contract covers every method: features and pointers"
 )]
-impl Isa for Avx512Vnni {
-    const WIDE_TILES: bool = true;
+impl<D: Dot<B = __m512i, I = __m512i>> Isa for Avx512<D> {
+    const ACCUMULATORS: usize = 24;
+    type Dot = D;
     type F = __m512;
     type I = __m512i;
     type B = __m512i;
@@ -247,10 +250,6 @@ impl Isa for Avx512Vnni {
     #[inline(always)]
     unsafe fn b_mask(mask: u64, x: u8) -> __m512i {
         unsafe { _mm512_maskz_set1_epi8(mask, x.cast_signed()) }
-    }
-    #[inline(always)]
-    unsafe fn dot4(acc: __m512i, codes: __m512i, activations: i32) -> __m512i {
-        unsafe { _mm512_dpbusd_epi32(acc, codes, _mm512_set1_epi32(activations)) }
     }
 }
 
