@@ -32,6 +32,7 @@ pub(crate) fn tile_of(row: usize, rows: usize) -> (usize, usize) {
 
 /// What the formats of one matrix need of their input.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "independent wants")]
 pub(crate) struct Need {
     /// f32 tiles (float weights, or exact precision).
     pub(crate) float: bool,

@@ -205,7 +205,6 @@ pub fn int8_peak(tier: Tier, threads: usize) -> Option<f64> {
         // Tiers of another architecture.
         _ => return None,
     };
-    const ROUNDS: usize = 400_000;
     let mut best = 0.0_f64;
     for _ in 0..5 {
         let start = Instant::now();
@@ -218,6 +217,8 @@ pub fn int8_peak(tier: Tier, threads: usize) -> Option<f64> {
     Some(best)
 }
 
+/// Rounds of a measurement.
+const ROUNDS: usize = 400_000;
 /// Independent dot products in flight: latency times throughput of every core so far, with room.
 const CHAINS: usize = 16;
 

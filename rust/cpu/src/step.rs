@@ -84,6 +84,13 @@ struct Run<'a> {
 // phases that read what others wrote come after a barrier.
 unsafe impl Sync for Run<'_> {}
 
+/// What becomes of a linear's sums.
+struct Product<'a> {
+    bias: Option<&'a [f32]>,
+    gated: Option<Activation>,
+    out: *mut f32,
+}
+
 /// One worker's way through the plan.
 struct Way {
     worker: usize,
@@ -114,15 +121,12 @@ impl Run<'_> {
                     out,
                 } => {
                     let bias = bias.and_then(|bias| self.executor.vector(bias));
-                    self.linear(
-                        &mut way,
-                        scratch,
-                        *weight,
-                        self.num_rows(*rows),
+                    let product = Product {
                         bias,
-                        *gated,
-                        self.buffer(*out).0,
-                    );
+                        gated: *gated,
+                        out: self.buffer(*out).0,
+                    };
+                    self.linear(&mut way, scratch, *weight, self.num_rows(*rows), &product);
                     self.barrier(&mut way)
                 }
                 Step::Attention { .. } => self.attention(&mut way, scratch, step),
@@ -341,9 +345,7 @@ impl Run<'_> {
         scratch: &mut Worker,
         weight: WeightId,
         rows: usize,
-        bias: Option<&[f32]>,
-        gated: Option<Activation>,
-        out: *mut f32,
+        product: &Product<'_>,
     ) {
         let Some(matrix) = self.executor.matrix(weight) else {
             return;
@@ -352,9 +354,9 @@ impl Run<'_> {
             matrix,
             input: self.activations,
             rows,
-            bias,
-            out,
-            gated,
+            bias: product.bias,
+            out: product.out,
+            gated: product.gated,
             precision: self.executor.precision,
         };
         if rows == 0 {
@@ -460,7 +462,12 @@ impl Run<'_> {
             if !self.barrier(way) {
                 return false;
             }
-            self.linear(way, scratch, weight, rows, None, None, logits);
+            let product = Product {
+                bias: None,
+                gated: None,
+                out: logits,
+            };
+            self.linear(way, scratch, weight, rows, &product);
             if !self.barrier(way) {
                 return false;
             }

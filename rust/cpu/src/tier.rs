@@ -13,7 +13,7 @@ pub enum Tier {
     AvxVnni,
     /// AVX2, FMA, F16C.
     Avx2,
-    /// AArch64 with `sdot`.
+    /// `AArch64` with `sdot`.
     Neon,
     /// Plain Rust; the oracle of the others.
     Scalar,

@@ -79,7 +79,7 @@ impl<W: Format> Source for PackedIn<W> {
         unsafe {
             self.packed
                 .ahead
-                .ask::<I>(self.packed.data, b, W::BYTES / W::BLOCKS)
+                .ask::<I>(self.packed.data, b, W::BYTES / W::BLOCKS);
         }
     }
     #[inline(always)]

@@ -157,11 +157,8 @@ unsafe fn int_tile<I: Isa, S: Source, const P: usize, const M: usize, const PLAN
                     for m in 0..M {
                         let a = (*int8.add(at + m), *int8.add(at + stride + m));
                         for p in 0..P {
-                            let chain = if PLANES == 2 || (two && g % 2 == 0) {
-                                0
-                            } else {
-                                1
-                            };
+                            let first_chain = PLANES == 2 || (two && g % 2 == 0);
+                            let chain = usize::from(!first_chain);
                             sums[chain][p][m] = I::Dot::dot8::<S>(sums[chain][p][m], codes[p], a);
                         }
                     }
