@@ -39,7 +39,8 @@ class Checkpoint:
         source: What it was loaded from; ``None`` if it was made in code.
         spec: What it is.
         program: Its forward pass.
-        load_weights: Gives an executor every weight of the program.
+        load_weights: Gives an executor every weight of the program; the path is that of the packed
+            cache, ``None`` without one.
         weight_bytes: Roughly what the weights take.
         tokenizer: ``None`` if there is none.
         chat_template: ``None`` if there is none; the error if it is malformed.
@@ -51,7 +52,7 @@ class Checkpoint:
     source: str | None
     spec: ModelSpec
     program: Program
-    load_weights: Callable[[CpuExecutor], None]
+    load_weights: Callable[[CpuExecutor, Path | None], None]
     weight_bytes: int
     tokenizer: Tokenizer | None
     chat_template: ChatTemplate | TemplateError | None
@@ -109,12 +110,17 @@ def read_checkpoint(loaded: LoadedModel, *, chat_template: str | None = None) ->
         TemplateError: The given ``chat_template`` is malformed.
     """
 
-    def load_weights(executor: CpuExecutor) -> None:
+    def load_weights(executor: CpuExecutor, packed_cache: Path | None) -> None:
         for vector in loaded.vectors:
             executor.load_vector(vector.name, vector.values)
-        for matrix in loaded.matrices:
-            parts = [(loaded.weights, tensor, order) for tensor, order in matrix.parts]
-            executor.load_matrix(matrix.name, parts)
+        matrices = [(matrix.name, list(matrix.parts)) for matrix in loaded.matrices]
+        origin, replaced = executor.load_matrices(
+            loaded.weights, matrices, packed_cache=packed_cache
+        )
+        if replaced is not None:
+            _logger.warning("a file of the packed cache was replaced: %s", replaced)
+        if packed_cache is not None:
+            _logger.info("%s: packed weights %s in %s", loaded.path.name, origin, packed_cache)
 
     tokenizer = _tokenizer(loaded.text)
     vocab_size = loaded.spec.vocab_size

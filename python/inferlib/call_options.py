@@ -8,6 +8,7 @@ from .sampling_params import SamplingOptions, SamplingParams
 from .validation import check_keywords
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Collection, Mapping, Sequence
 
     from .config import Device, Driver, KvCacheSize, Precision
@@ -24,6 +25,7 @@ class LoadOptions(TypedDict, total=False):
     max_num_seqs: int
     max_num_batched_tokens: int
     enable_prefix_caching: bool
+    packed_cache: str | os.PathLike[str] | None
     chat_template: str | None
     mmap: bool
     driver: Driver

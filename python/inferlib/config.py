@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, get_args
 
 from .errors import OutOfMemoryError, RequestError
@@ -133,6 +135,9 @@ class EngineConfig:
         max_num_seqs: Sequences in one step at most.
         max_num_batched_tokens: Tokens in one step at most, prefill chunks and decode rows together.
         enable_prefix_caching: Reuse the KV blocks of equal prompt beginnings.
+        packed_cache: Folder for packed weights, made if it is missing; text is a path. A model is
+            packed into a file there once; later loads map it, and processes share its memory.
+            ``None`` packs into memory of this process at each load.
         mmap: Map the files while the weights are prepared; ``False`` reads them, which needs more
             memory for a while and cannot be hurt by a file that changes.
         driver: ``"caller"``: whoever waits runs the steps. ``"thread"``: a thread does while there
@@ -147,6 +152,7 @@ class EngineConfig:
     max_num_seqs: int = 256
     max_num_batched_tokens: int = 512
     enable_prefix_caching: bool = True
+    packed_cache: Path | None = None
     mmap: bool = True
     driver: Driver = "caller"
 
@@ -160,12 +166,21 @@ class EngineConfig:
         choice("device", self.device, get_args(Device))
         choice("precision", self.precision, get_args(Precision))
         choice("driver", self.driver, get_args(Driver))
+        object.__setattr__(self, "packed_cache", _folder("packed_cache", self.packed_cache))
         boolean("enable_prefix_caching", self.enable_prefix_caching)
         boolean("mmap", self.mmap)
         for field in ("max_model_len", "threads", "max_num_seqs", "max_num_batched_tokens"):
             value = getattr(self, field)
             if value is not None or field.startswith("max_num"):
                 object.__setattr__(self, field, integer(field, value, 1, INT32_MAX))
+
+
+def _folder(field: str, value: object) -> Path | None:
+    if value is None:
+        return None
+    if not isinstance(value, str | os.PathLike) or not str(value):
+        raise RequestError(f"{field} must be the path of a folder, not {value!r}", field=field)
+    return Path(value).absolute()  # of now, wherever the process goes
 
 
 def format_bytes(num_bytes: int) -> str:

@@ -346,8 +346,9 @@ class Engine:
         """
         self.check_usable()
         self._driver.changed()
+        details = {**self._details, **self._executor.residency()}
         with self._driver.lock:
-            return model_stats(self._scheduler.stats(), self._details)
+            return model_stats(self._scheduler.stats(), details)
 
     # The end
 

@@ -77,6 +77,7 @@ class Model:
         max_num_seqs: int = 256,
         max_num_batched_tokens: int = 512,
         enable_prefix_caching: bool = True,
+        packed_cache: str | os.PathLike[str] | None = None,
         chat_template: str | None = None,
         mmap: bool = True,
         driver: Driver = "caller",
@@ -95,6 +96,10 @@ class Model:
             max_num_seqs: Sequences in one step at most.
             max_num_batched_tokens: Tokens in one step at most.
             enable_prefix_caching: Reuse the KV blocks of equal prompt beginnings.
+            packed_cache: A folder, made if it is missing. The weights are packed into a file there
+                once; later loads map it, without packing, and all processes that do share its
+                memory. Files of models that changed or are no longer used stay until you delete
+                them, which is safe at any time.
             chat_template: Replaces the checkpoint's.
             mmap: Map the files while loading; ``False`` reads them, which needs more memory for a
                 while and cannot be hurt by a file that changes.
@@ -121,6 +126,7 @@ class Model:
             max_num_seqs=max_num_seqs,
             max_num_batched_tokens=max_num_batched_tokens,
             enable_prefix_caching=enable_prefix_caching,
+            packed_cache=packed_cache,  # type: ignore[arg-type]  # made a path there
             mmap=mmap,
             driver=driver,
         )

@@ -31,7 +31,10 @@ class ModelStats:
         output_tokens: Tokens generated.
         preemptions: How often a sequence was taken out of the batch and computed again.
         device: Where the model runs.
-        details: What the device says of itself: kernels, threads, bytes in use.
+        details: What the device says of itself: kernels, threads, bytes in use. On Linux also, of
+            this moment, ``weight_resident_bytes``, ``weight_huge_page_bytes`` (those of them in
+            huge pages; 0 means that the system refused) and ``weight_proportional_bytes`` (this
+            process's share of them, where several map one ``packed_cache``).
     """
 
     running_sequences: int

@@ -15,6 +15,7 @@ from ._core import ChatTemplate, Tokenizer
 from .assembly import Checkpoint, assemble
 from .call_options import LoadOptions
 from .config import EngineConfig, KvCacheSize
+from .errors import RequestError
 from .model import Model
 from .model_spec import AttentionSpec, LayerSpec, MlpSpec, ModelSpec, RopeSpec
 from .transformer import record
@@ -60,6 +61,10 @@ def tiny_model(
     settings["kv_cache"] = KvCacheSize.parse(settings.get("kv_cache", "auto"))
     settings.setdefault("threads", 1)
     config = EngineConfig(**settings)  # type: ignore[arg-type]  # checked there
+    if config.packed_cache is not None:
+        raise RequestError(
+            "packed_cache is for models that are loaded from files", field="packed_cache"
+        )
     spec = tiny_spec(num_layers=num_layers, max_position_embeddings=max_position_embeddings)
     program = record(spec)
     checkpoint = Checkpoint(
@@ -67,7 +72,7 @@ def tiny_model(
         source=None,
         spec=spec,
         program=program,
-        load_weights=lambda executor: load_random_weights(executor, program, seed),
+        load_weights=lambda executor, _cache: load_random_weights(executor, program, seed),
         weight_bytes=4 * sum(int(np.prod(shape)) for shape in program.weights.values()),
         tokenizer=byte_tokenizer() if with_tokenizer else None,
         chat_template=ChatTemplate(

@@ -264,6 +264,9 @@ class FakeExecutor:
     def info(self):
         return {"device": "none", "threads": 1}
 
+    def residency(self):
+        return {}
+
     def close(self):
         assert not self.in_run.locked()
         self.is_closed = True

@@ -25,5 +25,8 @@ class Executor(Protocol):
     def info(self) -> dict[str, Any]:
         """Describe the device and what is in use; nothing that changes while it lives."""
 
+    def residency(self) -> dict[str, Any]:
+        """How the weights lie in memory now; may cost a millisecond."""
+
     def close(self) -> None:
         """Give weights, KV cache and threads back; nobody is in ``run``."""

@@ -11,6 +11,7 @@ from ..config import format_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from .._core import Program
     from ..config import EngineConfig
@@ -30,12 +31,13 @@ def make_executor(
     program: Program,
     config: EngineConfig,
     num_blocks: int,
-    load_weights: Callable[[CpuExecutor], None],
+    load_weights: Callable[[CpuExecutor, Path | None], None],
 ) -> CpuExecutor:
     """Reserve the KV cache and load the weights.
 
     Raises:
-        RequestError: ``INFERLIB_CPU`` names a tier that does not exist or cannot run here.
+        RequestError: ``INFERLIB_CPU`` names a tier that does not exist or cannot run here, or the
+            packed cache cannot be read or written.
         OutOfMemoryError: The system refuses the memory.
         ModelError: A weight is missing or does not fit the program.
     """
@@ -48,7 +50,7 @@ def make_executor(
         max_num_batched_tokens=config.max_num_batched_tokens,
     )
     try:
-        load_weights(executor)
+        load_weights(executor, config.packed_cache)
         executor.seal()
         for message in fallback_messages(executor.info()):
             _logger.info("%s", message)

@@ -1,13 +1,17 @@
-//! Memory for packed weights and KV blocks: anonymous mappings, 2 MiB aligned, huge pages asked for before first touch.
+//! Memory for packed weights and KV blocks: mappings of our own, 2 MiB aligned, huge pages asked for before first touch.
+
+use std::fs::File;
 
 use crate::error::CpuError;
 
 /// Alignment and granule of huge pages.
-const HUGE: usize = 2 << 20;
+pub(crate) const HUGE: usize = 2 << 20;
 /// Bytes of an arena chunk; a larger request gets a chunk of its own.
 const CHUNK: usize = 32 << 20;
 
-/// One anonymous mapping, zeroed, returned to the system on drop. Untouched pages take no memory.
+/// One mapping, returned to the system on drop: anonymous and zeroed, or of a file and read-only. Between two pages of
+/// no access, so that the system joins it with no other mapping (`residency.rs` finds it by its addresses) and nothing
+/// that runs over its end goes unnoticed. Untouched pages take no memory.
 #[derive(Debug)]
 pub(crate) struct Mapping {
     base: *mut u8,
@@ -25,6 +29,57 @@ unsafe impl Sync for Mapping {}
 impl Mapping {
     /// Reserve `bytes`, aligned to 2 MiB.
     pub(crate) fn new(bytes: usize, what: &'static str) -> Result<Self, CpuError> {
+        let mapping = Self::reserve(bytes, what)?;
+        // SAFETY: inside the reserved range, which nobody else knows yet; the result is checked.
+        let refused = unsafe {
+            libc::mprotect(
+                mapping.base.cast(),
+                mapping.whole_bytes(),
+                libc::PROT_READ | libc::PROT_WRITE,
+            )
+        };
+        if refused != 0 {
+            return Err(CpuError::OutOfMemory {
+                what,
+                required: bytes,
+            });
+        }
+        mapping.ask_for_huge_pages();
+        Ok(mapping)
+    }
+
+    /// Map `bytes` of `file` from `offset` on, read-only; other processes that map the same file share the memory.
+    ///
+    /// The file holds `bytes` from `offset` on, rounded up to whole huge pages, and whoever truncates it ends this process when the lost part is
+    /// touched. Source of the huge pages: where the page cache holds the file in them (recent kernels and file systems
+    /// do after writes of 2 MiB at multiples of 2 MiB, and for reads with this advice), they are mapped as such, since
+    /// `offset` and the address are multiples of 2 MiB.
+    pub(crate) fn of_file(file: &File, offset: usize, bytes: usize) -> std::io::Result<Self> {
+        use std::os::fd::AsRawFd;
+        let mapping = Self::reserve(bytes, "the packed weights")
+            .map_err(|_| std::io::Error::from(std::io::ErrorKind::OutOfMemory))?;
+        let offset = libc::off_t::try_from(offset)
+            .map_err(|_| std::io::Error::from(std::io::ErrorKind::InvalidInput))?;
+        // SAFETY: replaces pages of the reserved range, which nobody else knows yet; the result is checked.
+        let mapped = unsafe {
+            libc::mmap(
+                mapping.base.cast(),
+                mapping.whole_bytes(),
+                libc::PROT_READ,
+                libc::MAP_SHARED | libc::MAP_FIXED,
+                file.as_raw_fd(),
+                offset,
+            )
+        };
+        if mapped == libc::MAP_FAILED {
+            return Err(std::io::Error::last_os_error());
+        }
+        mapping.ask_for_huge_pages();
+        Ok(mapping)
+    }
+
+    /// Address space without access, and room on both sides.
+    fn reserve(bytes: usize, what: &'static str) -> Result<Self, CpuError> {
         let refused = CpuError::OutOfMemory {
             what,
             required: bytes,
@@ -32,7 +87,7 @@ impl Mapping {
         let Some(raw_bytes) = bytes
             .max(1)
             .checked_next_multiple_of(HUGE)
-            .and_then(|n| n.checked_add(HUGE))
+            .and_then(|n| n.checked_add(2 * HUGE))
         else {
             return Err(refused);
         };
@@ -41,7 +96,7 @@ impl Mapping {
             libc::mmap(
                 std::ptr::null_mut(),
                 raw_bytes,
-                libc::PROT_READ | libc::PROT_WRITE,
+                libc::PROT_NONE,
                 libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
                 -1,
                 0,
@@ -51,18 +106,39 @@ impl Mapping {
             return Err(refused);
         }
         let raw = raw.cast::<u8>();
-        let base = raw.wrapping_add(raw.align_offset(HUGE));
-        // SAFETY: inside the mapping; advice may be refused, which only costs speed.
-        #[cfg(target_os = "linux")]
-        unsafe {
-            libc::madvise(base.cast(), raw_bytes - HUGE, libc::MADV_HUGEPAGE);
-        }
+        // At least one page before and after.
+        let base = raw.wrapping_add(1);
+        let base = base.wrapping_add(base.align_offset(HUGE));
         Ok(Self {
             base,
             raw,
             raw_bytes,
             bytes,
         })
+    }
+
+    fn whole_bytes(&self) -> usize {
+        self.bytes.max(1).next_multiple_of(HUGE)
+    }
+
+    /// Advice may be refused, which only costs speed: `residency.rs` tells what came of it.
+    fn ask_for_huge_pages(&self) {
+        // SAFETY: inside the mapping.
+        #[cfg(target_os = "linux")]
+        unsafe {
+            libc::madvise(self.base.cast(), self.whole_bytes(), libc::MADV_HUGEPAGE);
+        }
+    }
+
+    /// Gather a file's pages into huge ones now, for every process that maps it. Takes some 30 ms per 100 MB, and is
+    /// refused by most systems that did not do so by themselves.
+    pub(crate) fn collapse(&self) {
+        // SAFETY: inside the mapping; the content stays the same.
+        #[cfg(target_os = "linux")]
+        unsafe {
+            const MADV_COLLAPSE: libc::c_int = 25; // since Linux 6.1
+            libc::madvise(self.base.cast(), self.whole_bytes(), MADV_COLLAPSE);
+        }
     }
 
     pub(crate) fn as_ptr(&self) -> *mut u8 {
@@ -89,7 +165,6 @@ pub(crate) struct Arena {
     chunks: Vec<Mapping>,
     /// Bytes taken of the last chunk.
     taken: usize,
-    total: usize,
 }
 
 impl Arena {
@@ -106,7 +181,6 @@ impl Arena {
         }
         let offset = self.taken;
         self.taken += bytes;
-        self.total += bytes;
         match self.chunks.last() {
             Some(chunk) => Ok(chunk.as_ptr().wrapping_add(offset)),
             None => Err(CpuError::OutOfMemory {
@@ -114,10 +188,5 @@ impl Arena {
                 required: bytes,
             }),
         }
-    }
-
-    /// Bytes handed out.
-    pub(crate) fn total_bytes(&self) -> usize {
-        self.total
     }
 }

@@ -73,6 +73,20 @@ pub enum CpuError {
         /// Bytes.
         required: usize,
     },
+    /// The packed cache was asked for and cannot be read or written.
+    #[error("packed_cache={folder:?}: {why}")]
+    PackedCache {
+        /// As given.
+        folder: String,
+        /// What is wrong.
+        why: String,
+    },
+    /// A checkpoint's file was written to while it was loaded: what was packed of it is of no use.
+    #[error("{path} was written to while it was loaded")]
+    SourceChanged {
+        /// The file.
+        path: String,
+    },
     /// A batch that exceeds what the executor was built for: a bug of the scheduler or of the caller.
     #[error("batch field {field} is invalid: {why}")]
     Batch {

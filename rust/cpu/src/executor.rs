@@ -9,16 +9,16 @@ use inferlib_core::{Batch, StepOutput};
 use inferlib_weights::Tensor;
 
 use crate::activations::{Activations, Need};
-use crate::arena::Arena;
+use crate::arena::{Arena, Mapping};
 use crate::error::CpuError;
 use crate::kernels::Kernels;
 use crate::kv_cache::GroupCache;
-use crate::matrix::{Matrix, Segment};
-use crate::pack;
-use crate::packing::Packing;
+use crate::loader::LoadedWeights;
+use crate::matrix::Matrix;
+use crate::packed_image::{MatrixSource, PackedImage};
 use crate::plan::{self, Step};
 use crate::pool::{Pool, available_cores};
-use crate::simd::LANES;
+use crate::residency::WeightMemory;
 use crate::step::run_step;
 use crate::tier::Tier;
 use crate::workspace::Workspace;
@@ -80,6 +80,8 @@ pub struct CpuExecutor {
     pub(crate) abort: Arc<AtomicBool>,
     names: HashMap<String, usize>,
     arena: Arena,
+    /// What the loaded matrices lie in.
+    images: Vec<Arc<Mapping>>,
     workspace: Option<Workspace>,
 }
 
@@ -138,6 +140,7 @@ impl CpuExecutor {
             abort: Arc::new(AtomicBool::new(false)),
             names,
             arena: Arena::default(),
+            images: Vec::new(),
             workspace: None,
             program,
         })
@@ -181,107 +184,34 @@ impl CpuExecutor {
         Ok(())
     }
 
-    /// Give a matrix weight: its parts, stacked by rows, each packed in its own tensor type's layout.
+    /// Give a matrix weight: its parts, stacked by rows, each packed in its own tensor type's layout. For matrices that
+    /// are made in code; a checkpoint's are loaded by a [`crate::WeightLoader`].
     ///
     /// # Errors
     /// The name or the shape is not the program's, a type has no float values, or memory is refused.
     pub fn load_matrix(&mut self, name: &str, parts: &[Part<'_>]) -> Result<(), CpuError> {
-        let index = self.declared(name)?;
-        let expected = self.program.weights[index].shape.clone();
-        let mut found = vec![0, expected.get(1).copied().unwrap_or(0)];
-        for part in parts {
-            let (rows, columns) = match *part.tensor.shape {
-                [rows, columns] => (part.row_order.map_or(rows, <[i32]>::len), columns),
-                _ => (0, 0),
-            };
-            found[0] += rows;
-            if columns != found[1] {
-                found[1] = columns;
-                break;
-            }
-        }
-        if found != expected {
-            return Err(CpuError::WeightShape {
-                name: name.to_owned(),
-                expected,
-                found,
-            });
-        }
-        let mut matrix = Matrix {
-            in_features: found[1],
-            out_features: found[0],
-            segments: Vec::new(),
+        let matrix = MatrixSource {
+            name,
+            parts: parts.to_vec(),
         };
-        let mut first_row = 0;
-        for part in parts {
-            let rows = part.row_order.map_or(part.tensor.shape[0], <[i32]>::len);
-            let segment = self.pack_segment(name, part, rows, first_row)?;
-            matrix.segments.push(segment);
-            first_row += rows;
+        let image = PackedImage::plan(&self.program, &[matrix])?;
+        let data = self.arena.take(image.bytes(), "a packed weight")?;
+        // SAFETY: the arena handed out exactly these bytes, zeroed, to this matrix alone.
+        image.fill(0, unsafe {
+            std::slice::from_raw_parts_mut(data, image.bytes())
+        })?;
+        for (index, matrix) in image.place(data) {
+            self.weights[index] = Some(Weight::Matrix(matrix));
         }
-        self.weights[index] = Some(Weight::Matrix(matrix));
         Ok(())
     }
 
-    fn pack_segment(
-        &mut self,
-        name: &str,
-        part: &Part<'_>,
-        rows: usize,
-        first_row: usize,
-    ) -> Result<Segment, CpuError> {
-        let tensor = part.tensor;
-        let (source_rows, width) = (tensor.shape[0], tensor.shape[1]);
-        let packing = Packing::of(tensor.dtype);
-        let panel_bytes = packing.panel_bytes(width);
-        let panels = rows.div_ceil(LANES);
-        let data = self.arena.take(panel_bytes * panels, "a packed weight")?;
-        // SAFETY: the arena handed out exactly these bytes, zeroed, to this segment alone.
-        let memory = unsafe { std::slice::from_raw_parts_mut(data, panel_bytes * panels) };
-        let source = RowSource {
-            name,
-            tensor,
-            source_rows,
-            width,
-            packing,
-            row_order: part.row_order,
-        };
-        let workers = if memory.len() > 1 << 18 {
-            self.pool.size()
-        } else {
-            1
-        };
-        let share = panels.div_ceil(workers).max(1);
-        let results = std::thread::scope(|scope| {
-            let mut chunks = memory.chunks_mut((share * panel_bytes).max(1)).enumerate();
-            let first = chunks.next();
-            let source = &source;
-            let handles: Vec<_> = chunks
-                .map(|(i, chunk)| {
-                    scope.spawn(move || source.pack(chunk, panel_bytes, i * share * LANES, rows))
-                })
-                .collect();
-            let mut results = vec![first.map_or(Ok(()), |(_, chunk)| {
-                source.pack(chunk, panel_bytes, 0, rows)
-            })];
-            for handle in handles {
-                results.push(handle.join().unwrap_or_else(|_| {
-                    Err(CpuError::Panic {
-                        message: "packing".to_owned(),
-                    })
-                }));
-            }
-            results
-        });
-        results.into_iter().collect::<Result<(), _>>()?;
-        Ok(Segment {
-            dtype: tensor.dtype,
-            packing,
-            first_row,
-            rows,
-            data,
-            panel_bytes,
-        })
+    /// Take the matrices that a [`crate::WeightLoader`] of this executor's program packed or found.
+    pub fn adopt(&mut self, loaded: LoadedWeights) {
+        for (index, matrix) in loaded.matrices {
+            self.weights[index] = Some(Weight::Matrix(matrix));
+        }
+        self.images.push(loaded.memory);
     }
 
     /// Every weight is there: build the plan and the workspaces.
@@ -384,6 +314,12 @@ impl CpuExecutor {
         self.abort.store(false, Ordering::Release);
     }
 
+    /// What it runs.
+    #[must_use]
+    pub fn program(&self) -> &Arc<Program> {
+        &self.program
+    }
+
     /// The tier in use.
     #[must_use]
     pub fn tier(&self) -> Tier {
@@ -399,74 +335,22 @@ impl CpuExecutor {
     /// Bytes of packed weights.
     #[must_use]
     pub fn weight_bytes(&self) -> usize {
-        self.arena.total_bytes()
+        let matrices = self.weights.iter().flatten().map(|weight| match weight {
+            Weight::Matrix(matrix) => matrix.bytes(),
+            Weight::Vector(_) => 0,
+        });
+        matrices.sum()
+    }
+
+    /// Where the packed weights lie, for [`WeightMemory::residency`]; gone once the executor is.
+    #[must_use]
+    pub fn weight_memory(&self) -> WeightMemory {
+        WeightMemory::of(&self.images)
     }
 
     /// Bytes reserved for the KV cache.
     #[must_use]
     pub fn kv_cache_bytes(&self) -> usize {
         self.caches.iter().map(GroupCache::reserved_bytes).sum()
-    }
-}
-
-/// Rows of one tensor on their way into panels.
-struct RowSource<'a> {
-    name: &'a str,
-    tensor: Tensor<'a>,
-    source_rows: usize,
-    width: usize,
-    packing: Packing,
-    row_order: Option<&'a [i32]>,
-}
-
-impl RowSource<'_> {
-    /// Fill whole panels, the first of which holds output row `first_row`.
-    fn pack(
-        &self,
-        panels: &mut [u8],
-        panel_bytes: usize,
-        first_row: usize,
-        rows: usize,
-    ) -> Result<(), CpuError> {
-        let dtype = self.tensor.dtype;
-        let direct = !self.packing.is_fallback();
-        let row_bytes = self.width / dtype.block_size() * dtype.block_bytes();
-        let mut floats = vec![0.0; if direct { 0 } else { self.width }];
-        for (p, panel) in panels.chunks_mut(panel_bytes.max(1)).enumerate() {
-            for lane in 0..LANES {
-                let row = first_row + p * LANES + lane;
-                if row >= rows {
-                    break;
-                }
-                let source = self.source_row(row)?;
-                let bytes = &self.tensor.bytes[source * row_bytes..][..row_bytes];
-                if direct {
-                    pack::pack_row(self.packing, bytes, lane, panel);
-                } else {
-                    inferlib_weights::dequantize(dtype, bytes, &mut floats).map_err(|_| {
-                        CpuError::WeightType {
-                            name: self.name.to_owned(),
-                            dtype: dtype.name().to_owned(),
-                        }
-                    })?;
-                    pack::pack_values(self.packing, &floats, lane, panel);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn source_row(&self, row: usize) -> Result<usize, CpuError> {
-        let Some(order) = self.row_order else {
-            return Ok(row);
-        };
-        order
-            .get(row)
-            .and_then(|&source| usize::try_from(source).ok())
-            .filter(|&source| source < self.source_rows)
-            .ok_or_else(|| CpuError::Batch {
-                field: "row_order",
-                why: format!("row {row} is out of range"),
-            })
     }
 }

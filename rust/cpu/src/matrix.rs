@@ -19,7 +19,7 @@ pub(crate) struct Segment {
     pub(crate) first_row: usize,
     /// Output rows; the last panel is padded with zeros.
     pub(crate) rows: usize,
-    /// Its panels, in the arena.
+    /// Its panels. Read-only: they may lie in a mapped file.
     pub(crate) data: *mut u8,
     /// Bytes per panel.
     pub(crate) panel_bytes: usize,
@@ -53,6 +53,12 @@ impl Matrix {
     /// Whether it is two segments of equal size and layout.
     pub(crate) fn halves_alike(&self) -> bool {
         matches!(&self.segments[..], [a, b] if a.rows == b.rows && a.packing == b.packing)
+    }
+
+    /// Bytes of its panels.
+    pub(crate) fn bytes(&self) -> usize {
+        let bytes = |segment: &Segment| segment.num_panels() * segment.panel_bytes;
+        self.segments.iter().map(bytes).sum()
     }
 
     /// What its formats need of the input, together.

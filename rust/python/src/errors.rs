@@ -164,6 +164,16 @@ fn describe_cpu(error: &CpuError) -> PyError {
         }
         CpuError::OutOfMemory { required, .. } => PyError::new("OutOfMemoryError", message)
             .with_number("required", u64::try_from(*required).unwrap_or(u64::MAX)),
+        CpuError::PackedCache { .. } => PyError::new("RequestError", message)
+            .with_text("field", "packed_cache")
+            .with_text(
+                "hint",
+                "give a folder that can be written to and has room, or leave it out",
+            ),
+        CpuError::SourceChanged { path } => {
+            with_path(PyError::new("ModelFormatError", &message), Path::new(path))
+                .with_text("hint", "load it again once it is complete")
+        }
         CpuError::Batch { .. } | CpuError::Panic { .. } => PyError::new("InternalError", message)
             .with_text("hint", "this is a bug; please report it"),
         CpuError::Aborted => PyError::new("ExecutorError", message),

@@ -1,9 +1,13 @@
 //! `_core.CpuExecutor`: load weights, run steps.
 
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use inferlib_cpu::{CpuError, CpuExecutor, Options, Part, Precision, Tier};
+use inferlib_cpu::{
+    CpuError, CpuExecutor, MatrixSource, Options, Part, Precision, Tier, WeightLoader,
+    WeightMemory, WeightsOrigin,
+};
 use inferlib_weights::{Dtype, Tensor};
 use numpy::PyReadonlyArray1;
 use pyo3::prelude::*;
@@ -25,14 +29,12 @@ pub(crate) struct PyCpuExecutor {
     /// `None` after `close`.
     inner: Mutex<Option<CpuExecutor>>,
     abort: Arc<AtomicBool>,
+    /// Asked without the lock, so that nobody waits for a step to end.
+    weight_memory: Mutex<WeightMemory>,
 }
 
-/// Part of a matrix: a checkpoint, the tensor's name, and the order of its rows.
-type MatrixPart<'py> = (
-    PyRef<'py, Weights>,
-    String,
-    Option<PyReadonlyArray1<'py, i32>>,
-);
+/// A matrix's name and its parts: a tensor's name, and the order of its rows.
+type NamedParts<'py> = (String, Vec<(String, Option<PyReadonlyArray1<'py, i32>>)>);
 
 fn parse_precision(py: Python<'_>, precision: &str) -> PyResult<Precision> {
     match precision {
@@ -49,6 +51,10 @@ fn parse_precision(py: Python<'_>, precision: &str) -> PyResult<Precision> {
             },
         )),
     }
+}
+
+fn lock_memory(memory: &Mutex<WeightMemory>) -> MutexGuard<'_, WeightMemory> {
+    memory.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl PyCpuExecutor {
@@ -96,6 +102,7 @@ impl PyCpuExecutor {
         Ok(Self {
             abort: executor.abort_flag(),
             inner: Mutex::new(Some(executor)),
+            weight_memory: Mutex::default(),
         })
     }
 
@@ -122,35 +129,63 @@ impl PyCpuExecutor {
         inferlib_cpu::available_cores()
     }
 
-    /// Give a matrix as tensors of checkpoints, stacked by rows. Row `i` of a part is row `row_order[i]` of its tensor.
-    #[pyo3(signature = (name: "str", parts: "list[tuple[Weights, str, NDArray[int32] | None]]"))]
-    fn load_matrix(&self, py: Python<'_>, name: &str, parts: Vec<MatrixPart<'_>>) -> PyResult<()> {
-        let mut sources = Vec::with_capacity(parts.len());
-        for (weights, tensor, order) in &parts {
-            let order = order.as_ref().map(PyReadonlyArray1::as_slice).transpose()?;
-            sources.push((weights.shared(), tensor.as_str(), order));
-        }
-        self.with(py, |executor| {
-            let parts = sources
-                .iter()
-                .map(|(weights, tensor, row_order)| {
-                    let tensor = weights
-                        .tensor(tensor)
-                        .ok_or_else(|| CpuError::UnknownWeight {
-                            name: (*tensor).to_owned(),
-                        })?;
-                    Ok(Part {
-                        tensor,
-                        row_order: *row_order,
-                    })
-                })
-                .collect::<Result<Vec<_>, CpuError>>()?;
-            executor.load_matrix(name, &parts)?;
-            for (weights, tensor, _) in &sources {
-                weights.release(tensor);
+    /// Give all matrices of the program as tensors of a checkpoint, stacked by rows: row `i` of a part is row
+    /// `row_order[i]` of its tensor. Packed into memory, or with `packed_cache` (a folder) into a file there once, which
+    /// later loads map. Signals are looked at meanwhile.
+    ///
+    /// Returns where the weights came from (`"packed"`, `"written"` or `"opened"`), and what was wrong with a file of the
+    /// cache that had to be replaced.
+    #[pyo3(signature = (checkpoint, matrices: "list[tuple[str, list[tuple[str, NDArray[int32] | None]]]]", *, packed_cache: "os.PathLike[str] | None" = None) -> "tuple[str, str | None]")]
+    fn load_matrices(
+        &self,
+        py: Python<'_>,
+        checkpoint: &Weights,
+        matrices: Vec<NamedParts<'_>>,
+        packed_cache: Option<PathBuf>,
+    ) -> PyResult<(&'static str, Option<String>)> {
+        let checkpoint = checkpoint.shared();
+        let (program, threads) = self.with(py, |executor| {
+            Ok((Arc::clone(executor.program()), executor.threads()))
+        })?;
+        let mut sources = Vec::with_capacity(matrices.len());
+        for (name, parts) in &matrices {
+            let mut resolved = Vec::with_capacity(parts.len());
+            for (tensor, order) in parts {
+                let row_order = order.as_ref().map(PyReadonlyArray1::as_slice).transpose()?;
+                let tensor = checkpoint.tensor(tensor).ok_or_else(|| {
+                    let name = tensor.clone();
+                    to_py_err(py, CpuError::UnknownWeight { name }.into())
+                })?;
+                resolved.push(Part { tensor, row_order });
             }
+            sources.push(MatrixSource {
+                name,
+                parts: resolved,
+            });
+        }
+        let cache = packed_cache.as_deref();
+        let mut loader = enter(py, || {
+            checkpoint.check_unchanged().map_err(Error::from)?;
+            WeightLoader::new(&program, &checkpoint, &sources, threads, cache).map_err(Error::from)
+        })?;
+        let mut weights = loop {
+            if let Some(weights) = enter(py, || loader.advance())? {
+                break weights;
+            }
+            py.check_signals()?;
+        };
+        let origin = match weights.origin {
+            WeightsOrigin::Packed => "packed",
+            WeightsOrigin::Written => "written",
+            WeightsOrigin::Opened => "opened",
+        };
+        let replaced = weights.replaced.take();
+        self.with(py, |executor| {
+            executor.adopt(weights);
+            *lock_memory(&self.weight_memory) = executor.weight_memory();
             Ok(())
-        })
+        })?;
+        Ok((origin, replaced))
     }
 
     /// Give a matrix as float32 values, `[out_features, in_features]`.
@@ -244,6 +279,21 @@ impl PyCpuExecutor {
         info.set_item("fallback_weights", fallbacks)?;
         info.set_item("kv_cache_bytes", kv_cache_bytes)?;
         Ok(info)
+    }
+
+    /// How the weights of `load_matrices` lie in memory now, as a plain dict; empty where the system does not tell.
+    /// Costs a walk over the process's page tables: not for every step.
+    #[pyo3(signature = () -> "dict[str, int]")]
+    fn residency<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let memory = lock_memory(&self.weight_memory).clone();
+        let residency = enter(py, || Ok::<_, CpuError>(memory.residency()))?;
+        let dict = PyDict::new(py);
+        if let Some(residency) = residency {
+            dict.set_item("weight_resident_bytes", residency.resident_bytes)?;
+            dict.set_item("weight_huge_page_bytes", residency.huge_page_bytes)?;
+            dict.set_item("weight_proportional_bytes", residency.proportional_bytes)?;
+        }
+        Ok(dict)
     }
 
     /// Give back memory and threads. A running step is aborted first. Later calls raise `ClosedError`.

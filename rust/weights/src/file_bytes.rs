@@ -7,12 +7,15 @@ use std::path::{Path, PathBuf};
 
 use crate::error::WeightsError;
 use crate::mapping::Mapping;
+use crate::stamp::FileStamp;
 
 /// A file's path and all of its bytes.
 #[derive(Debug)]
 pub(crate) struct FileBytes {
     path: PathBuf,
     content: Content,
+    /// When it was opened.
+    stamp: Option<FileStamp>,
 }
 
 #[derive(Debug)]
@@ -70,6 +73,7 @@ impl FileBytes {
         Ok(Self {
             path: path.to_owned(),
             content,
+            stamp: FileStamp::of(&metadata),
         })
     }
 
@@ -78,7 +82,13 @@ impl FileBytes {
         Self {
             path: path.to_owned(),
             content: Content::Owned(bytes),
+            stamp: None,
         }
+    }
+
+    /// The file as it was when it was opened; `None` if it was in memory already, or the system tells too little.
+    pub(crate) fn stamp(&self) -> Option<FileStamp> {
+        self.stamp
     }
 
     pub(crate) fn path(&self) -> &Path {

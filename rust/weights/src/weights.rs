@@ -14,6 +14,7 @@ use crate::folder::{self, Checkpoint};
 use crate::imposters::{FileKind, recognise};
 use crate::metadata::{Metadata, MetadataValue};
 use crate::shard_index::{self, ShardIndex};
+use crate::stamp::FileStamp;
 use crate::table::{Entry, TensorTable};
 use crate::{gguf, safetensors};
 
@@ -184,6 +185,34 @@ impl Weights {
         if let Some((file, range)) = self.table.find(name).and_then(|entry| self.place(entry)) {
             file.release(range);
         }
+    }
+
+    /// Give the pages of some of a tensor's bytes back: [`Self::release`] while the rest is still in use.
+    pub fn release_bytes(&self, name: &str, bytes: Range<usize>) {
+        let Some((file, range)) = self.table.find(name).and_then(|entry| self.place(entry)) else {
+            return;
+        };
+        let start = range.start.saturating_add(bytes.start);
+        file.release(start..range.end.min(range.start.saturating_add(bytes.end)));
+    }
+
+    /// Give the pages of some bytes of a file back.
+    pub(crate) fn release_in_file(&self, file: usize, bytes: Range<usize>) {
+        if let Some(file) = self.files.get(file) {
+            file.release(bytes);
+        }
+    }
+
+    /// All bytes of each file.
+    pub(crate) fn contents(&self) -> impl Iterator<Item = &[u8]> {
+        self.files.iter().map(FileBytes::bytes)
+    }
+
+    /// The files as they were when they were opened; `None` if one was not opened but handed over in memory, or where the
+    /// system tells too little of files.
+    #[must_use]
+    pub fn stamps(&self) -> Option<Vec<FileStamp>> {
+        self.files.iter().map(FileBytes::stamp).collect()
     }
 
     /// Refuse mapped files that were truncated or extended since they were opened.

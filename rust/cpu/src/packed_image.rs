@@ -1,0 +1,345 @@
+//! The packed matrices of a model as one run of bytes: where each lies is known before anything is packed, any range of
+//! it can be made from the checkpoint by itself, and a hash says what it is made of.
+
+use std::ops::Range;
+
+use inferlib_core::program::Program;
+use inferlib_weights::{Dtype, Tensor, xxh64};
+
+use crate::error::CpuError;
+use crate::executor::Part;
+use crate::matrix::{Matrix, Segment};
+use crate::pack;
+use crate::packing::Packing;
+use crate::simd::LANES;
+
+/// Where parts begin: a cache line.
+const ALIGNMENT: usize = 64;
+
+/// A matrix of the program and its parts, stacked by rows.
+#[derive(Clone, Debug)]
+pub struct MatrixSource<'a> {
+    /// Canonical name.
+    pub name: &'a str,
+    /// Tensors of the checkpoint.
+    pub parts: Vec<Part<'a>>,
+}
+
+/// One part of one matrix: consecutive panels of the image.
+#[derive(Debug)]
+struct Piece<'a> {
+    name: &'a str,
+    /// Index of the matrix in the program.
+    weight: usize,
+    tensor: Tensor<'a>,
+    row_order: Option<&'a [i32]>,
+    packing: Packing,
+    width: usize,
+    rows: usize,
+    first_panel: usize,
+    first_row: usize,
+    panel_bytes: usize,
+    /// In the image.
+    offset: usize,
+}
+
+/// Where every matrix of a model lies in its image.
+#[derive(Debug)]
+pub(crate) struct PackedImage<'a> {
+    pieces: Vec<Piece<'a>>,
+    bytes: usize,
+}
+
+impl<'a> PackedImage<'a> {
+    /// Place the matrices one after another.
+    ///
+    /// # Errors
+    /// A name or shape is not the program's, or a row order names a row that is not there.
+    pub(crate) fn plan(program: &Program, matrices: &[MatrixSource<'a>]) -> Result<Self, CpuError> {
+        let mut pieces = Vec::new();
+        let mut bytes = 0_usize;
+        for matrix in matrices {
+            let weight = declared(program, matrix)?;
+            let (mut first_panel, mut first_row) = (0, 0);
+            for part in &matrix.parts {
+                let (rows, width) = size(part);
+                check_row_order(matrix.name, part)?;
+                let packing = Packing::of(part.tensor.dtype);
+                let piece = Piece {
+                    name: matrix.name,
+                    weight,
+                    tensor: part.tensor,
+                    row_order: part.row_order,
+                    packing,
+                    width,
+                    rows,
+                    first_panel,
+                    first_row,
+                    panel_bytes: packing.panel_bytes(width),
+                    offset: bytes.next_multiple_of(ALIGNMENT),
+                };
+                bytes = piece.range().end;
+                first_panel += piece.num_panels();
+                first_row += rows;
+                pieces.push(piece);
+            }
+        }
+        Ok(Self { pieces, bytes })
+    }
+
+    /// Bytes of the whole image.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Write the image's bytes from `start` on into `out`, which is zeroed.
+    ///
+    /// # Errors
+    /// A tensor's type has no float values.
+    pub(crate) fn fill(&self, start: usize, out: &mut [u8]) -> Result<(), CpuError> {
+        let wanted = start..start + out.len();
+        for piece in self.overlapping(&wanted) {
+            for panel in piece.panels_in(&wanted) {
+                let range = piece.panel_range(panel);
+                if range.start >= wanted.start && range.end <= wanted.end {
+                    piece.pack(panel, &mut out[range.start - start..range.end - start])?;
+                } else {
+                    // Cut by the end of what is wanted: made whole elsewhere.
+                    let mut whole = vec![0; piece.panel_bytes];
+                    piece.pack(panel, &mut whole)?;
+                    let (from, to) = (range.start.max(start), range.end.min(wanted.end));
+                    out[from - start..to - start]
+                        .copy_from_slice(&whole[from - range.start..to - range.start]);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Tensors, and the bytes of each, that [`Self::fill`] reads for a range of the image. Where rows are moved, the bytes
+    /// between the first and the last of them.
+    pub(crate) fn sources(&self, wanted: &Range<usize>) -> Vec<(&'a str, Range<usize>)> {
+        let source = |piece: &Piece<'a>| {
+            let panels = piece.panels_in(wanted);
+            let rows = panels.start * LANES..(panels.end * LANES).min(piece.rows);
+            let rows = match piece.row_order {
+                None => rows,
+                Some(order) => {
+                    let used = order[rows].iter().map(|row| row.unsigned_abs() as usize);
+                    let last = used.clone().max().map_or(0, |last| last + 1);
+                    used.min().unwrap_or(0)..last
+                }
+            };
+            let row_bytes = piece.row_bytes();
+            let bytes = rows.start * row_bytes..rows.end * row_bytes;
+            (piece.tensor.name, bytes)
+        };
+        self.overlapping(wanted).map(source).collect()
+    }
+
+    /// Says what the image is made of, but for the content of the checkpoint's files: matrices, tensors, types, rows and
+    /// the layouts that this build packs them in. Images of equal recipes and files are equal.
+    pub(crate) fn recipe(&self) -> u64 {
+        let mut text: Vec<u8> = Vec::new();
+        let number = |text: &mut Vec<u8>, n: usize| text.extend((n as u64).to_le_bytes());
+        for piece in &self.pieces {
+            for name in [piece.name, piece.tensor.name, piece.tensor.dtype.name()] {
+                number(&mut text, name.len());
+                text.extend(name.as_bytes());
+            }
+            let shape = [piece.rows, piece.width, piece.offset, piece.panel_bytes];
+            for n in shape {
+                number(&mut text, n);
+            }
+            number(&mut text, usize::from(piece.row_order.is_some()));
+            for row in piece.row_order.unwrap_or_default() {
+                text.extend(row.to_le_bytes());
+            }
+        }
+        let mut dtypes: Vec<Dtype> = self.pieces.iter().map(|p| p.tensor.dtype).collect();
+        dtypes.sort_by_key(|dtype| dtype.name());
+        dtypes.dedup();
+        for dtype in dtypes {
+            text.extend(layout_sample(dtype));
+        }
+        xxh64(&text, 0)
+    }
+
+    /// The matrices, by index in the program, over an image that lies at `base`.
+    pub(crate) fn place(&self, base: *mut u8) -> Vec<(usize, Matrix)> {
+        let mut placed: Vec<(usize, Matrix)> = Vec::new();
+        for piece in &self.pieces {
+            if placed
+                .last()
+                .is_none_or(|&(weight, _)| weight != piece.weight)
+            {
+                let matrix = Matrix {
+                    in_features: piece.width,
+                    ..Matrix::default()
+                };
+                placed.push((piece.weight, matrix));
+            }
+            if let Some((_, matrix)) = placed.last_mut() {
+                matrix.out_features += piece.rows;
+                matrix.segments.push(Segment {
+                    dtype: piece.tensor.dtype,
+                    packing: piece.packing,
+                    first_panel: piece.first_panel,
+                    first_row: piece.first_row,
+                    rows: piece.rows,
+                    data: base.wrapping_add(piece.offset),
+                    panel_bytes: piece.panel_bytes,
+                });
+            }
+        }
+        placed
+    }
+
+    fn overlapping(&self, wanted: &Range<usize>) -> impl Iterator<Item = &Piece<'a>> {
+        let first = self
+            .pieces
+            .partition_point(|piece| piece.range().end <= wanted.start);
+        let end = wanted.end;
+        self.pieces[first..]
+            .iter()
+            .take_while(move |piece| piece.offset < end)
+    }
+}
+
+impl Piece<'_> {
+    fn num_panels(&self) -> usize {
+        self.rows.div_ceil(LANES)
+    }
+
+    fn row_bytes(&self) -> usize {
+        let dtype = self.tensor.dtype;
+        self.width / dtype.block_size() * dtype.block_bytes()
+    }
+
+    fn range(&self) -> Range<usize> {
+        self.offset..self.offset + self.num_panels() * self.panel_bytes
+    }
+
+    fn panel_range(&self, panel: usize) -> Range<usize> {
+        let start = self.offset + panel * self.panel_bytes;
+        start..start + self.panel_bytes
+    }
+
+    /// The panels that overlap a range of the image.
+    fn panels_in(&self, wanted: &Range<usize>) -> Range<usize> {
+        let bytes = self.panel_bytes.max(1);
+        let first = wanted.start.saturating_sub(self.offset) / bytes;
+        let end = wanted.end.saturating_sub(self.offset).div_ceil(bytes);
+        first..end.min(self.num_panels())
+    }
+
+    /// Fill one panel, which is zeroed.
+    fn pack(&self, panel: usize, to: &mut [u8]) -> Result<(), CpuError> {
+        let row_bytes = self.row_bytes();
+        let mut floats = Vec::new();
+        for lane in 0..LANES.min(self.rows - panel * LANES) {
+            let row = panel * LANES + lane;
+            let source = match self.row_order {
+                None => row,
+                Some(order) => order[row].unsigned_abs() as usize, // checked by `plan`
+            };
+            let bytes = &self.tensor.bytes[source * row_bytes..][..row_bytes];
+            if self.packing.is_fallback() {
+                floats.resize(self.width, 0.0);
+                inferlib_weights::dequantize(self.tensor.dtype, bytes, &mut floats).map_err(
+                    |_| CpuError::WeightType {
+                        name: self.name.to_owned(),
+                        dtype: self.tensor.dtype.name().to_owned(),
+                    },
+                )?;
+                pack::pack_values(self.packing, &floats, lane, to);
+            } else {
+                pack::pack_row(self.packing, bytes, lane, to);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Rows that a part gives, and columns; zeros unless the tensor has two dimensions.
+fn size(part: &Part<'_>) -> (usize, usize) {
+    match *part.tensor.shape {
+        [rows, columns] => (part.row_order.map_or(rows, <[i32]>::len), columns),
+        _ => (0, 0),
+    }
+}
+
+/// The matrix's index in the program, if its parts have the declared shape.
+fn declared(program: &Program, matrix: &MatrixSource<'_>) -> Result<usize, CpuError> {
+    let name = matrix.name;
+    let index = program
+        .weights
+        .iter()
+        .position(|weight| weight.name == name)
+        .ok_or_else(|| CpuError::UnknownWeight {
+            name: name.to_owned(),
+        })?;
+    let expected = &program.weights[index].shape;
+    let mut found = vec![0, expected.get(1).copied().unwrap_or(0)];
+    for part in &matrix.parts {
+        let (rows, columns) = size(part);
+        found[0] += rows;
+        if columns != found[1] {
+            found[1] = columns;
+            break;
+        }
+    }
+    if found == *expected {
+        Ok(index)
+    } else {
+        Err(CpuError::WeightShape {
+            name: name.to_owned(),
+            expected: expected.clone(),
+            found,
+        })
+    }
+}
+
+fn check_row_order(name: &str, part: &Part<'_>) -> Result<(), CpuError> {
+    let rows = part.tensor.shape.first().copied().unwrap_or(0);
+    let wrong = part
+        .row_order
+        .unwrap_or_default()
+        .iter()
+        .find(|&&row| usize::try_from(row).map_or(true, |row| row >= rows));
+    match wrong {
+        None => Ok(()),
+        Some(row) => Err(CpuError::Batch {
+            field: "row_order",
+            why: format!("row {row} of {name} is not one of {rows}"),
+        }),
+    }
+}
+
+/// How this build packs a type: a panel of arbitrary bytes. It changes whenever the layout does, so that nobody has to
+/// remember to count a version up.
+fn layout_sample(dtype: Dtype) -> Vec<u8> {
+    let packing = Packing::of(dtype);
+    let width = 512;
+    let row_bytes = width / dtype.block_size() * dtype.block_bytes();
+    let mut random = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut panel = vec![0; packing.panel_bytes(width)];
+    for lane in 0..LANES {
+        let mut row = vec![0; row_bytes];
+        for byte in &mut row {
+            random ^= random << 13;
+            random ^= random >> 7;
+            random ^= random << 17;
+            *byte = random.to_le_bytes()[3];
+        }
+        if packing.is_fallback() {
+            let mut floats = vec![0.0; width];
+            if inferlib_weights::dequantize(dtype, &row, &mut floats).is_ok() {
+                pack::pack_values(packing, &floats, lane, &mut panel);
+            }
+        } else {
+            pack::pack_row(packing, &row, lane, &mut panel);
+        }
+    }
+    panel
+}
