@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -163,6 +163,8 @@ def assemble(
     spec, tokenizer = checkpoint.spec, checkpoint.tokenizer
     size = size_of(checkpoint, config)
     executor = make_executor(checkpoint.program, config, size.num_blocks, checkpoint.load_weights)
+    # The model keeps the checkpoint for what it says, not the opened files and their vocabulary.
+    checkpoint = replace(checkpoint, load_weights=_already_loaded)
     scheduler = Scheduler(
         groups=[(size.num_blocks, group.window) for group in checkpoint.program.kv_groups],
         max_num_seqs=config.max_num_seqs,
@@ -199,6 +201,10 @@ def assemble(
         ),
         kv_cache_bytes=size.kv_cache_bytes,
     )
+
+
+def _already_loaded(executor: CpuExecutor, packed_cache: Path | None) -> None:
+    raise AssertionError(executor, packed_cache)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,6 +18,7 @@ _MOST_JSON_BYTES = 64 * 2**20
 _MOST_TOKENIZER_BYTES = 512 * 2**20
 _DEFAULT_TEMPLATE = "default"
 _ROLES = ("bos_token", "eos_token", "unk_token", "pad_token")
+_GGUF_TOKENS = "tokenizer.ggml.tokens"
 _GGUF_ROLES = {
     "bos_token": "tokenizer.ggml.bos_token_id",
     "eos_token": "tokenizer.ggml.eos_token_id",
@@ -100,19 +101,22 @@ def text_of_gguf(weights: Weights) -> TextFiles:
     source = weights.files[0]
     if "tokenizer.ggml.model" not in metadata:
         return TextFiles()
-    tokens = weights.metadata_value("tokenizer.ggml.tokens")
-    if not isinstance(tokens, list):
-        raise ModelFormatError(f"{source} has no list 'tokenizer.ggml.tokens'")
+    num_tokens = weights.metadata_length(_GGUF_TOKENS)
+    if num_tokens is None:
+        raise ModelFormatError(f"{source} has no list {_GGUF_TOKENS!r}")
     special_tokens = {}
     for role, key in _GGUF_ROLES.items():
         token_id = metadata.get(key)
         if token_id is None:
             continue
-        if not isinstance(token_id, int) or not 0 <= token_id < len(tokens):
+        token = None
+        if isinstance(token_id, int) and 0 <= token_id < num_tokens:
+            token = weights.metadata_string(_GGUF_TOKENS, token_id)
+        if token is None:
             raise ModelFormatError(
-                f"{key!r} of {source} must be one of the {len(tokens)} tokens, not {token_id!r}"
+                f"{key!r} of {source} must be one of the {num_tokens} tokens, not {token_id!r}"
             )
-        special_tokens[role] = tokens[token_id]
+        special_tokens[role] = token
     prefix = "tokenizer.chat_template"
     templates = {
         key.removeprefix(prefix).removeprefix(".") or _DEFAULT_TEMPLATE: value

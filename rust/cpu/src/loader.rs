@@ -252,8 +252,8 @@ impl<'a> WeightLoader<'a> {
             first..end,
             |window, pack| {
                 let from = window * WINDOW;
-                let mut buffer = vec![0; WINDOW.min(bytes - from)];
-                pack(&mut buffer)?;
+                let mut buffer = vec![0; WINDOW];
+                pack(&mut buffer[..WINDOW.min(bytes - from)])?;
                 places[window - first].store(window_hash(&buffer), Ordering::Relaxed);
                 writer
                     .write(window, &buffer)

@@ -183,7 +183,7 @@ impl PackedWriter {
         Ok(())
     }
 
-    /// Write a window of the image; any thread, any order.
+    /// Write a whole window of the image, the last one padded with zeros; any thread, any order.
     pub(crate) fn write(&self, window: usize, bytes: &[u8]) -> io::Result<()> {
         self.file
             .write_all_at(bytes, (DATA + window * WINDOW) as u64)
@@ -255,10 +255,8 @@ fn checksum(file: &File, bytes: usize, threads: usize) -> io::Result<u64> {
             if window >= windows {
                 return Ok(hashes);
             }
-            let from = window * WINDOW;
-            let buffer = &mut buffer[..WINDOW.min(bytes - from)];
-            file.read_exact_at(buffer, (DATA + from) as u64)?;
-            hashes.push((window, window_hash(buffer)));
+            file.read_exact_at(&mut buffer, (DATA + window * WINDOW) as u64)?;
+            hashes.push((window, window_hash(&buffer)));
         }
     };
     let mut hashes = vec![0; windows];

@@ -129,6 +129,18 @@ impl Weights {
         value.map(|value| to_python(py, value)).transpose()
     }
 
+    /// How many elements the array of `key` has; `None` if there is no such array.
+    fn metadata_length(&self, key: &str) -> Option<usize> {
+        let array = self.inner.metadata().get(key)?.as_array()?;
+        Some(array.len())
+    }
+
+    /// One element of an array of strings, without converting the others; `None` if there is no such element.
+    fn metadata_string(&self, key: &str, index: usize) -> Option<&str> {
+        let strings = self.inner.metadata().get(key)?.as_strings()?;
+        strings.get(index)
+    }
+
     /// Name of the tensor's type and its shape, outermost dimension first. `KeyError` if there is no such tensor.
     #[pyo3(signature = (name) -> "tuple[str, tuple[int, ...]]")]
     fn info<'py>(
