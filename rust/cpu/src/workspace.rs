@@ -4,11 +4,10 @@
 use std::cell::UnsafeCell;
 use std::sync::atomic::AtomicUsize;
 
-use inferlib_core::program::Rows;
-
 use crate::activations::Activations;
 use crate::arena::Mapping;
 use crate::attention::{AttentionScratch, Merge, Unit};
+use crate::buffer_plan::plan_buffers;
 use crate::error::CpuError;
 use crate::executor::CpuExecutor;
 use crate::linear::PanelScratch;
@@ -72,20 +71,13 @@ impl Workspace {
         };
         let rows = executor.max_tokens;
         // The logits' buffer is not materialised: `Step::Logits` works in its own rows.
+        let plan = plan_buffers(program, &executor.steps, rows);
+        let first = take(plan.floats);
         let buffers = program
             .buffers
             .iter()
-            .map(|buffer| {
-                let is_logits = buffer.rows == Rows::Sampled && buffer.width == program.vocab_size;
-                (
-                    if is_logits {
-                        0
-                    } else {
-                        take(rows * buffer.width)
-                    },
-                    buffer.width,
-                )
-            })
+            .zip(plan.offsets)
+            .map(|(buffer, offset)| (first + 4 * offset.unwrap_or(0), buffer.width))
             .collect();
         let ropes = program
             .ropes
