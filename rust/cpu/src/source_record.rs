@@ -42,7 +42,10 @@ impl SourceRecord {
     /// Failing is no error: then the next start hashes again.
     pub(crate) fn write(&self, content: u64) {
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
-        let now = now.map_or(0, |now| now.as_nanos().cast_signed());
+        self.write_at(content, now.map_or(0, |now| now.as_nanos().cast_signed()));
+    }
+
+    fn write_at(&self, content: u64, now: i128) {
         if !self.stamps.iter().all(|stamp| stamp.is_settled(now)) {
             return;
         }
@@ -70,5 +73,95 @@ impl SourceRecord {
         let hash = xxh64(text.as_bytes(), 0);
         let _ = writeln!(text, "hash {hash:016x}");
         text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(folder: &Path, stamps: Vec<FileStamp>) -> SourceRecord {
+        SourceRecord {
+            path: folder.join("a.source"),
+            stamps,
+        }
+    }
+
+    fn stamp() -> FileStamp {
+        FileStamp {
+            inode: 7,
+            bytes: 1000,
+            modified_ns: 5_000_000_000,
+            changed_ns: 6_000_000_000,
+        }
+    }
+
+    const LONG_AFTER: i128 = 60_000_000_000;
+
+    #[test]
+    fn it_knows_the_same_files_and_no_others() {
+        let folder = crate::test_folder::TestFolder::new();
+        let ours = record(folder.path(), vec![stamp()]);
+        assert_eq!(ours.read(), None);
+        ours.write_at(0xabc, LONG_AFTER);
+        assert_eq!(ours.read(), Some(0xabc));
+        let other = |stamp| record(folder.path(), vec![stamp]).read();
+        assert_eq!(
+            other(FileStamp {
+                inode: 8,
+                ..stamp()
+            }),
+            None
+        );
+        assert_eq!(
+            other(FileStamp {
+                bytes: 1001,
+                ..stamp()
+            }),
+            None
+        );
+        assert_eq!(
+            other(FileStamp {
+                modified_ns: 5_000_000_001,
+                ..stamp()
+            }),
+            None
+        );
+        assert_eq!(
+            other(FileStamp {
+                changed_ns: 6_000_000_001,
+                ..stamp()
+            }),
+            None
+        );
+        assert_eq!(record(folder.path(), vec![stamp(), stamp()]).read(), None);
+    }
+
+    #[test]
+    fn files_written_to_a_moment_ago_are_not_trusted() {
+        let folder = crate::test_folder::TestFolder::new();
+        let ours = record(folder.path(), vec![stamp()]);
+        ours.write_at(1, stamp().changed_ns + 2_000_000_000);
+        assert_eq!(ours.read(), None, "within the same tick of a coarse clock");
+        ours.write_at(1, 0);
+        assert_eq!(ours.read(), None, "a clock that stands before the file's");
+        ours.write_at(1, stamp().changed_ns + 4_000_000_000);
+        assert_eq!(ours.read(), Some(1));
+    }
+
+    #[test]
+    fn a_record_that_is_cut_or_changed_anywhere_is_none() {
+        let folder = crate::test_folder::TestFolder::new();
+        let ours = record(folder.path(), vec![stamp()]);
+        ours.write_at(0x0123_4567_89ab_cdef, LONG_AFTER);
+        let whole = fs::read(&ours.path).expect("written");
+        for at in 0..whole.len() {
+            fs::write(&ours.path, &whole[..at]).expect("a temporary folder");
+            assert_eq!(ours.read(), None, "cut at {at}");
+            let mut changed = whole.clone();
+            changed[at] ^= 1;
+            fs::write(&ours.path, &changed).expect("a temporary folder");
+            assert_eq!(ours.read(), None, "changed at {at}");
+        }
     }
 }

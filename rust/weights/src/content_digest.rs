@@ -92,3 +92,61 @@ impl Weights {
         hash
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    /// One tensor of bytes.
+    fn safetensors(data: &[u8]) -> Weights {
+        let header = format!(
+            "{{\"t\":{{\"dtype\":\"U8\",\"shape\":[{0}],\"data_offsets\":[0,{0}]}}}}",
+            data.len()
+        );
+        let mut file = (header.len() as u64).to_le_bytes().to_vec();
+        file.extend(header.as_bytes());
+        file.extend(data);
+        Weights::from_bytes(Path::new("m.safetensors"), file).unwrap()
+    }
+
+    fn digest(weights: &Weights, threads: usize, bytes: usize) -> u64 {
+        let mut digest = ContentDigest::new(weights);
+        loop {
+            if let Some(digest) = digest.advance(threads, bytes) {
+                return digest;
+            }
+        }
+    }
+
+    #[test]
+    fn it_depends_on_the_content_alone() {
+        let mut data: Vec<u8> = (0..=252).cycle().take(5 * PIECE / 2).collect();
+        let weights = safetensors(&data);
+        let ours = digest(&weights, 1, 1);
+        for (threads, bytes) in [(2, 1), (1, 2 * PIECE), (3, 100 * PIECE), (8, 0)] {
+            assert_eq!(digest(&weights, threads, bytes), ours);
+        }
+        for at in [0, 1, PIECE, 2 * PIECE, data.len() - 1] {
+            data[at] ^= 1;
+            assert_ne!(digest(&safetensors(&data), 2, PIECE), ours, "byte {at}");
+            data[at] ^= 1;
+        }
+        assert_ne!(digest(&safetensors(&data[1..]), 2, PIECE), ours);
+    }
+
+    #[test]
+    fn pieces_that_change_places_change_it() {
+        let data: Vec<u8> = [0, 1, 2]
+            .iter()
+            .flat_map(|&byte| vec![byte; PIECE])
+            .collect();
+        let mut swapped = data.clone();
+        swapped.rotate_left(PIECE);
+        assert_ne!(
+            digest(&safetensors(&data), 1, PIECE),
+            digest(&safetensors(&swapped), 1, PIECE)
+        );
+    }
+}
