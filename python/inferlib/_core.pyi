@@ -201,15 +201,30 @@ class CpuExecutor:
         """
         Give a matrix as float32 values, `[out_features, in_features]`.
         """
-    def load_matrix(
-        self, /, name: "str", parts: "list[tuple[Weights, str, NDArray[int32] | None]]"
-    ) -> None:
+    def load_matrices(
+        self,
+        /,
+        checkpoint: Weights,
+        matrices: "list[tuple[str, list[tuple[str, NDArray[int32] | None]]]]",
+        *,
+        packed_cache: str | PathLike[str] | None = None,
+    ) -> "tuple[str, str | None]":
         """
-        Give a matrix as tensors of checkpoints, stacked by rows. Row `i` of a part is row `row_order[i]` of its tensor.
+        Give all matrices of the program as tensors of a checkpoint, stacked by rows: row `i` of a part is row
+        `row_order[i]` of its tensor. Packed into memory, or with `packed_cache` (a folder) into a file there once, which
+        later loads map. Signals are looked at meanwhile.
+
+        Returns where the weights came from (`"packed"`, `"written"` or `"opened"`), and what was wrong with a file of the
+        cache that had to be replaced.
         """
     def load_vector(self, /, name: str, values: NDArray[float32]) -> None:
         """
         Give a vector, `[width]` float32.
+        """
+    def residency(self, /) -> "dict[str, int]":
+        """
+        How the weights of `load_matrices` lie in memory now, as a plain dict; empty where the system does not tell.
+        Costs a walk over the process's page tables: not for every step.
         """
     def run(self, /, batch: Batch) -> StepOutput | None:
         """
@@ -1256,6 +1271,14 @@ class Weights:
     def metadata(self, /) -> "dict[str, object]":
         """
         Metadata as plain Python values, without arrays of more than 1,024 elements: see `metadata_value`.
+        """
+    def metadata_length(self, /, key: str) -> int | None:
+        """
+        How many elements the array of `key` has; `None` if there is no such array.
+        """
+    def metadata_string(self, /, key: str, index: SupportsIndex) -> str | None:
+        """
+        One element of an array of strings, without converting the others; `None` if there is no such element.
         """
     def metadata_value(self, /, key: str) -> "object | None":
         """

@@ -36,6 +36,11 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--max-model-len", metavar="N", type=int, help="longest sequence in tokens")
     group.add_argument("--threads", metavar="N", type=int, help="CPU threads")
+    group.add_argument(
+        "--packed-cache",
+        metavar="DIR",
+        help="keep packed weights here: faster starts, shared memory",
+    )
 
 
 def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
@@ -64,6 +69,7 @@ def load_model(namespace: argparse.Namespace, *, chat_template: str | None = Non
         kv_cache=namespace.kv_cache,
         max_model_len=namespace.max_model_len,
         threads=namespace.threads,
+        packed_cache=namespace.packed_cache,
         chat_template=chat_template,
     )
 

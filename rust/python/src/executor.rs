@@ -135,7 +135,7 @@ impl PyCpuExecutor {
     ///
     /// Returns where the weights came from (`"packed"`, `"written"` or `"opened"`), and what was wrong with a file of the
     /// cache that had to be replaced.
-    #[pyo3(signature = (checkpoint, matrices: "list[tuple[str, list[tuple[str, NDArray[int32] | None]]]]", *, packed_cache: "os.PathLike[str] | None" = None) -> "tuple[str, str | None]")]
+    #[pyo3(signature = (checkpoint, matrices: "list[tuple[str, list[tuple[str, NDArray[int32] | None]]]]", *, packed_cache = None) -> "tuple[str, str | None]")]
     fn load_matrices(
         &self,
         py: Python<'_>,
