@@ -36,7 +36,6 @@ struct Piece<'a> {
     packing: Packing,
     width: usize,
     rows: usize,
-    first_panel: usize,
     first_row: usize,
     panel_bytes: usize,
     /// In the image.
@@ -60,7 +59,7 @@ impl<'a> PackedImage<'a> {
         let mut bytes = 0_usize;
         for matrix in matrices {
             let weight = declared(program, matrix)?;
-            let (mut first_panel, mut first_row) = (0, 0);
+            let mut first_row = 0;
             for part in &matrix.parts {
                 let (rows, width) = size(part);
                 check_row_order(matrix.name, part)?;
@@ -73,13 +72,11 @@ impl<'a> PackedImage<'a> {
                     packing,
                     width,
                     rows,
-                    first_panel,
                     first_row,
                     panel_bytes: packing.panel_bytes(width),
                     offset: bytes.next_multiple_of(ALIGNMENT),
                 };
                 bytes = piece.range().end;
-                first_panel += piece.num_panels();
                 first_row += rows;
                 pieces.push(piece);
             }
@@ -184,7 +181,6 @@ impl<'a> PackedImage<'a> {
                 matrix.segments.push(Segment {
                     dtype: piece.tensor.dtype,
                     packing: piece.packing,
-                    first_panel: piece.first_panel,
                     first_row: piece.first_row,
                     rows: piece.rows,
                     data: base.wrapping_add(piece.offset),
