@@ -3,7 +3,10 @@
 //! `cargo run --release -p inferlib-cpu --features measure --example kernels -- [--threads N] [--tier T] [--types a,b]
 //! [--rows 1,2,8] [--shape OUTxIN] [--megabytes 64] [--repeats 9]`
 
-#![expect(clippy::print_stdout, reason = "a measurement: JSON lines are its output")]
+#![expect(
+    clippy::print_stdout,
+    reason = "a measurement: JSON lines are its output"
+)]
 
 use std::collections::HashMap;
 use std::error::Error;

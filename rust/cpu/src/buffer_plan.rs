@@ -169,6 +169,7 @@ mod tests {
             rows: Rows::Tokens,
             weight: W,
             bias: None,
+            gated: None,
             out: BufferId(out),
         }
     }

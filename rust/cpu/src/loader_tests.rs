@@ -9,9 +9,9 @@ use inferlib_weights::{Dtype, OpenOptions, Weights};
 
 use crate::error::CpuError;
 use crate::executor::Part;
-use crate::linear_tests::{Random, tensor_bytes};
 use crate::loader::{LoadedWeights, WeightLoader, WeightsOrigin};
 use crate::packed_image::{MatrixSource, PackedImage};
+use crate::random_weights::{Random, tensor_bytes};
 use crate::test_folder::TestFolder;
 
 /// A checkpoint of matrices `a` (`Q4_0` and `Q8_0` parts, rows of the second moved), `b` (BF16) and `c` (I16: a fallback).
