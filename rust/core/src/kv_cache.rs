@@ -245,6 +245,18 @@ impl KvCache {
         true
     }
 
+    /// Give back the blocks behind those of a sequence's first `num_tokens` tokens: nothing of worth is in them.
+    pub fn shrink(&mut self, slot: usize, num_tokens: usize) {
+        let first = slot * self.groups.len();
+        for (index, group) in self.groups.iter_mut().enumerate() {
+            let table = &mut self.tables[first + index];
+            let kept = num_tokens.div_ceil(BLOCK_SIZE).min(table.len());
+            for block in table.drain(kept..).rev() {
+                group.release(block);
+            }
+        }
+    }
+
     /// The copies of a sequence were made: its sources may be reused.
     pub fn copies_done(&mut self, slot: usize) {
         let first = slot * self.groups.len();

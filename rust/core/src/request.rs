@@ -24,10 +24,12 @@ pub struct NewRequest {
     pub cache_salt: Option<String>,
     /// Smaller runs first; equal ones in order of arrival.
     pub priority: i32,
+    /// Draft tokens for it, where the scheduler drafts at all.
+    pub speculation: bool,
 }
 
 impl NewRequest {
-    /// One sequence, seed 0, no salt, priority 0.
+    /// One sequence, seed 0, no salt, priority 0, drafts allowed.
     #[must_use]
     pub fn new(prompt: Vec<i32>, params: Arc<SamplingParams>) -> Self {
         Self {
@@ -37,6 +39,7 @@ impl NewRequest {
             seed: 0,
             cache_salt: None,
             priority: 0,
+            speculation: true,
         }
     }
 }
@@ -214,6 +217,10 @@ pub struct RequestOutput {
     pub num_cached_tokens: usize,
     /// How often a sequence of it lost its blocks.
     pub num_preemptions: u32,
+    /// Tokens drafted for it, as far as the model verified them.
+    pub num_drafted_tokens: u64,
+    /// Of these, tokens that were drawn: steps saved.
+    pub num_accepted_tokens: u64,
     /// When things happened.
     pub timestamps: Timestamps,
 }

@@ -7,14 +7,16 @@
 //! | file | holds |
 //! |---|---|
 //! | `scheduler/plan.rs` | `schedule`: who runs, with how many tokens; admission; preemption |
+//! | `scheduler/drafts.rs` | drafted tokens in the plan |
 //! | `scheduler/fill.rs` | the plan as a [`Batch`] |
-//! | `scheduler/update.rs` | `update`: tokens appended, sequences ended, blocks published |
+//! | `scheduler/update.rs` | `update`: drafts verified, tokens appended, sequences ended, blocks published |
 //! | `scheduler/sequences.rs`, `requests.rs` | hot state as parallel arrays; cold state per request |
 //! | `scheduler/integrity.rs` | the invariants |
 //!
 //! Progress: the best-ranked running sequence is never preempted for another, and it fits alone (checked at submit),
 //! so it finishes, and by induction all do. Results do not depend on any choice made here (DESIGN section 4).
 
+mod drafts;
 mod fill;
 mod integrity;
 mod plan;
@@ -27,10 +29,12 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::batch::Batch;
+use crate::drafting::{MAX_LOOKUP, PromptLookup};
 use crate::kv_cache::{GroupConfig, KvCache, MAX_BLOCKS, PrefixHash};
 use crate::request::{
     FinishReason, NewRequest, PromptLimit, RequestId, RequestOutput, RequestStatus, SubmitError,
 };
+use drafts::Drafts;
 use plan::Scheduled;
 use requests::{Request, Requests};
 use sequences::{Rank, SequenceStatus, Sequences};
@@ -40,6 +44,9 @@ pub use update::{Events, UpdateError};
 
 /// Most sequences of one request.
 pub const MAX_N: u32 = 4096;
+
+/// Rows that a pass carries at about the cost of one, unless the executor knows better.
+pub const ROWS_PER_PASS: usize = 6;
 
 /// Limits and memory of a scheduler, fixed for its life.
 #[derive(Clone, Debug)]
@@ -54,6 +61,10 @@ pub struct SchedulerConfig {
     pub max_model_len: usize,
     /// Token ids are below this.
     pub vocab_size: usize,
+    /// Draft tokens for sequences that repeat themselves; `None` drafts nothing. No result depends on it.
+    pub speculation: Option<PromptLookup>,
+    /// Most rows of a step with drafted tokens: those that a pass carries at about the cost of one.
+    pub rows_per_pass: usize,
     /// Keep full blocks for requests with an equal prefix.
     pub enable_prefix_caching: bool,
     /// Most tokens of one prefill chunk; `None` leaves it to the budget.
@@ -88,6 +99,14 @@ pub enum ConfigError {
         /// As given.
         value: usize,
     },
+    /// The lengths that are looked up are no range.
+    #[error("{min} to {max} tokens cannot be looked up; the range lies within 1 to {MAX_LOOKUP}")]
+    PromptLookup {
+        /// Shortest, as given.
+        min: usize,
+        /// Longest, as given.
+        max: usize,
+    },
 }
 
 /// Requests, their sequences and the KV cache; see the module's documentation.
@@ -108,6 +127,7 @@ pub struct Scheduler {
     num_waiting_tokens: usize,
     /// The step in flight, in the order of the batch; empty when there is none.
     scheduled: Vec<Scheduled>,
+    drafts: Drafts,
     batch: Batch,
     events: Events,
     totals: Totals,
@@ -130,9 +150,16 @@ impl Scheduler {
             ("max_model_len", config.max_model_len),
             ("vocab_size", config.vocab_size),
             ("max_chunk", config.max_chunk.unwrap_or(1)),
+            ("rows_per_pass", config.rows_per_pass),
         ] {
             if value == 0 || i32::try_from(value).is_err() {
                 return Err(ConfigError::Limit { field, value });
+            }
+        }
+        if let Some(lookup) = &config.speculation {
+            let (min, max) = (lookup.prompt_lookup_min, lookup.prompt_lookup_max);
+            if min == 0 || max < min || max > MAX_LOOKUP {
+                return Err(ConfigError::PromptLookup { min, max });
             }
         }
         let hash = config.enable_prefix_caching.then_some(config.prefix_hash);
@@ -147,6 +174,7 @@ impl Scheduler {
             num_waiting_requests: 0,
             num_waiting_tokens: 0,
             scheduled: Vec::new(),
+            drafts: Drafts::default(),
             batch: Batch::default(),
             events: Events::default(),
             totals: Totals::default(),
@@ -167,9 +195,11 @@ impl Scheduler {
         self.totals.num_requests += 1;
         let n = new.n;
         let priority = new.priority;
+        let speculation = self.config.speculation.as_ref();
+        let max_drafts = speculation.map_or(0, |lookup| lookup.num_speculative_tokens);
         let id = self
             .requests
-            .insert(|id| Request::new(id, new, max_tokens, now));
+            .insert(|id| Request::new(id, new, max_tokens, max_drafts, now));
         let index = Requests::index(id);
         for sequence_index in 0..n {
             let rank = Rank {
@@ -201,19 +231,36 @@ impl Scheduler {
 
     /// End one sequence (a stop string was found, or nobody reads it any more), also while a step is in flight. Says
     /// whether it was alive.
+    ///
+    /// With `num_output_tokens` it ends with that token: a step may have brought further ones, which go, and the
+    /// sequence may have ended with one of them, which does not count either. `None` keeps what there is.
     pub fn finish(
         &mut self,
         id: RequestId,
         sequence_index: u32,
         reason: FinishReason,
+        num_output_tokens: Option<usize>,
         now: f64,
     ) -> bool {
-        let slot = self.requests.find(id).and_then(|index| {
-            let slots = &self.requests[index].slots;
-            slots.get(sequence_index as usize).copied().flatten()
-        });
+        let Some(index) = self.requests.find(id) else {
+            return false;
+        };
+        let slots = &self.requests[index].slots;
+        let slot = slots.get(sequence_index as usize).copied().flatten();
         if let Some(slot) = slot {
             self.end_sequence(slot, reason, None, now);
+        }
+        let sequences = &mut self.requests[index].output.sequences;
+        if let (Some(kept), Some(sequence)) = (
+            num_output_tokens,
+            sequences.get_mut(sequence_index as usize),
+        ) && kept <= sequence.token_ids.len()
+        {
+            self.totals.num_output_tokens -= (sequence.token_ids.len() - kept) as u64;
+            sequence.token_ids.truncate(kept);
+            sequence.logprobs.truncate(kept);
+            sequence.finish_reason = Some(reason);
+            sequence.stop_token_id = None;
         }
         slot.is_some()
     }
@@ -366,6 +413,7 @@ impl Scheduler {
             SequenceStatus::Forking | SequenceStatus::Free => {}
         }
         self.kv.close(slot);
+        self.drafts.close(slot);
         let index = self.sequences.request[slot];
         self.sequences.close(slot);
 

@@ -10,8 +10,8 @@ use std::cell::Cell;
 use std::sync::Arc;
 
 use inferlib_core::{
-    GroupConfig, NewRequest, PrefixHash, RowStatus, SamplingParams, Scheduler, SchedulerConfig,
-    StepOutput,
+    GroupConfig, NewRequest, PrefixHash, PromptLookup, RowStatus, SamplingParams, Scheduler,
+    SchedulerConfig, StepOutput,
 };
 
 thread_local! {
@@ -52,16 +52,28 @@ fn submit(scheduler: &mut Scheduler) {
     }
 }
 
-/// One step with a token for each sequence; how often it allocated.
-fn step(scheduler: &mut Scheduler, output: &StepOutput) -> usize {
+/// One step with the token 7 for each row; how often it allocated.
+fn step(scheduler: &mut Scheduler, output: &mut StepOutput) -> usize {
     let before = NUM_ALLOCATIONS.get();
-    assert_eq!(scheduler.schedule(0.0).unwrap().num_sampled(), NUM_SEQS);
+    let num_rows = scheduler.schedule(0.0).unwrap().num_sampled();
+    output.token_ids.resize(num_rows, 7);
+    output.status.resize(num_rows, RowStatus::Ok);
+    output.logprobs.resize(num_rows, None);
     scheduler.update(output, 0.0).unwrap();
     NUM_ALLOCATIONS.get() - before
 }
 
-#[test]
-fn steps_after_warm_up_allocate_nothing() {
+/// Steps until nothing is left; how many, and how often they allocated.
+fn drain(scheduler: &mut Scheduler, output: &mut StepOutput) -> (usize, usize) {
+    let (mut num_steps, mut num_allocations) = (0, 0);
+    while scheduler.has_work() {
+        num_steps += 1;
+        num_allocations += step(scheduler, output);
+    }
+    (num_steps, num_allocations)
+}
+
+fn check(speculation: Option<PromptLookup>, expected_steps: std::ops::RangeInclusive<usize>) {
     let mut scheduler = Scheduler::new(SchedulerConfig {
         groups: vec![GroupConfig {
             num_blocks: 1000,
@@ -71,6 +83,8 @@ fn steps_after_warm_up_allocate_nothing() {
         max_num_batched_tokens: 20 * NUM_SEQS,
         max_model_len: 200,
         vocab_size: 100,
+        speculation,
+        rows_per_pass: 4 * NUM_SEQS,
         enable_prefix_caching: true,
         max_chunk: None,
         max_waiting: None,
@@ -78,24 +92,31 @@ fn steps_after_warm_up_allocate_nothing() {
         prefix_hash: PrefixHash::default(),
     })
     .unwrap();
-    let output = StepOutput {
-        token_ids: vec![7; NUM_SEQS],
-        status: vec![RowStatus::Ok; NUM_SEQS],
-        logprobs: vec![None; NUM_SEQS],
+    let mut output = StepOutput {
+        token_ids: Vec::with_capacity(4 * NUM_SEQS),
+        status: Vec::with_capacity(4 * NUM_SEQS),
+        logprobs: Vec::with_capacity(4 * NUM_SEQS),
     };
     let mut warm_up = 0;
     for _ in 0..2 {
         submit(&mut scheduler); // the second time with cached prefixes
-        warm_up += (0..100)
-            .map(|_| step(&mut scheduler, &output))
-            .sum::<usize>();
+        warm_up += drain(&mut scheduler, &mut output).1;
     }
     assert!(warm_up > 0, "the counter counts");
-    assert!(!scheduler.has_work());
 
     submit(&mut scheduler);
-    let admission = step(&mut scheduler, &output);
-    let decode: usize = (0..99).map(|_| step(&mut scheduler, &output)).sum();
-    assert!(!scheduler.has_work());
+    let admission = step(&mut scheduler, &mut output);
+    let (num_steps, decode) = drain(&mut scheduler, &mut output);
     assert_eq!((admission, decode), (0, 0));
+    assert!(expected_steps.contains(&num_steps), "{num_steps} steps");
+}
+
+#[test]
+fn steps_after_warm_up_allocate_nothing() {
+    check(None, 99..=99);
+}
+
+#[test]
+fn steps_with_drafts_allocate_nothing_after_warm_up_either() {
+    check(Some(PromptLookup::default()), 20..=40);
 }

@@ -394,8 +394,8 @@ fn when_the_first_sequence_is_ended_early_the_next_computes_the_prompt() {
     };
     let id = scheduler.submit(new.clone(), 0.0).unwrap();
     step(&mut scheduler, &mut executor, 0.0);
-    assert!(scheduler.finish(id, 0, FinishReason::Stop, 0.0));
-    assert!(!scheduler.finish(id, 0, FinishReason::Stop, 0.0));
+    assert!(scheduler.finish(id, 0, FinishReason::Stop, None, 0.0));
+    assert!(!scheduler.finish(id, 0, FinishReason::Stop, None, 0.0));
     assert_eq!(scheduler.status(id), Some(RequestStatus::Preempted));
     drain(&mut scheduler, &mut executor);
     let output = scheduler.take(id).unwrap();

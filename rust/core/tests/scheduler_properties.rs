@@ -9,11 +9,12 @@
 
 mod pretended_executor;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use inferlib_core::{
-    FinishReason, NewRequest, PrefixHash, RequestId, SamplingParams, Scheduler, SchedulerConfig,
+    Events, FinishReason, NewRequest, PrefixHash, PromptLookup, RequestId, SamplingParams,
+    Scheduler, SchedulerConfig, SequenceOutput,
 };
 use pretended_executor::{FakeExecutor, config, group, oracle, oracle_prompt_logprobs, prompt};
 use proptest::prelude::*;
@@ -91,17 +92,54 @@ fn arbitrary_request() -> impl Strategy<Value = NewRequest> {
         (prop_oneof![3 => Just(1), 1 => 2..6_u32], any::<u64>()),
         prop::option::weighted(0.3, prop_oneof![Just("a".to_owned()), Just("b".to_owned())]),
         prop_oneof![4 => Just(0), 1 => -1..2_i32],
+        prop::bool::weighted(0.9),
     )
         .prop_map(
-            |(prompt, params, (n, seed), cache_salt, priority)| NewRequest {
+            |(prompt, params, (n, seed), cache_salt, priority, speculation)| NewRequest {
                 prompt,
                 params: Arc::new(params),
                 n,
                 seed,
                 cache_salt,
                 priority,
+                speculation,
             },
         )
+}
+
+/// What a stop string does to a request whose seed says so: the caller ends the sequence at this token.
+const STOP_STRING: i32 = 11;
+
+fn has_stop_string(request: &NewRequest) -> bool {
+    request.seed % 3 == 0
+}
+
+/// What a request gives alone, stop strings included.
+fn expected_sequences(request: &NewRequest, config: &SchedulerConfig) -> Vec<SequenceOutput> {
+    let mut sequences = oracle(request, config);
+    for sequence in &mut sequences {
+        let stop = sequence.token_ids.iter().position(|&t| t == STOP_STRING);
+        if let (Some(index), true) = (stop, has_stop_string(request)) {
+            sequence.token_ids.truncate(index + 1);
+            sequence.logprobs.truncate(index + 1);
+            sequence.finish_reason = Some(FinishReason::Stop);
+            sequence.stop_token_id = None;
+        }
+    }
+    sequences
+}
+
+fn arbitrary_speculation() -> impl Strategy<Value = Option<PromptLookup>> {
+    let lookup = (1..10_usize, 1..4_usize, 0..5_usize);
+    let lookup =
+        lookup.prop_map(
+            |(num_speculative_tokens, prompt_lookup_min, more)| PromptLookup {
+                num_speculative_tokens,
+                prompt_lookup_min,
+                prompt_lookup_max: prompt_lookup_min + more,
+            },
+        );
+    prop::option::weighted(0.75, lookup)
 }
 
 fn arbitrary_operation() -> impl Strategy<Value = Operation> {
@@ -125,14 +163,17 @@ fn arbitrary_config() -> impl Strategy<Value = SchedulerConfig> {
         any::<bool>(),
         prop::option::of(1..20_usize),
         prop_oneof![Just(128_u32), Just(4), Just(1)],
+        (arbitrary_speculation(), 1..14_usize),
     )
         .prop_map(
-            |(blocks, max_num_seqs, max_num_batched_tokens, caching, max_chunk, bits)| {
+            |(blocks, max_num_seqs, max_num_batched_tokens, caching, max_chunk, bits, drafts)| {
                 SchedulerConfig {
                     groups: blocks.into_iter().map(group).collect(),
                     max_num_seqs,
                     max_num_batched_tokens,
                     max_model_len: 130,
+                    speculation: drafts.0,
+                    rows_per_pass: drafts.1,
                     enable_prefix_caching: caching,
                     max_chunk,
                     prefix_hash: PrefixHash {
@@ -187,7 +228,7 @@ impl Run {
             } if which < self.living.len() => {
                 let id = self.living[which];
                 self.scheduler
-                    .finish(id, sequence, FinishReason::Stop, self.now);
+                    .finish(id, sequence, FinishReason::Stop, None, self.now);
                 if self.scheduler.output(id).unwrap().is_finished() {
                     self.living.remove(which);
                     self.check_finished(id);
@@ -224,11 +265,15 @@ impl Run {
         self.scheduler.check_integrity().unwrap();
         for index in 0..events.token_ids.len() {
             let key = (events.request_ids[index], events.sequence_indices[index]);
-            self.streamed
-                .entry(key)
-                .or_default()
-                .push(events.token_ids[index]);
+            let streamed = self.streamed.entry(key).or_default();
+            let stopped =
+                has_stop_string(&self.requests[&key.0]) && streamed.last() == Some(&STOP_STRING);
+            if !stopped {
+                assert_eq!(events.token_indices[index], streamed.len());
+                streamed.push(events.token_ids[index]);
+            }
         }
+        self.stop_strings(&events);
         for id in events.finished_requests {
             self.living.retain(|&living| living != id);
             self.check_finished(id);
@@ -236,12 +281,33 @@ impl Run {
         true
     }
 
+    /// As the engine does: a stop string is complete with a token, and what came behind it goes.
+    fn stop_strings(&mut self, events: &Events) {
+        let mut seen = BTreeSet::new();
+        for row in 0..events.token_ids.len() {
+            let (id, index) = (events.request_ids[row], events.sequence_indices[row]);
+            let stops = events.token_ids[row] == STOP_STRING;
+            if !stops || !has_stop_string(&self.requests[&id]) || !seen.insert((id, index)) {
+                continue;
+            }
+            let kept = Some(events.token_indices[row] + 1);
+            self.scheduler
+                .finish(id, index, FinishReason::Stop, kept, self.now);
+            self.scheduler.check_integrity().unwrap();
+            let finished = self.scheduler.output(id).unwrap().is_finished();
+            if finished && !events.finished_requests.contains(&id) {
+                self.living.retain(|&living| living != id);
+                self.check_finished(id);
+            }
+        }
+    }
+
     /// A finished request gave exactly what it gives alone, or a beginning of it if somebody ended it.
     fn check_finished(&mut self, id: RequestId) {
         let request = &self.requests[&id];
         let output = self.scheduler.take(id).expect("finished");
         assert!(self.scheduler.output(id).is_none());
-        let expected = oracle(request, self.scheduler.config());
+        let expected = expected_sequences(request, self.scheduler.config());
         for (index, (found, expected)) in (0..).zip(output.sequences.iter().zip(&expected)) {
             let streamed = self.streamed.remove(&(id, index)).unwrap_or_default();
             assert_eq!(streamed, found.token_ids, "events and output differ");

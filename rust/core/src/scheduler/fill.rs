@@ -39,8 +39,10 @@ impl Scheduler {
             let index = self.sequences.rank[slot].sequence_index;
             let request = &self.requests[self.sequences.request[slot]];
             let tokens = request.tokens(index);
+            let drafts = &self.drafts.tokens[entry.draft_start..][..entry.num_drafts];
             let first_row = batch.token_ids.len();
-            tokens.extend_into(start..end, &mut batch.token_ids);
+            tokens.extend_into(start..end - drafts.len(), &mut batch.token_ids);
+            batch.token_ids.extend_from_slice(drafts);
             batch.positions.extend((start..end).map(int32));
             batch.query_start_loc.push(int32(batch.token_ids.len()));
             batch.seq_lens.push(int32(end));
@@ -48,14 +50,14 @@ impl Scheduler {
                 fill_group(&self.kv, slot, group, start..end, arrays);
             }
 
-            let row = |kind, position| SampledRow {
+            let row = |kind, position: usize| SampledRow {
                 kind,
                 sequence: uint32(sequence),
                 params: Arc::clone(self.params(slot)),
                 seed: request.seed,
                 sequence_index: index,
                 position: uint32(position),
-                num_output_tokens: uint32(tokens.output.len()),
+                num_output_tokens: uint32(position.saturating_sub(tokens.prompt.len())),
                 history_start: 0,
                 history_prompt_len: 0,
                 history_output_len: 0,
@@ -73,17 +75,24 @@ impl Scheduler {
                     .sampled
                     .push(row(LogitsRow::Score { target }, position));
             }
-            entry.samples = end == tokens.len() && request.max_tokens > 0;
-            if entry.samples {
+            let draws = end - drafts.len() == tokens.len() && request.max_tokens > 0;
+            entry.num_sampled = if draws { 1 + drafts.len() } else { 0 };
+            let history_start = batch.history.len();
+            if draws && request.needs_history {
+                tokens.extend_into(0..tokens.len(), &mut batch.history);
+                batch.history.extend_from_slice(drafts);
+            }
+            for draw in 0..entry.num_sampled {
+                let position = tokens.len() + draw;
                 batch
                     .logits_indices
-                    .push(int32(first_row + entry.num_tokens - 1));
-                let mut sampled = row(LogitsRow::Sample, end);
+                    .push(int32(first_row + position - 1 - start));
+                let mut sampled = row(LogitsRow::Sample, position);
                 if request.needs_history {
-                    sampled.history_start = uint32(batch.history.len());
+                    // The rows of a draft read more and more of the same tokens.
+                    sampled.history_start = uint32(history_start);
                     sampled.history_prompt_len = uint32(tokens.prompt.len());
-                    sampled.history_output_len = uint32(tokens.output.len());
-                    tokens.extend_into(0..end, &mut batch.history);
+                    sampled.history_output_len = uint32(tokens.output.len() + draw);
                 }
                 batch.sampled.push(sampled);
             }

@@ -43,6 +43,14 @@ impl Scheduler {
                 self.sequences.num_computed_tokens[slot],
                 self.sequences.num_tokens[slot],
             );
+            let in_flight = self.scheduled.iter().find(|entry| entry.slot == slot);
+            let drafts = in_flight.map_or(0, |entry| entry.num_drafts);
+            let blocks = self.kv.table(slot, 0).len();
+            if blocks > (tokens + drafts).div_ceil(BLOCK_SIZE) {
+                return Err(format!(
+                    "slot {slot}: {blocks} blocks for {tokens} tokens and {drafts} drafts"
+                ));
+            }
             if computed >= tokens {
                 return Err(format!(
                     "slot {slot}: {computed} of {tokens} tokens computed, none left"
@@ -54,6 +62,12 @@ impl Scheduler {
             .iter()
             .map(|entry| entry.num_tokens)
             .sum::<usize>();
+        let drafts = self.scheduled.iter().any(|entry| entry.num_drafts > 0);
+        if drafts && budget > self.config.rows_per_pass {
+            return Err(format!(
+                "a step with drafts has {budget} rows, above rows_per_pass"
+            ));
+        }
         if budget > self.config.max_num_batched_tokens {
             return Err(format!("the step has {budget} tokens, above the budget"));
         }

@@ -1,4 +1,5 @@
-//! `schedule`: decode rows first, then prefill chunks, then admissions, in order of rank under one token budget.
+//! `schedule`: decode rows first, then prefill chunks, then admissions, in order of rank under one token budget; drafts
+//! in what is left.
 
 use std::ops::Bound::{Excluded, Unbounded};
 
@@ -27,11 +28,23 @@ pub(super) struct Scheduled {
     pub(super) slot: usize,
     /// Differs from the slot's if the sequence ended meanwhile.
     pub(super) generation: u32,
+    /// Drafted ones included.
     pub(super) num_tokens: usize,
+    /// The last of them, which nobody has drawn yet.
+    pub(super) num_drafts: usize,
+    /// Where they begin in `Drafts::tokens`.
+    pub(super) draft_start: usize,
     /// Rows of logits that score prompt tokens.
     pub(super) num_scored: usize,
-    /// One more row, from which the next token is drawn.
-    pub(super) samples: bool,
+    /// Further rows, from which tokens are drawn: the next one, and the one behind each drafted token.
+    pub(super) num_sampled: usize,
+}
+
+impl Scheduled {
+    /// Its rows of logits.
+    pub(super) fn num_rows(&self) -> usize {
+        self.num_scored + self.num_sampled
+    }
 }
 
 impl Scheduler {
@@ -56,6 +69,7 @@ impl Scheduler {
         if num_preemptions == self.totals.num_preemptions {
             self.plan_admissions(&mut budget, now);
         }
+        self.plan_drafts(&mut budget);
         debug_assert!(
             !self.scheduled.is_empty() || !self.has_work(),
             "every step advances a sequence"
@@ -67,7 +81,18 @@ impl Scheduler {
 
     /// The step failed or was interrupted: nothing counts as computed, and the next `schedule` plans it again.
     pub fn discard_step(&mut self) {
-        self.scheduled.clear();
+        let mut scheduled = std::mem::take(&mut self.scheduled);
+        for entry in scheduled.drain(..) {
+            if self.sequences.generation[entry.slot] == entry.generation {
+                self.drop_draft_blocks(entry.slot);
+            }
+        }
+        self.scheduled = scheduled;
+    }
+
+    /// A sequence keeps the blocks of its own tokens only.
+    pub(super) fn drop_draft_blocks(&mut self, slot: usize) {
+        self.kv.shrink(slot, self.sequences.num_tokens[slot]);
     }
 
     fn plan_decode_rows(&mut self, budget: &mut usize) {
@@ -139,8 +164,10 @@ impl Scheduler {
             slot,
             generation: self.sequences.generation[slot],
             num_tokens,
+            num_drafts: 0,
+            draft_start: 0,
             num_scored: 0,
-            samples: false,
+            num_sampled: 0,
         });
     }
 
@@ -159,6 +186,7 @@ impl Scheduler {
 
     fn preempt(&mut self, victim: usize) {
         self.kv.release(victim);
+        self.drafts.close(victim);
         self.sequences.num_computed_tokens[victim] = 0;
         self.enqueue(victim, SequenceStatus::Preempted);
         self.requests[self.sequences.request[victim]]

@@ -22,13 +22,21 @@ pub(super) struct Request {
     pub(super) prompt_done: bool,
     /// Position of the next prompt token whose log-probability is wanted; the prompt's length when there is none.
     pub(super) next_scored: usize,
+    /// Most drafted tokens of a sequence in one step.
+    pub(super) max_drafts: usize,
     /// Sampling reads the tokens so far.
     pub(super) needs_history: bool,
     pub(super) output: RequestOutput,
 }
 
 impl Request {
-    pub(super) fn new(id: RequestId, new: NewRequest, max_tokens: usize, now: f64) -> Self {
+    pub(super) fn new(
+        id: RequestId,
+        new: NewRequest,
+        max_tokens: usize,
+        max_drafts: usize,
+        now: f64,
+    ) -> Self {
         let params = new.params;
         let scored = params.prompt_logprobs.is_some();
         let start = (params.prompt_logprobs_start as usize)
@@ -46,6 +54,7 @@ impl Request {
             started: false,
             prompt_done: false,
             next_scored: if scored { start } else { new.prompt.len() },
+            max_drafts: if new.speculation { max_drafts } else { 0 },
             needs_history: params.needs_history(),
             output: RequestOutput {
                 request_id: id,
@@ -55,6 +64,8 @@ impl Request {
                 prompt_token_ids: new.prompt,
                 num_cached_tokens: 0,
                 num_preemptions: 0,
+                num_drafted_tokens: 0,
+                num_accepted_tokens: 0,
                 timestamps: Timestamps {
                     arrival: now,
                     ..Timestamps::default()

@@ -15,6 +15,8 @@ pub(super) struct Totals {
     pub(super) num_prompt_tokens: u64,
     pub(super) num_cached_tokens: u64,
     pub(super) num_output_tokens: u64,
+    pub(super) num_drafted_tokens: u64,
+    pub(super) num_accepted_tokens: u64,
     pub(super) num_preemptions: u64,
 }
 
@@ -45,6 +47,10 @@ pub struct Stats {
     pub num_cached_tokens: u64,
     /// Tokens generated.
     pub num_output_tokens: u64,
+    /// Tokens drafted, as far as the model verified them.
+    pub num_drafted_tokens: u64,
+    /// Of these, tokens that were drawn.
+    pub num_accepted_tokens: u64,
     /// Sequences that lost their blocks.
     pub num_preemptions: u64,
     /// One per KV group.
@@ -71,6 +77,8 @@ impl Scheduler {
             num_prompt_tokens: self.totals.num_prompt_tokens,
             num_cached_tokens: self.totals.num_cached_tokens,
             num_output_tokens: self.totals.num_output_tokens,
+            num_drafted_tokens: self.totals.num_drafted_tokens,
+            num_accepted_tokens: self.totals.num_accepted_tokens,
             num_preemptions: self.totals.num_preemptions,
             groups: self.kv.stats().collect(),
         }

@@ -13,6 +13,8 @@ pub struct Events {
     pub request_ids: Vec<RequestId>,
     /// `[num_tokens]`: which of its sequences.
     pub sequence_indices: Vec<u32>,
+    /// `[num_tokens]`: which of the sequence's output tokens. A step may bring several of one sequence, in order.
+    pub token_indices: Vec<usize>,
     /// `[num_tokens]`: the token appended.
     pub token_ids: Vec<i32>,
     /// `[num_tokens]`: whether the sequence ended with it.
@@ -25,6 +27,7 @@ impl Events {
     fn clear(&mut self) {
         self.request_ids.clear();
         self.sequence_indices.clear();
+        self.token_indices.clear();
         self.token_ids.clear();
         self.finished.clear();
         self.finished_requests.clear();
@@ -63,11 +66,10 @@ impl Scheduler {
         let mut scheduled = std::mem::take(&mut self.scheduled);
         let mut row = 0;
         for entry in scheduled.drain(..) {
-            let rows = row..row + entry.num_scored + usize::from(entry.samples);
-            row = rows.end;
             if self.sequences.generation[entry.slot] == entry.generation {
-                self.advance(entry, output, rows, now);
+                self.advance(entry, output, row, now);
             }
+            row += entry.num_rows();
         }
         self.scheduled = scheduled;
         Ok(&self.events)
@@ -77,8 +79,7 @@ impl Scheduler {
         if self.scheduled.is_empty() {
             return Err(UpdateError::NoStep);
         }
-        let rows = |entry: &Scheduled| entry.num_scored + usize::from(entry.samples);
-        let expected = self.scheduled.iter().map(rows).sum();
+        let expected = self.scheduled.iter().map(Scheduled::num_rows).sum();
         for (array, found) in [
             ("token_ids", output.token_ids.len()),
             ("status", output.status.len()),
@@ -94,49 +95,39 @@ impl Scheduler {
         }
         let mut first = 0;
         for entry in &self.scheduled {
-            let sampled = first + entry.num_scored;
             if self.sequences.generation[entry.slot] == entry.generation {
-                let wanted = entry.samples && self.params(entry.slot).logprobs.is_some();
-                for row in first..sampled + usize::from(wanted) {
+                let wanted = match self.params(entry.slot).logprobs {
+                    Some(_) => entry.num_rows(),
+                    None => entry.num_scored,
+                };
+                for row in first..first + wanted {
                     if output.status[row] == RowStatus::Ok && output.logprobs[row].is_none() {
                         return Err(UpdateError::MissingLogprobs { row });
                     }
                 }
             }
-            first += rows(entry);
+            first += entry.num_rows();
         }
         Ok(())
     }
 
-    fn advance(
-        &mut self,
-        entry: Scheduled,
-        output: &StepOutput,
-        rows: std::ops::Range<usize>,
-        now: f64,
-    ) {
+    /// Account for one sequence of the step; `first_row` is its first row of logits.
+    fn advance(&mut self, entry: Scheduled, output: &StepOutput, first_row: usize, now: f64) {
         let slot = entry.slot;
         let index = self.sequences.request[slot];
-        if output.status[rows.clone()].contains(&RowStatus::Failed) {
-            self.kv.unpublish(slot);
-            if self.requests[index].prompt_done {
-                self.end_sequence(slot, FinishReason::Error, None, now);
-            } else {
-                self.end_request(index, FinishReason::Error, now); // its siblings would meet the same
-            }
-            self.note_finished(index);
+        let first_draw = first_row + entry.num_scored;
+        // What came of a drafted token counts only if that token was drawn.
+        let certain = first_row..(first_row + entry.num_rows() - entry.num_drafts);
+        if output.status[certain].contains(&RowStatus::Failed) {
+            self.fail(slot, now);
             return;
         }
-
-        let computed = self.sequences.num_computed_tokens[slot] + entry.num_tokens;
-        self.sequences.num_computed_tokens[slot] = computed;
-        let sequence_index = self.sequences.rank[slot].sequence_index;
         self.kv.copies_done(slot);
-        self.kv
-            .publish(slot, self.requests[index].tokens(sequence_index), computed);
+        self.compute(slot, entry.num_tokens - entry.num_drafts);
 
+        let computed = self.sequences.num_computed_tokens[slot];
         let request = &mut self.requests[index];
-        let scored = &output.logprobs[rows.start..rows.start + entry.num_scored];
+        let scored = &output.logprobs[first_row..first_draw];
         if let Some(prompt_logprobs) = &mut request.output.prompt_logprobs {
             prompt_logprobs.extend(scored.iter().flatten().cloned());
             request.next_scored += scored.len();
@@ -151,13 +142,75 @@ impl Scheduler {
             }
             self.release_siblings(index, slot);
         }
-        if entry.samples {
-            self.append(slot, output, rows.end - 1, now);
+        if entry.num_sampled > 0 {
+            let alive = self.append(slot, output, first_draw, now);
+            if entry.num_drafts > 0 {
+                self.verify(entry, output, first_draw, alive, now);
+            }
         }
     }
 
-    /// Append the token drawn in `row`; end the sequence if it says so.
-    fn append(&mut self, slot: usize, output: &StepOutput, row: usize, now: f64) {
+    /// Go through a draft as decoding would have: as long as the token drawn is the one drafted, the row behind it was
+    /// computed from the right tokens, and its draw counts. The rest is forgotten.
+    fn verify(
+        &mut self,
+        entry: Scheduled,
+        output: &StepOutput,
+        first_draw: usize,
+        mut alive: bool,
+        now: f64,
+    ) {
+        let slot = entry.slot;
+        let index = self.sequences.request[slot];
+        let mut num_accepted = 0;
+        while alive && num_accepted < entry.num_drafts {
+            let row = first_draw + num_accepted;
+            if output.token_ids[row] != self.drafts.tokens[entry.draft_start + num_accepted] {
+                break;
+            }
+            num_accepted += 1;
+            if output.status[row + 1] == RowStatus::Failed {
+                self.fail(slot, now);
+                alive = false;
+            } else {
+                self.compute(slot, 1);
+                alive = self.append(slot, output, row + 1, now);
+            }
+        }
+        self.totals.num_drafted_tokens += entry.num_drafts as u64;
+        self.totals.num_accepted_tokens += num_accepted as u64;
+        let request = &mut self.requests[index].output;
+        request.num_drafted_tokens += entry.num_drafts as u64;
+        request.num_accepted_tokens += num_accepted as u64;
+        if alive {
+            self.drafts.observe(slot, entry.num_drafts, num_accepted);
+            self.drop_draft_blocks(slot);
+        }
+    }
+
+    /// The next `num_tokens` tokens of a sequence have their K and V: publish the blocks that became full.
+    fn compute(&mut self, slot: usize, num_tokens: usize) {
+        let computed = self.sequences.num_computed_tokens[slot] + num_tokens;
+        self.sequences.num_computed_tokens[slot] = computed;
+        let request = &self.requests[self.sequences.request[slot]];
+        let tokens = request.tokens(self.sequences.rank[slot].sequence_index);
+        self.kv.publish(slot, tokens, computed);
+    }
+
+    /// A row of a sequence's logits was not numbers, or nothing was left to draw from.
+    fn fail(&mut self, slot: usize, now: f64) {
+        let index = self.sequences.request[slot];
+        self.kv.unpublish(slot);
+        if self.requests[index].prompt_done {
+            self.end_sequence(slot, FinishReason::Error, None, now);
+        } else {
+            self.end_request(index, FinishReason::Error, now); // its siblings would meet the same
+        }
+        self.note_finished(index);
+    }
+
+    /// Append the token drawn in `row`; end the sequence if it says so. Whether it lives on.
+    fn append(&mut self, slot: usize, output: &StepOutput, row: usize, now: f64) -> bool {
         let token = output.token_ids[row];
         let index = self.sequences.request[slot];
         let sequence_index = self.sequences.rank[slot].sequence_index;
@@ -166,7 +219,8 @@ impl Scheduler {
 
         let request = &mut self.requests[index];
         let sequence = &mut request.output.sequences[sequence_index as usize];
-        let may_stop = sequence.token_ids.len() >= request.params.min_tokens as usize;
+        let token_index = sequence.token_ids.len();
+        let may_stop = token_index >= request.params.min_tokens as usize;
         sequence.token_ids.push(token);
         if request.params.logprobs.is_some() {
             sequence.logprobs.extend(output.logprobs[row].clone());
@@ -186,12 +240,14 @@ impl Scheduler {
         };
         self.events.request_ids.push(request.output.request_id);
         self.events.sequence_indices.push(sequence_index);
+        self.events.token_indices.push(token_index);
         self.events.token_ids.push(token);
         self.events.finished.push(ending.is_some());
         if let Some((reason, stop_token_id)) = ending {
             self.end_sequence(slot, reason, stop_token_id, now);
             self.note_finished(index);
         }
+        ending.is_none()
     }
 
     fn note_finished(&mut self, index: usize) {
