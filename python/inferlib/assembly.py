@@ -172,6 +172,7 @@ def assemble(
         max_model_len=size.max_model_len,
         vocab_size=spec.vocab_size,
         enable_prefix_caching=config.enable_prefix_caching,
+        **_speculation_options(config, executor.info()),
     )
     _logger.info(
         "%s: weights about %s; KV cache at most %s for %d tokens; context %d",
@@ -260,6 +261,20 @@ def size_of(checkpoint: Checkpoint, config: EngineConfig) -> ModelSize:
         num_blocks=num_blocks,
         kv_cache_bytes=num_blocks * bytes_per_block,
     )
+
+
+def _speculation_options(config: EngineConfig, executor: Mapping[str, Any]) -> dict[str, int]:
+    """Options of the scheduler for drafting; what is not there has the scheduler's default."""
+    lookup = config.prompt_lookup
+    if lookup is None:
+        return {}
+    options = {
+        "num_speculative_tokens": lookup.num_speculative_tokens,
+        "prompt_lookup_max": lookup.prompt_lookup_max,
+        "prompt_lookup_min": lookup.prompt_lookup_min,
+    }
+    rows_per_pass = lookup.rows_per_pass or executor.get("rows_per_pass")
+    return options if rows_per_pass is None else {**options, "rows_per_pass": rows_per_pass}
 
 
 def _tokenizer(files: TextFiles) -> Tokenizer | None:

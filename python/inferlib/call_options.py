@@ -11,7 +11,14 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Collection, Mapping, Sequence
 
-    from .config import Device, Driver, KvCacheSize, Precision
+    from .config import (
+        Device,
+        Driver,
+        KvCacheSize,
+        Precision,
+        Speculation,
+        SpeculationSwitch,
+    )
 
 
 class LoadOptions(TypedDict, total=False):
@@ -26,6 +33,7 @@ class LoadOptions(TypedDict, total=False):
     max_num_batched_tokens: int
     enable_prefix_caching: bool
     packed_cache: str | os.PathLike[str] | None
+    speculation: Speculation
     chat_template: str | None
     mmap: bool
     driver: Driver
@@ -45,10 +53,12 @@ class CallOptions(SamplingOptions, total=False):
     Attributes:
         cache_salt: Cached prefixes are shared only with requests of the same salt.
         priority: Smaller runs first; equal ones in the order in which they came.
+        speculation: ``"off"`` drafts no tokens for this request. No result depends on it.
     """
 
     cache_salt: str | None
     priority: int
+    speculation: SpeculationSwitch
 
 
 class ChatCallOptions(CallOptions, ChatOptions, total=False):
@@ -69,4 +79,4 @@ def split_options(
     )
 
 
-_REQUEST_KEYWORDS = ("cache_salt", "priority")
+_REQUEST_KEYWORDS = ("cache_salt", "priority", "speculation")

@@ -71,11 +71,15 @@ class Usage:
         prompt_tokens: Tokens of the prompt.
         cached_tokens: How many of them the prefix cache served.
         output_tokens: Generated tokens of all sequences.
+        drafted_tokens: Tokens that were drafted for it and verified by the model.
+        accepted_tokens: Those of them that the model generates, too: steps saved.
     """
 
     prompt_tokens: int
     cached_tokens: int
     output_tokens: int
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
 
     @property
     def total_tokens(self) -> int:
@@ -88,6 +92,8 @@ class Usage:
             "prompt_tokens": self.prompt_tokens,
             "cached_tokens": self.cached_tokens,
             "output_tokens": self.output_tokens,
+            "drafted_tokens": self.drafted_tokens,
+            "accepted_tokens": self.accepted_tokens,
             "total_tokens": self.total_tokens,
         }
 

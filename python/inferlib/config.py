@@ -6,7 +6,7 @@ import math
 import os
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 from .errors import OutOfMemoryError, RequestError
 from .validation import INT32_MAX, boolean, choice, integer
@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 Device = Literal["auto", "cpu"]
 Precision = Literal["fast", "balanced", "exact"]
 Driver = Literal["caller", "thread"]
+SpeculationSwitch = Literal["auto", "off"]
+
+MAX_LOOKUP = 8
+"""Longest run of tokens that ``PromptLookup`` looks up; the same number in ``rust/core``."""
 
 BLOCK_SIZE = 16
 """Token slots per KV block; the same number in ``rust/core``."""
@@ -123,6 +127,55 @@ class KvCacheSize:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PromptLookup:
+    """How tokens are drafted that the model then verifies, several in one pass.
+
+    A sequence's last tokens are looked up among its earlier ones, and what followed there is
+    drafted: quick where text repeats itself (edited code, extraction, lists), out of the way where
+    it does not, since the length of drafts follows what was accepted. Tokens and log-probabilities
+    are those of generating without, bit for bit.
+
+    Attributes:
+        num_speculative_tokens: Most drafted tokens of a sequence in one step.
+        prompt_lookup_max: Longest run of last tokens that is looked up, tried first.
+        prompt_lookup_min: Shortest one, tried last.
+        rows_per_pass: Most tokens of a step with drafts, all sequences together; ``None``: as many
+            as the device computes at about the cost of one. So drafts are for few sequences.
+    """
+
+    num_speculative_tokens: int = 8
+    prompt_lookup_max: int = 4
+    prompt_lookup_min: int = 1
+    rows_per_pass: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check every value.
+
+        Raises:
+            RequestError: A value is of the wrong kind or out of range; ``field`` names it.
+        """
+        limits = {
+            "num_speculative_tokens": INT32_MAX,
+            "prompt_lookup_max": MAX_LOOKUP,
+            "prompt_lookup_min": MAX_LOOKUP,
+            "rows_per_pass": INT32_MAX,
+        }
+        for field, limit in limits.items():
+            value = getattr(self, field)
+            if field != "rows_per_pass" or value is not None:
+                object.__setattr__(self, field, integer(field, value, 1, limit))
+        if self.prompt_lookup_min > self.prompt_lookup_max:
+            raise RequestError(
+                f"prompt_lookup_min={self.prompt_lookup_min} is above "
+                f"prompt_lookup_max={self.prompt_lookup_max}",
+                field="prompt_lookup_min",
+            )
+
+
+Speculation: TypeAlias = SpeculationSwitch | PromptLookup
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EngineConfig:
     """How a model runs.
 
@@ -140,6 +193,8 @@ class EngineConfig:
         packed_cache: Folder for packed weights, made if it is missing; text is a path. A model is
             packed into a file there once; later loads map it, and processes share its memory.
             ``None`` packs into memory of this process at each load.
+        speculation: ``"auto"``: draft by ``PromptLookup()``. ``"off"``: never. No result depends on
+            it.
         mmap: Map the files while the weights are prepared; ``False`` reads them, which needs more
             memory for a while and cannot be hurt by a file that changes.
         driver: ``"caller"``: whoever waits runs the steps. ``"thread"``: a thread does while there
@@ -155,6 +210,7 @@ class EngineConfig:
     max_num_batched_tokens: int = 512
     enable_prefix_caching: bool = True
     packed_cache: Path | None = None
+    speculation: Speculation = "auto"
     mmap: bool = True
     driver: Driver = "caller"
 
@@ -169,12 +225,21 @@ class EngineConfig:
         choice("precision", self.precision, get_args(Precision))
         choice("driver", self.driver, get_args(Driver))
         object.__setattr__(self, "packed_cache", _folder("packed_cache", self.packed_cache))
+        if not isinstance(self.speculation, PromptLookup):
+            choice("speculation", self.speculation, get_args(SpeculationSwitch))
         boolean("enable_prefix_caching", self.enable_prefix_caching)
         boolean("mmap", self.mmap)
         for field in ("max_model_len", "threads", "max_num_seqs", "max_num_batched_tokens"):
             value = getattr(self, field)
             if value is not None or field.startswith("max_num"):
                 object.__setattr__(self, field, integer(field, value, 1, INT32_MAX))
+
+    @property
+    def prompt_lookup(self) -> PromptLookup | None:
+        """How tokens are drafted; ``None`` if none are."""
+        if isinstance(self.speculation, PromptLookup):
+            return self.speculation
+        return PromptLookup() if self.speculation == "auto" else None
 
 
 def _folder(field: str, value: object) -> Path | None:

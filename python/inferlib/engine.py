@@ -6,6 +6,10 @@ means: what exists once only is moved into its container by one C call (``atomic
 interrupt can split; and ``_step_is_open`` stays set until a step is accounted for: whoever runs the
 next step finds it set and rebuilds from the scheduler's records what may have been missed
 (``_recover``). Nothing is lost and nothing happens twice.
+
+A step may bring several tokens of a sequence (drafts), and a stop string may end it with one of the
+first. So the lock is held from the moment when the scheduler has a step's tokens until the texts
+have been looked at: nobody reads a token that is taken back.
 """
 
 from __future__ import annotations
@@ -24,7 +28,7 @@ from .atomic import move
 from .driving import StepDriver
 from .errors import ClosedError, ForkedProcessError, InferlibError, InternalError
 from .request import SEQUENCES_PER_REQUEST, Request
-from .request_texts import RequestTexts
+from .request_texts import RequestTexts, TextEnd
 from .stats import ModelStats, model_stats
 
 if TYPE_CHECKING:
@@ -75,19 +79,24 @@ class Engine:
         self._requests: dict[int, Request] = {}
         self._cancelled: collections.deque[Request] = collections.deque()
         self._step_is_open = False
+        self._is_accounting = False
         self._is_closed = False
         self._is_released = False
         self._process_id = os.getpid()
 
     # One step
 
-    def step(self) -> Events | None:
-        """Advance every scheduled sequence; ``None`` if there is nothing to do, or if aborted."""
+    def step(self) -> bool:
+        """Advance every scheduled sequence; ``False`` if there is nothing to do, or if aborted."""
         batch = self._scheduler.schedule(time.monotonic())
         output = None if batch is None else self._executor.run(batch)
         if output is None:
-            return None
-        return self._scheduler.update(output, time.monotonic())
+            return False
+        with self._driver.lock:
+            self._is_accounting = True
+            self._account(self._scheduler.update(output, time.monotonic()))
+            self._is_accounting = False
+        return True
 
     def run_step(self) -> bool:
         """Run one step and account for it; see ``driving.Work``."""
@@ -98,45 +107,49 @@ class Engine:
                     self.fail(_closed_while_running())
                     return True
             self._step_is_open = True
-            events = self.step()
-            if events is not None:
-                self._account(events)
+            advanced = self.step()
             self._step_is_open = False
         except Exception as error:
             with self._driver.lock:
                 self.fail(_closed_while_running() if self._is_closed else error)
             return True
-        return events is not None or self._is_closed
+        return advanced or self._is_closed
 
     def _account(self, events: Events) -> None:
-        """Bring the texts up to date, end what ended."""
-        stops, failures = self._texts.advance(events, self._requests)
+        """Bring the texts up to date, end what ended; the lock is held."""
+        ends = self._texts.advance(events, self._requests)
         now = time.monotonic()
-        with self._driver.lock:
-            for key, stop_index in stops:
-                self._end(key, "stop", now, stop_index=stop_index)
-            for key in failures:
-                self._end(key, "error", now)
-            self._texts.show(now)
-            for row in np.flatnonzero(events.finished).tolist():
-                request = self._requests.get(int(events.request_ids[row]))
-                if request is not None:
-                    self._texts.end(request, int(events.sequence_indices[row]))
-            for request_id in events.finished_requests.tolist():
-                self._retire(self._requests.get(request_id))
+        stopped = [self._end(end, now) for end in ends]
+        self._texts.show(now)
+        for row in np.flatnonzero(events.finished).tolist():
+            request = self._requests.get(int(events.request_ids[row]))
+            if request is not None:
+                self._texts.end(request, int(events.sequence_indices[row]))
+        for request_id in events.finished_requests.tolist():
+            self._retire(self._requests.get(request_id))
+        for request in stopped:
+            if request is None or request.is_done:
+                continue
+            if self._scheduler.is_finished(request.id):
+                self._retire(request)
 
-    def _end(self, key: int, reason: str, now: float, *, stop_index: int | None = None) -> None:
-        """End a sequence because of its text: a stop string, or a token that is none."""
-        request_id, index = divmod(key, SEQUENCES_PER_REQUEST)
+    def _end(self, end: TextEnd, now: float) -> Request | None:
+        """End a sequence because of its text, and return its request."""
+        request_id, index = divmod(end.key, SEQUENCES_PER_REQUEST)
         request = self._requests.get(request_id)
         if request is None or index not in request.opened:
-            return  # its submission was interrupted
-        if stop_index is not None:
-            request.stop_strings[index] = request.params.stop_strings[stop_index]
-        self._scheduler.finish(request.id, index, reason, now)
+            return None  # its submission was interrupted
+        self._finish(request, index, end, now)
         self._texts.end(request, index)
-        if self._scheduler.is_finished(request.id):
-            self._retire(request)
+        return request
+
+    def _finish(self, request: Request, index: int, end: TextEnd, now: float) -> None:
+        """Take back what the scheduler has of a sequence behind the end of its text."""
+        reason = "error"
+        if end.stop_index is not None:
+            reason = "stop"
+            request.stop_strings[index] = request.params.stop_strings[end.stop_index]
+        self._scheduler.finish(request.id, index, reason, now, num_output_tokens=end.num_tokens)
 
     def _retire(self, request: Request | None) -> None:
         """Take over the results of a request that ended; the lock is held."""
@@ -161,13 +174,12 @@ class Engine:
         for request in list(self._requests.values()):
             for index in range(request.params.n):
                 sequence = cast("SequenceOutput", self._sequence(request, index, 0))
-                stop_index = self._texts.rebuild(request, index, sequence)
-                if stop_index is not None:
-                    request.stop_strings[index] = request.params.stop_strings[stop_index]
-                    self._scheduler.finish(request.id, index, "stop", now)
+                end = self._texts.rebuild(request, index, sequence)
+                if end is not None and not request.results:
+                    self._finish(request, index, end, now)
             if request.results or self._scheduler.is_finished(request.id):
                 self._retire(request)
-        self._step_is_open = False
+        self._step_is_open = self._is_accounting = False
 
     def settle(self) -> None:
         """Make good an interrupted step, apply cancellations; see ``driving.Work``."""
@@ -197,7 +209,7 @@ class Engine:
             )
             error.__cause__ = cause
         self._scheduler.discard_step()
-        self._step_is_open = False
+        self._step_is_open = self._is_accounting = False
         for request in list(self._requests.values()):
             if not request.results:
                 self._scheduler.cancel(request.id, time.monotonic())
@@ -239,6 +251,7 @@ class Engine:
             seed=cast("int", params.seed),
             cache_salt=request.cache_salt,
             priority=request.priority,
+            speculation=request.speculation,
             now=time.monotonic(),
         )
         with self._driver.lock:
@@ -321,7 +334,10 @@ class Engine:
         Raises:
             InferlibError: The request failed.
         """
+        may_recover = not self._driver.is_reentrant()  # or it comes in the middle of accounting
         with self._driver.lock:
+            if self._is_accounting and may_recover:
+                self._recover()
             raise_error_of(request)
             self._texts.take(request, index)
             return self._sequence(request, index, start), request.text(index)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from .assembly import ModelParts
     from .chat import Message
     from .completion import Completion
-    from .config import Device, Driver, Precision
+    from .config import Device, Driver, Precision, Speculation
     from .engine import Engine
     from .prompts import EncodedPrompt
     from .request import Request
@@ -78,6 +78,7 @@ class Model:
         max_num_batched_tokens: int = 512,
         enable_prefix_caching: bool = True,
         packed_cache: str | os.PathLike[str] | None = None,
+        speculation: Speculation = "auto",
         chat_template: str | None = None,
         mmap: bool = True,
         driver: Driver = "caller",
@@ -100,6 +101,9 @@ class Model:
                 once; later loads map it, without packing, and all processes that do share its
                 memory. Files of models that changed or are no longer used stay until you delete
                 them, which is safe at any time.
+            speculation: ``"auto"``: where text repeats itself, several tokens are drafted and then
+                verified in one pass. ``"off"``: never. A ``PromptLookup`` says how. The results are
+                the same bit for bit.
             chat_template: Replaces the checkpoint's.
             mmap: Map the files while loading; ``False`` reads them, which needs more memory for a
                 while and cannot be hurt by a file that changes.
@@ -127,6 +131,7 @@ class Model:
             max_num_batched_tokens=max_num_batched_tokens,
             enable_prefix_caching=enable_prefix_caching,
             packed_cache=packed_cache,  # type: ignore[arg-type]  # made a path there
+            speculation=speculation,
             mmap=mmap,
             driver=driver,
         )
@@ -190,7 +195,8 @@ class Model:
             prompt: Text or a list of token ids; or a list of these, also mixed.
             params: Options; ``None`` is the checkpoint's defaults.
             progress: Show a progress bar. ``None``: for a long list in a terminal or notebook.
-            **options: As in ``SamplingParams``; also ``cache_salt`` and ``priority``.
+            **options: As in ``SamplingParams``; also ``cache_salt``, ``priority`` and
+                ``speculation="off"``.
 
         Returns:
             One ``Completion`` for one prompt, a list for a list (empty for an empty one).

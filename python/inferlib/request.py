@@ -30,6 +30,7 @@ class Request:
         scheduler_params: The same for the scheduler.
         cache_salt: Prompts share cached blocks only under the same salt.
         priority: Smaller runs first.
+        speculation: Whether tokens may be drafted.
         silent_token_ids: Tokens that, as a sequence's last, are not text (stop tokens).
         ids: The scheduler's id, once submitted. A list, so that it can be filled by a call that no
             interrupt can separate from its result.
@@ -51,6 +52,7 @@ class Request:
     scheduler_params: SchedulerParams
     cache_salt: str | None = None
     priority: int = 0
+    speculation: bool = True
     silent_token_ids: frozenset[int] = frozenset()
 
     ids: list[int] = field(default_factory=list)

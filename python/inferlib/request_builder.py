@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 from . import _core
+from .config import SpeculationSwitch
 from .errors import PromptTooLongError, RequestError
 from .prompts import EncodedPrompt, encode_text
 from .request import Request
 from .sampling_params import DEFAULT_MAX_TOKENS, SamplingParams
-from .validation import INT32_MAX, integer
+from .validation import INT32_MAX, choice, integer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -45,6 +46,7 @@ class RequestBuilder:
         *,
         cache_salt: str | None = None,
         priority: int = 0,
+        speculation: SpeculationSwitch = "auto",
     ) -> Request:
         """Resolve the options of one request.
 
@@ -55,6 +57,7 @@ class RequestBuilder:
             raise RequestError(
                 f"cache_salt must be a string, not {type(cache_salt).__name__}", field="cache_salt"
             )
+        choice("speculation", speculation, get_args(SpeculationSwitch))
         priority = integer("priority", priority, -INT32_MAX, INT32_MAX)
         resolved = params.resolve(self.generation_config)
         max_tokens = self._max_tokens(len(prompt.token_ids), resolved)
@@ -74,6 +77,7 @@ class RequestBuilder:
             scheduler_params=self._scheduler_params(resolved),
             cache_salt=cache_salt,
             priority=priority,
+            speculation=speculation == "auto",
             silent_token_ids=silent,
         )
 

@@ -1,13 +1,13 @@
 """The text of running requests: decoded in one call per step, and never lost to an interrupt.
 
-All but ``advance`` is called with the engine's lock held. ``advance`` is the hot path: its cost
-beside the call into Rust does not grow with the number of requests.
+Everything is called with the engine's lock held. ``advance`` is the hot path: its cost beside the
+call into Rust does not grow with the number of requests.
 """
 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -20,6 +20,20 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ._core import Events, SequenceOutput, TextStreams
+
+
+class TextEnd(NamedTuple):
+    """A sequence that ends because of its text.
+
+    Attributes:
+        key: Whose, as in ``Request.text_keys``.
+        num_tokens: With which of its tokens; the same step may have brought further ones.
+        stop_index: The stop string; ``None``: the token is none of the tokenizer's.
+    """
+
+    key: int
+    num_tokens: int
+    stop_index: int | None
 
 
 class RequestTexts:
@@ -45,17 +59,22 @@ class RequestTexts:
 
     def advance(
         self, events: Events, requests: Mapping[int, Request]
-    ) -> tuple[list[tuple[int, int]], list[int]]:
-        """Decode a step's tokens.
-
-        Returns:
-            Keys of sequences that met a stop string, each with the string's index; and keys of
-            sequences whose token is none of the tokenizer's.
-        """
+    ) -> list[TextEnd]:
+        """Decode a step's tokens; return the sequences that end because of them."""
         if self._streams is None or not len(events.token_ids):
-            return [], []
-        stops, failures = self._streams.advance(*self._rows(events, requests))
-        return [(key, stop_index) for key, _, stop_index in stops], [key for key, _, _ in failures]
+            return []
+        keys = events.request_ids * SEQUENCES_PER_REQUEST + events.sequence_indices
+        is_text = self._is_text(events, requests)
+        stops, failures = self._streams.advance(
+            keys[is_text].view(np.uint64), events.token_ids[is_text]
+        )
+        if not stops and not failures:
+            return []
+        num_tokens = (events.token_indices[is_text] + 1).tolist()
+        return [
+            *(TextEnd(key, num_tokens[row], stop_index) for key, row, stop_index in stops),
+            *(TextEnd(key, num_tokens[row], None) for key, row, _ in failures),
+        ]
 
     def show(self, now: float) -> None:
         """Note when a request's text first shows: usually in the step of its first token."""
@@ -94,7 +113,7 @@ class RequestTexts:
         self._invisible.pop(request.id, None)
         self._without_text.discard(request.id)
 
-    def rebuild(self, request: Request, index: int, sequence: SequenceOutput) -> int | None:
+    def rebuild(self, request: Request, index: int, sequence: SequenceOutput) -> TextEnd | None:
         """Decode a sequence again from its first token.
 
         Args:
@@ -103,7 +122,7 @@ class RequestTexts:
             sequence: All of it.
 
         Returns:
-            Index of the stop string that it met, if it did.
+            Where it ends because of its text, if it does.
         """
         if self._streams is None or index not in request.opened:
             return None
@@ -114,13 +133,16 @@ class RequestTexts:
             token_ids = token_ids[:-1]
         self._streams.remove(key)
         self._open(self._streams, request, index)
-        stops, _ = self._streams.advance(np.full(token_ids.size, key, np.uint64), token_ids)
-        if ended or stops:
+        keys = np.full(token_ids.size, key, np.uint64)
+        stops, failures = self._streams.advance(keys, token_ids)
+        ends = [TextEnd(key, row + 1, stop_index) for _, row, stop_index in stops]
+        ends += [TextEnd(key, row + 1, None) for _, row, _ in failures]
+        if ended or ends:
             self._streams.finish(key)
         request.pieces[index][:] = [self._streams.take_text(key)]
-        if ended or stops:
+        if ended or ends:
             request.ended.add(index)
-        return stops[0][2] if stops else None
+        return ends[0] if ends else None
 
     @staticmethod
     def _open(streams: TextStreams, request: Request, index: int) -> None:
@@ -139,17 +161,13 @@ class RequestTexts:
     def _is_open(request: Request, index: int) -> bool:
         return index in request.opened and index not in request.ended
 
-    def _rows(
-        self, events: Events, requests: Mapping[int, Request]
-    ) -> tuple[NDArray[np.uint64], NDArray[np.int32]]:
-        """Keys and tokens of a step: not those without text, nor final tokens that are none."""
-        keys = events.request_ids * SEQUENCES_PER_REQUEST + events.sequence_indices
-        token_ids = events.token_ids
-        is_text = np.ones(keys.size, bool)
+    def _is_text(self, events: Events, requests: Mapping[int, Request]) -> NDArray[np.bool_]:
+        """Rows of a step that are text: requests without, and final tokens that are none, are not."""
+        is_text = np.ones(events.token_ids.size, bool)
         if self._without_text:
             is_text &= ~np.isin(events.request_ids, list(self._without_text))
         for row in np.flatnonzero(events.finished).tolist():
             request = requests.get(int(events.request_ids[row]))
-            if request is not None and int(token_ids[row]) in request.silent_token_ids:
+            if request is not None and int(events.token_ids[row]) in request.silent_token_ids:
                 is_text[row] = False
-        return keys[is_text].view(np.uint64), token_ids[is_text]
+        return is_text

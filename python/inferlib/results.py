@@ -53,6 +53,8 @@ def completion_of(request: Request, token_text: Callable[[int], str | None]) -> 
             prompt_tokens=len(request.prompt_token_ids),
             cached_tokens=result.num_cached_tokens,
             output_tokens=sum(len(output.token_ids) for output in outputs),
+            drafted_tokens=result.num_drafted_tokens,
+            accepted_tokens=result.num_accepted_tokens,
         ),
         params=request.params,
     )

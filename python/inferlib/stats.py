@@ -29,6 +29,8 @@ class ModelStats:
         prompt_tokens: Prompt tokens of all requests that ran.
         cached_tokens: Those of them that the prefix cache served.
         output_tokens: Tokens generated.
+        drafted_tokens: Tokens drafted and verified.
+        accepted_tokens: Those of them that the model generates, too.
         preemptions: How often a sequence was taken out of the batch and computed again.
         device: Where the model runs.
         details: What the device says of itself: kernels, threads, bytes in use. On Linux also, of
@@ -52,6 +54,8 @@ class ModelStats:
     prompt_tokens: int
     cached_tokens: int
     output_tokens: int
+    drafted_tokens: int
+    accepted_tokens: int
     preemptions: int
     device: str
     details: dict[str, Any]
@@ -81,6 +85,8 @@ def model_stats(scheduler: SchedulerStats, executor: dict[str, Any]) -> ModelSta
         prompt_tokens=scheduler.num_prompt_tokens,
         cached_tokens=scheduler.num_cached_tokens,
         output_tokens=scheduler.num_output_tokens,
+        drafted_tokens=scheduler.num_drafted_tokens,
+        accepted_tokens=scheduler.num_accepted_tokens,
         preemptions=scheduler.num_preemptions,
         device=executor.get("device", "cpu"),
         details={name: value for name, value in executor.items() if name != "device"},

@@ -118,10 +118,13 @@ class FakeScheduler:
             for sequence in request.sequences:
                 self._end(request, sequence, "abort", now)
 
-    def finish(self, request_id, sequence_index, reason, now):
+    def finish(self, request_id, sequence_index, reason, now, *, num_output_tokens):
         with self.lock:
             request = self.requests[request_id]
-            self._end(request, request.sequences[sequence_index], reason, now)
+            sequence = request.sequences[sequence_index]
+            self._end(request, sequence, reason, now)
+            del sequence.token_ids[num_output_tokens:], sequence.logprobs[num_output_tokens:]
+            sequence.finish_reason, sequence.stop_token_id = reason, None
 
     def schedule(self, now):
         with self.lock:
@@ -143,15 +146,17 @@ class FakeScheduler:
 
     def update(self, output, now):
         with self.lock:
-            ids, indices, tokens, finished, ended = [], [], [], [], []
-            for (request_id, index), token in zip(self.batch, output, strict=True):
+            ids, indices, places, tokens, finished, ended = [], [], [], [], [], []
+            for (request_id, index), drawn in zip(self.batch, output, strict=True):
                 request = self.requests.get(request_id)
                 if request is None or request.sequences[index].finish_reason:
                     continue
                 sequence, params = request.sequences[index], request.params
-                if token is None:
-                    self._end(request, sequence, "error", now)
-                else:
+                for token in drawn:
+                    if token is None:
+                        self._end(request, sequence, "error", now)
+                        break
+                    places.append(len(sequence.token_ids))
                     sequence.token_ids.append(token)
                     request.first_token = request.first_token or now
                     request.last_token = now
@@ -168,12 +173,15 @@ class FakeScheduler:
                     indices.append(index)
                     tokens.append(token)
                     finished.append(sequence.finish_reason is not None)
+                    if finished[-1]:
+                        break
                 if request.finished is not None:
                     ended.append(request_id)
             self.batch = None
             return SimpleNamespace(
                 request_ids=np.array(ids, np.int64),
                 sequence_indices=np.array(indices, np.int32),
+                token_indices=np.array(places, np.int32),
                 token_ids=np.array(tokens, np.int32),
                 finished=np.array(finished, bool),
                 finished_requests=np.array(ended, np.int64),
@@ -208,13 +216,16 @@ class FakeScheduler:
                 prompt_logprobs_start=0,
                 num_cached_tokens=3,
                 num_preemptions=0,
+                num_drafted_tokens=0,
+                num_accepted_tokens=0,
                 timestamps=request,
             )
 
     def stats(self):
         names = """num_running_seqs num_waiting_seqs num_waiting_requests num_waiting_tokens
         num_requests num_finished num_steps num_scheduled_tokens num_prompt_tokens
-        num_cached_tokens num_output_tokens num_preemptions"""
+        num_cached_tokens num_output_tokens num_preemptions num_drafted_tokens
+        num_accepted_tokens"""
         counters = dict.fromkeys(names.split(), len(self.requests))
         return SimpleNamespace(**counters, groups=[(4, 1, 3, 2), (4, 0, 4, 0)])
 
@@ -235,6 +246,7 @@ class FakeExecutor:
         self.on_run = lambda: None
         self.eos_after: int | None = None
         self.failing: set[tuple[int, int]] = set()
+        self.tokens_per_step = 1
         self.num_runs = 0
         self.is_aborted = False
         self.is_closed = False
@@ -245,15 +257,18 @@ class FakeExecutor:
             assert not self.is_closed
             self.num_runs += 1
             self.on_run()
-            return [self.draw(*row) for row in batch]
+            return [self.draw_some(*row) for row in batch]
         finally:
             self.in_run.release()
 
-    def draw(self, request_id, index):
+    def draw_some(self, request_id, index):
+        return [self.draw(request_id, index, ahead) for ahead in range(self.tokens_per_step)]
+
+    def draw(self, request_id, index, ahead):
         request = self.scheduler.requests.get(request_id)
         if request is None or (request_id, index) in self.failing:
             return None
-        position = len(request.sequences[index].token_ids)
+        position = len(request.sequences[index].token_ids) + ahead
         if self.eos_after is not None and position >= self.eos_after:
             return EOS
         return continuation(request.prompt, index)[position]
@@ -360,10 +375,20 @@ class FakeBuilder(RequestBuilder):
         )
 
 
-def fake_model(*, dedicated: bool = False, tokenizer: bool = True, generation_config=None) -> Model:
-    """A ``Model`` over the pretended parts, which hang on it as ``scheduler`` and so on."""
+def fake_model(
+    *,
+    dedicated: bool = False,
+    tokenizer: bool = True,
+    generation_config=None,
+    tokens_per_step: int = 1,
+) -> Model:
+    """A ``Model`` over the pretended parts, which hang on it as ``scheduler`` and so on.
+
+    With ``tokens_per_step`` every step is as if drafts had been accepted.
+    """
     scheduler = FakeScheduler()
     executor = FakeExecutor(scheduler)
+    executor.tokens_per_step = tokens_per_step
     text = FakeTextStreams() if tokenizer else None
     fake_tokenizer = FakeTokenizer() if tokenizer else None
     model = Model(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from inferlib.config import EngineConfig, KvCacheSize, format_bytes
+from inferlib.config import EngineConfig, KvCacheSize, PromptLookup, format_bytes
 from inferlib.errors import OutOfMemoryError, RequestError
 
 GIB = 2**30
@@ -112,6 +112,9 @@ def test_auto_is_a_cap(max_model_len, free_bytes, blocks):
         ("max_num_seqs", None),
         ("max_num_batched_tokens", 2**40),
         ("enable_prefix_caching", 1),
+        ("speculation", "ngram"),
+        ("speculation", None),
+        ("speculation", 5),
         ("kv_cache", 3),
     ],
 )
@@ -119,6 +122,30 @@ def test_invalid_settings_name_their_field(field, value):
     with pytest.raises(RequestError) as raised:
         EngineConfig(**{field: value})
     assert raised.value.field == field
+
+
+@pytest.mark.parametrize(
+    ("field", "options"),
+    [
+        ("num_speculative_tokens", {"num_speculative_tokens": 0}),
+        ("prompt_lookup_max", {"prompt_lookup_max": 9}),
+        ("prompt_lookup_min", {"prompt_lookup_min": 0}),
+        ("prompt_lookup_min", {"prompt_lookup_min": 3, "prompt_lookup_max": 2}),
+        ("rows_per_pass", {"rows_per_pass": 0}),
+        ("rows_per_pass", {"rows_per_pass": "6"}),
+    ],
+)
+def test_invalid_lookups_name_their_field(field, options):
+    with pytest.raises(RequestError) as raised:
+        PromptLookup(**options)
+    assert raised.value.field == field
+
+
+def test_speculation_is_a_word_or_says_how():
+    lookup = PromptLookup(num_speculative_tokens=3)
+    assert EngineConfig().prompt_lookup == PromptLookup()
+    assert EngineConfig(speculation="off").prompt_lookup is None
+    assert EngineConfig(speculation=lookup).prompt_lookup is lookup
 
 
 def test_settings_are_frozen_and_text_is_parsed():

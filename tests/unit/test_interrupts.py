@@ -91,11 +91,18 @@ def submit(model):
     model.submit("mine", max_tokens=9).cancel()
 
 
-def check_interrupt_at(place: int, action) -> int:
+def generate_to_a_stop_string(model):
+    completion = model.generate("mine", max_tokens=9, stop=text_of("mine", 6)[4:])
+    assert completion.text == text_of("mine", 4)
+    assert len(completion.token_ids) == 6
+
+
+def check_interrupt_at(place: int, action, tokens_per_step: int) -> int:
     """Interrupt ``action`` at ``place``; the number of places it passed."""
-    model = fake_model()
+    model = fake_model(tokens_per_step=tokens_per_step)
     other = model.submit("other", max_tokens=6)
     streamed = model.stream("read", max_tokens=6, stop="zzz")
+    stopped = model.stream("halt", max_tokens=20, stop=text_of("halt", 9)[6:])
     text = str(next(streamed))
     with InterruptAt(place) as interrupt:
         try:
@@ -107,6 +114,9 @@ def check_interrupt_at(place: int, action) -> int:
     gc.collect()
     text += "".join(map(str, streamed))
     assert text == text_of("read", 6)
+    deltas = list(stopped)
+    assert "".join(map(str, deltas)) == text_of("halt", 6)
+    assert sum(len(delta.token_ids) for delta in deltas) == len(stopped.completion.token_ids) == 9
     assert other.result().text == text_of("other", 6)
     assert model.generate("next", max_tokens=3).text == text_of("next", 3)
     model.stats()
@@ -116,21 +126,30 @@ def check_interrupt_at(place: int, action) -> int:
     return interrupt.passed
 
 
-ACTIONS = (generate, generate_many, stream, stream_and_break, submit)
+ACTIONS = (
+    generate,
+    generate_many,
+    generate_to_a_stop_string,
+    stream,
+    stream_and_break,
+    submit,
+)
 
 
+@pytest.mark.parametrize("tokens_per_step", [1, 4])
 @pytest.mark.parametrize("action", ACTIONS)
-def test_an_interrupt_anywhere_harms_nobody_else(action):
+def test_an_interrupt_anywhere_harms_nobody_else(action, tokens_per_step):
     """Every 97th place; the slow test visits them all."""
-    total = check_interrupt_at(10**9, action)
+    total = check_interrupt_at(10**9, action, tokens_per_step)
     assert total > 300
     for place in range(1, total, 97):
-        check_interrupt_at(place, action)
+        check_interrupt_at(place, action, tokens_per_step)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
+@pytest.mark.parametrize("tokens_per_step", [1, 4])
 @pytest.mark.parametrize("action", ACTIONS)
-def test_an_interrupt_at_each_single_place_harms_nobody_else(action):
-    for place in range(1, check_interrupt_at(10**9, action)):
-        check_interrupt_at(place, action)
+def test_an_interrupt_at_each_single_place_harms_nobody_else(action, tokens_per_step):
+    for place in range(1, check_interrupt_at(10**9, action, tokens_per_step)):
+        check_interrupt_at(place, action, tokens_per_step)

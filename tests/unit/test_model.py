@@ -145,7 +145,7 @@ class TestGenerate:
         assert single.inter_token_latency is None
 
     def test_text_first_shows_after_the_first_token_when_that_is_half_a_character(self, model):
-        model.executor.draw = lambda request_id, index: "🌊".encode()[
+        model.executor.draw = lambda request_id, index, _: "🌊".encode()[
             len(model.scheduler.requests[request_id].sequences[index].token_ids)
         ]
         timings = model.generate("x", max_tokens=4).timings
@@ -244,7 +244,7 @@ class TestBadInput:
     def test_options_agree_with_the_classes(self):
         names = set(SamplingParams.__dataclass_fields__)
         assert set(SamplingOptions.__annotations__) == names
-        assert set(CallOptions.__annotations__) == names | {"cache_salt", "priority"}
+        assert set(CallOptions.__annotations__) == names | {"cache_salt", "priority", "speculation"}
         parameters = inspect.signature(Model.from_pretrained).parameters
         assert set(LoadOptions.__annotations__) == set(parameters) - {"name_or_path", "unknown"}
 

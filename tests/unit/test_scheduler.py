@@ -147,6 +147,41 @@ def test_sequences_and_requests_can_be_ended():
     assert caught.value.field == "reason"
 
 
+def test_drafts_cross_the_boundary():
+    scheduler = make_scheduler(num_speculative_tokens=3, rows_per_pass=9)
+    prompt = tokens(3, 4, 5, 6, 7, 8, 9, 3, 4, 5)
+    request_id = scheduler.submit(prompt, _core.SamplingParams(max_tokens=20, logprobs=2))
+    silent = scheduler.submit(prompt, _core.SamplingParams(max_tokens=2), speculation=False)
+    scheduler.update(run(scheduler.schedule()))
+    batch = scheduler.schedule()
+    assert batch.query_start_loc.tolist() == [0, 4, 5]
+    assert batch.token_ids.tolist() == [6, 7, 8, 9, 6]
+    assert batch.positions.tolist() == [10, 11, 12, 13, 10]
+    assert batch.seq_lens.tolist() == [14, 11]
+    assert batch.logits_indices.tolist() == [0, 1, 2, 3, 4]
+    assert batch.sampled.positions.tolist() == [11, 12, 13, 14, 11]
+    assert batch.sampled.num_output_tokens.tolist() == [1, 2, 3, 4, 1]
+    events = scheduler.update(run(batch))
+    assert events.token_ids.tolist() == [7, 8, 9, 10, 7]
+    assert events.token_indices.tolist() == [1, 2, 3, 4, 1]
+    assert events.token_indices.dtype == np.int32
+    assert events.finished.tolist() == [False] * 4 + [True]
+    assert scheduler.take(silent).num_drafted_tokens == 0
+
+    # A stop string was complete with the third token.
+    assert scheduler.finish(request_id, 0, "stop", num_output_tokens=3)
+    output = scheduler.take(request_id)
+    assert output.sequences[0].token_ids.tolist() == [6, 7, 8]
+    assert len(output.sequences[0].logprobs) == 3
+    assert output.sequences[0].finish_reason == "stop"
+    assert (output.num_drafted_tokens, output.num_accepted_tokens) == (3, 3)
+    stats = scheduler.stats()
+    assert (stats.num_drafted_tokens, stats.num_accepted_tokens) == (3, 3)
+    with pytest.raises(errors.RequestError) as caught:
+        make_scheduler(num_speculative_tokens=3, prompt_lookup_max=9)
+    assert caught.value.field == "prompt_lookup_max"
+
+
 def test_a_discarded_step_is_planned_again():
     scheduler = make_scheduler()
     scheduler.submit(tokens(1, 2), _core.SamplingParams(max_tokens=1))

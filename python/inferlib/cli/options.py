@@ -41,6 +41,12 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="keep packed weights here: faster starts, shared memory",
     )
+    group.add_argument(
+        "--speculation",
+        choices=("auto", "off"),
+        default="auto",
+        help="draft tokens where text repeats itself; the answers are the same (default: auto)",
+    )
 
 
 def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
@@ -70,6 +76,7 @@ def load_model(namespace: argparse.Namespace, *, chat_template: str | None = Non
         max_model_len=namespace.max_model_len,
         threads=namespace.threads,
         packed_cache=namespace.packed_cache,
+        speculation=namespace.speculation,
         chat_template=chat_template,
     )
 
@@ -100,4 +107,6 @@ def write_timings(completion: Completion) -> None:
         line += f"; first after {timings.first_token:.2f} s"
     if timings.tokens_per_second is not None:
         line += f", then {timings.tokens_per_second:.1f} per second"
+    if usage.drafted_tokens:
+        line += f"; {usage.accepted_tokens} of {usage.drafted_tokens} drafted tokens accepted"
     sys.stderr.write(f"{line}]\n")

@@ -23,7 +23,10 @@ class Executor(Protocol):
         """End the running step early, from another thread; its ``run`` then gives ``None``."""
 
     def info(self) -> dict[str, Any]:
-        """Describe the device and what is in use; nothing that changes while it lives."""
+        """Describe the device and what is in use; nothing that changes while it lives.
+
+        ``rows_per_pass``, if it is there, is how many rows a step carries at about the cost of one.
+        """
 
     def residency(self) -> dict[str, Any]:
         """How the weights lie in memory now; may cost a millisecond."""

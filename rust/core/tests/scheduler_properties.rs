@@ -111,7 +111,7 @@ fn arbitrary_request() -> impl Strategy<Value = NewRequest> {
 const STOP_STRING: i32 = 11;
 
 fn has_stop_string(request: &NewRequest) -> bool {
-    request.seed % 3 == 0
+    request.seed.is_multiple_of(3)
 }
 
 /// What a request gives alone, stop strings included.
@@ -269,7 +269,7 @@ impl Run {
             let stopped =
                 has_stop_string(&self.requests[&key.0]) && streamed.last() == Some(&STOP_STRING);
             if !stopped {
-                assert_eq!(events.token_indices[index], streamed.len());
+                assert_eq!(events.token_indices[index] as usize, streamed.len());
                 streamed.push(events.token_ids[index]);
             }
         }
@@ -290,7 +290,7 @@ impl Run {
             if !stops || !has_stop_string(&self.requests[&id]) || !seen.insert((id, index)) {
                 continue;
             }
-            let kept = Some(events.token_indices[row] + 1);
+            let kept = Some(events.token_indices[row] as usize + 1);
             self.scheduler
                 .finish(id, index, FinishReason::Stop, kept, self.now);
             self.scheduler.check_integrity().unwrap();

@@ -123,6 +123,7 @@ fn describe(error: Error) -> PyError {
             let field = match error {
                 ConfigError::NoGroups | ConfigError::NumBlocks { .. } => "groups",
                 ConfigError::Limit { field, value: _ } => field,
+                ConfigError::PromptLookup { .. } => "prompt_lookup_max",
             };
             PyError::new("RequestError", error.to_string()).with_text("field", field)
         }

@@ -69,6 +69,18 @@ impl PyRequestOutput {
         self.output.num_preemptions
     }
 
+    /// Tokens drafted for it, as far as the model verified them.
+    #[getter]
+    fn num_drafted_tokens(&self) -> u64 {
+        self.output.num_drafted_tokens
+    }
+
+    /// Of these, tokens that were drawn: steps saved.
+    #[getter]
+    fn num_accepted_tokens(&self) -> u64 {
+        self.output.num_accepted_tokens
+    }
+
     /// When things happened.
     #[getter]
     fn timestamps(&self) -> PyTimestamps {

@@ -9,7 +9,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use inferlib_core::kv_cache::{GroupConfig, PrefixHash};
 use inferlib_core::{
-    Events, FinishReason, NewRequest, RequestId, RequestStatus, Scheduler, SchedulerConfig,
+    Events, FinishReason, NewRequest, PromptLookup, RequestId, RequestStatus, Scheduler,
+    SchedulerConfig,
 };
 use numpy::PyArray1;
 use pyo3::exceptions::PyKeyError;
@@ -74,9 +75,14 @@ impl PyScheduler {
     /// An idle scheduler with an empty KV cache.
     ///
     /// `groups` holds `(num_blocks, window)` of each KV group of the program. `prefix_hash_key` is random unless given.
+    ///
+    /// With `num_speculative_tokens` a sequence's last `prompt_lookup_max` down to `prompt_lookup_min` tokens are
+    /// looked up among its earlier ones, and up to that many tokens that followed are drafted, as long as the step has
+    /// no more than `rows_per_pass` rows.
     #[new]
     #[pyo3(signature = (
         *, groups, max_num_seqs, max_num_batched_tokens, max_model_len, vocab_size, enable_prefix_caching = true,
+        num_speculative_tokens = None, prompt_lookup_max = 4, prompt_lookup_min = 1, rows_per_pass = 6,
         max_chunk = None, max_waiting = None, max_waiting_tokens = None, prefix_hash_key = None,
     ))]
     #[expect(clippy::too_many_arguments, reason = "keyword-only in Python")]
@@ -88,6 +94,10 @@ impl PyScheduler {
         max_model_len: usize,
         vocab_size: usize,
         enable_prefix_caching: bool,
+        num_speculative_tokens: Option<usize>,
+        prompt_lookup_max: usize,
+        prompt_lookup_min: usize,
+        rows_per_pass: usize,
         max_chunk: Option<usize>,
         max_waiting: Option<usize>,
         max_waiting_tokens: Option<usize>,
@@ -104,6 +114,12 @@ impl PyScheduler {
             max_num_batched_tokens,
             max_model_len,
             vocab_size,
+            speculation: num_speculative_tokens.map(|num_speculative_tokens| PromptLookup {
+                num_speculative_tokens,
+                prompt_lookup_max,
+                prompt_lookup_min,
+            }),
+            rows_per_pass,
             enable_prefix_caching,
             max_chunk,
             max_waiting,
@@ -124,7 +140,9 @@ impl PyScheduler {
     }
 
     /// Queue a request; its id. Raises `RequestError`, `PromptTooLongError` or `OverloadedError` at once.
-    #[pyo3(signature = (prompt, params, *, n = 1, seed = 0, cache_salt = None, priority = 0, now = None))]
+    #[pyo3(signature = (
+        prompt, params, *, n = 1, seed = 0, cache_salt = None, priority = 0, speculation = true, now = None
+    ))]
     #[expect(clippy::too_many_arguments, reason = "keyword-only in Python")]
     #[expect(
         clippy::needless_pass_by_value,
@@ -139,6 +157,7 @@ impl PyScheduler {
         seed: u64,
         cache_salt: Option<String>,
         priority: i32,
+        speculation: bool,
         now: Option<f64>,
     ) -> PyResult<u64> {
         let now = clock(py, now)?;
@@ -151,6 +170,7 @@ impl PyScheduler {
             seed,
             cache_salt,
             priority,
+            speculation,
         };
         self.with(py, |inner| Ok(inner.scheduler.submit(new, now)?.0))
     }
@@ -166,7 +186,10 @@ impl PyScheduler {
 
     /// End one sequence, also while a step is in flight; whether it was alive. `reason` is `"stop"`, `"length"`,
     /// `"abort"` or `"error"`.
-    #[pyo3(signature = (request_id, sequence_index, reason, now = None))]
+    ///
+    /// With `num_output_tokens` it ends with that token: what the same step brought behind it goes, even if the
+    /// sequence ended with that meanwhile.
+    #[pyo3(signature = (request_id, sequence_index, reason, now = None, *, num_output_tokens = None))]
     fn finish(
         &self,
         py: Python<'_>,
@@ -174,6 +197,7 @@ impl PyScheduler {
         sequence_index: u32,
         reason: &str,
         now: Option<f64>,
+        num_output_tokens: Option<usize>,
     ) -> PyResult<bool> {
         let now = clock(py, now)?;
         let reason = FinishReason::from_name(reason).ok_or_else(|| {
@@ -188,9 +212,10 @@ impl PyScheduler {
             )
         })?;
         self.with(py, |inner| {
+            let id = RequestId(request_id);
             Ok(inner
                 .scheduler
-                .finish(RequestId(request_id), sequence_index, reason, now))
+                .finish(id, sequence_index, reason, num_output_tokens, now))
         })
     }
 
@@ -310,6 +335,7 @@ impl PyScheduler {
 pub(crate) struct PyEvents {
     request_ids: Py<PyArray1<i64>>,
     sequence_indices: Py<PyArray1<i32>>,
+    token_indices: Py<PyArray1<i32>>,
     token_ids: Py<PyArray1<i32>>,
     finished: Py<PyArray1<bool>>,
     finished_requests: Py<PyArray1<i64>>,
@@ -320,9 +346,11 @@ impl PyEvents {
         // Ids and indices are below their signed types' limits by construction.
         let ids = |ids: Vec<RequestId>| ids.into_iter().map(|id| id.0.cast_signed());
         let indices = events.sequence_indices.into_iter().map(u32::cast_signed);
+        let token_indices = events.token_indices.into_iter().map(u32::cast_signed);
         Self {
             request_ids: PyArray1::from_iter(py, ids(events.request_ids)).unbind(),
             sequence_indices: PyArray1::from_iter(py, indices).unbind(),
+            token_indices: PyArray1::from_iter(py, token_indices).unbind(),
             token_ids: PyArray1::from_vec(py, events.token_ids).unbind(),
             finished: PyArray1::from_vec(py, events.finished).unbind(),
             finished_requests: PyArray1::from_iter(py, ids(events.finished_requests)).unbind(),
@@ -342,6 +370,12 @@ impl PyEvents {
     #[getter]
     fn sequence_indices<'py>(&self, py: Python<'py>) -> Array<'py, i32> {
         Array(self.sequence_indices.bind(py).clone())
+    }
+
+    /// `[num_tokens]`: which of the sequence's output tokens. A step may bring several of one sequence, in order.
+    #[getter]
+    fn token_indices<'py>(&self, py: Python<'py>) -> Array<'py, i32> {
+        Array(self.token_indices.bind(py).clone())
     }
 
     /// `[num_tokens]`: the token appended.

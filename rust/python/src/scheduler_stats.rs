@@ -30,6 +30,10 @@ pub(crate) struct PySchedulerStats {
     num_cached_tokens: u64,
     /// Tokens generated.
     num_output_tokens: u64,
+    /// Tokens drafted, as far as the model verified them.
+    num_drafted_tokens: u64,
+    /// Of these, tokens that were drawn.
+    num_accepted_tokens: u64,
     /// Sequences that lost their blocks.
     num_preemptions: u64,
     /// Blocks of each KV group: all, used, free, cached (used or free).
@@ -51,6 +55,8 @@ impl PySchedulerStats {
             num_prompt_tokens: stats.num_prompt_tokens,
             num_cached_tokens: stats.num_cached_tokens,
             num_output_tokens: stats.num_output_tokens,
+            num_drafted_tokens: stats.num_drafted_tokens,
+            num_accepted_tokens: stats.num_accepted_tokens,
             num_preemptions: stats.num_preemptions,
             groups: stats
                 .groups

@@ -69,6 +69,7 @@ struct TextStream {
     decode: DecodeStream,
     stop: StopMatcher,
     unstoppable_tokens: u32,
+    has_failed: bool,
     /// Text that is certain and was not taken yet.
     visible: String,
 }
@@ -99,6 +100,7 @@ impl TextStreams {
             decode,
             stop: StopMatcher::new(options.stops, options.include_stop),
             unstoppable_tokens: options.min_tokens,
+            has_failed: false,
             visible: String::new(),
         };
         self.streams.insert(key, stream);
@@ -106,7 +108,7 @@ impl TextStreams {
     }
 
     /// Append token `token_ids[i]` to stream `keys[i]`, for all i in order. A key may come several times; tokens after
-    /// a stop string are ignored.
+    /// a stop string or a failure are ignored.
     pub fn advance(&mut self, keys: &[u64], token_ids: &[u32]) -> Result<Advance, TextError> {
         if keys.len() != token_ids.len() {
             return Err(TextError::LengthMismatch {
@@ -177,11 +179,13 @@ impl TextStreams {
 
 impl TextStream {
     fn push(&mut self, id: u32, scratch: &mut String) -> Result<Option<usize>, TextError> {
-        if self.stop.stopped_by().is_some() {
+        if self.has_failed || self.stop.stopped_by().is_some() {
             return Ok(None);
         }
         scratch.clear();
+        self.has_failed = true;
         self.decode.push_to(id, scratch)?;
+        self.has_failed = false;
         if self.unstoppable_tokens > 0 {
             self.unstoppable_tokens -= 1;
             self.visible.push_str(scratch);

@@ -112,13 +112,15 @@ fn one_bad_token_or_key_is_that_streams_failure() {
         Err(TextError::DuplicateStream { key: 1 })
     );
     let a = tokenizer.token_to_id("a").unwrap();
-    let advance = streams.advance(&[1, 2, 1], &[99_999, a, a]).unwrap();
+    let advance = streams
+        .advance(&[1, 1, 2, 1, 1], &[a, 99_999, a, a, 99_999])
+        .unwrap();
     let failed: Vec<_> = advance
         .failures
         .iter()
         .map(|failure| (failure.key, failure.position))
         .collect();
-    assert_eq!(failed, [(1, 0), (2, 1)]);
+    assert_eq!(failed, [(1, 1), (2, 2)]);
     assert_eq!(streams.take_text(1).unwrap(), "a");
     assert_eq!(
         streams.take_text(2),

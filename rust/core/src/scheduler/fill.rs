@@ -19,7 +19,7 @@ fn int32(value: usize) -> i32 {
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "see `int32`")]
-fn uint32(value: usize) -> u32 {
+pub(super) fn uint32(value: usize) -> u32 {
     value as u32
 }
 

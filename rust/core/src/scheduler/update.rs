@@ -1,6 +1,7 @@
 //! `update`: account for a step's result.
 
 use super::Scheduler;
+use super::fill::uint32;
 use super::plan::Scheduled;
 use super::sequences::SequenceStatus;
 use crate::batch::{RowStatus, StepOutput};
@@ -14,7 +15,7 @@ pub struct Events {
     /// `[num_tokens]`: which of its sequences.
     pub sequence_indices: Vec<u32>,
     /// `[num_tokens]`: which of the sequence's output tokens. A step may bring several of one sequence, in order.
-    pub token_indices: Vec<usize>,
+    pub token_indices: Vec<u32>,
     /// `[num_tokens]`: the token appended.
     pub token_ids: Vec<i32>,
     /// `[num_tokens]`: whether the sequence ended with it.
@@ -240,7 +241,7 @@ impl Scheduler {
         };
         self.events.request_ids.push(request.output.request_id);
         self.events.sequence_indices.push(sequence_index);
-        self.events.token_indices.push(token_index);
+        self.events.token_indices.push(uint32(token_index));
         self.events.token_ids.push(token);
         self.events.finished.push(ending.is_some());
         if let Some((reason, stop_token_id)) = ending {

@@ -44,7 +44,7 @@ pub const REPETITIVE: u64 = 1 << 63;
 fn draw(state: u64, seed: u64, sequence_index: u32, position: usize) -> i32 {
     let key = mix(mix(seed, u64::from(sequence_index)), position as u64);
     let random = mix(state, key);
-    if seed & REPETITIVE != 0 && random % 8 > 0 {
+    if seed & REPETITIVE != 0 && !random.is_multiple_of(8) {
         return (6 + position % 7) as i32;
     }
     (random / 8 % VOCAB_SIZE as u64) as i32
