@@ -1,0 +1,1 @@
+"""Parts of ``bench/compare.py``: what is measured, against what, and how it is shown."""
