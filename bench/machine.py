@@ -11,6 +11,9 @@ import numpy as np
 
 from inferlib import _core
 
+TICKS_PER_SECOND = 100
+"""Of ``/proc``: USER_HZ, the same on every Linux that Rust's wheels run on."""
+
 
 def cores() -> int:
     """Cores that this process may use."""
@@ -44,6 +47,27 @@ def commit() -> str:
     command = ["git", "describe", "--always", "--dirty"]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     return result.stdout.strip()
+
+
+def busy_seconds() -> float:
+    """Processor time of everything on this machine since it started; 0 where that is not told.
+
+    Time that the host gave to others while this machine wanted to run counts as well.
+    """
+    try:
+        line = Path("/proc/stat").read_text(encoding="utf8").split("\n", 1)[0]
+    except OSError:
+        return 0.0
+    user, nice, system, _idle, _wait, irq, soft_irq, steal, *_ = map(int, line.split()[1:])
+    return (user + nice + system + irq + soft_irq + steal) / TICKS_PER_SECOND
+
+
+def int8_peak() -> float | None:
+    """GOP/s that all cores reach together with int8 multiply-adds; ``None``: not measured.
+
+    A multiply-add is two operations. There is no microbenchmark of it yet.
+    """
+    return None
 
 
 def read_bandwidth(megabytes: int = 256, threads: int | None = None, repeats: int = 5) -> float:

@@ -9,6 +9,7 @@ here, checked by SHA-256). The packages are data; they are never imported.
 from __future__ import annotations
 
 import hashlib
+import math
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -28,6 +29,33 @@ def gemma() -> Path:
     if not path.exists():
         assemble_gemma(path)
     return path
+
+
+def decode_bytes(path: Path) -> int:
+    """Bytes of matrices that a decode step reads: not an embedding that is not also the head."""
+    weights = _matrices(path)
+    if "output.weight" in weights:
+        weights.pop("token_embd.weight", None)
+    return sum(size for _, size in weights.values())
+
+
+def layer_multiply_adds(path: Path) -> int:
+    """Multiply-adds of one token's matrix products in all layers, without the head."""
+    return sum(
+        elements for name, (elements, _) in _matrices(path).items() if name.startswith("blk.")
+    )
+
+
+def _matrices(path: Path) -> dict[str, tuple[int, int]]:
+    """Elements and bytes of every matrix of a GGUF file."""
+    from inferlib import _core  # only here: the environments of other engines have no inferlib
+
+    weights = _core.Weights.open(path)
+    return {
+        name: (math.prod(weights.info(name)[1]), weights.raw(name).nbytes)
+        for name in weights.names
+        if len(weights.info(name)[1]) > 1
+    }
 
 
 def distribution_file(distribution: str, ending: str) -> Path:

@@ -9,7 +9,9 @@ import subprocess
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from bench import machine
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,8 +23,10 @@ ROOT = Path(__file__).parent.parent.parent
 ANSWER_SECONDS = 900
 IDLE_SLICE_SECONDS = 0.05
 IDLE_WAIT_SECONDS = 2.0
-TICKS_PER_SECOND = 100
-"""Of ``/proc``: USER_HZ, the same on every Linux that Rust's wheels run on."""
+
+
+Role = Literal["ours", "balanced", "drafting", "peer"]
+"""inferlib without drafting; in ``precision="balanced"``; with drafting; another engine."""
 
 
 class EngineError(Exception):
@@ -40,8 +44,7 @@ class Engine:
         python: Interpreter of the environment that it is installed in.
         model: File that it loads.
         options: For the adapter.
-        is_ours: Whether it is inferlib.
-        drafts: Whether it is inferlib with drafting on, for repetitive text only.
+        role: What it is in the comparison, see ``Role``.
     """
 
     name: str
@@ -50,12 +53,13 @@ class Engine:
     python: Path
     model: Path
     options: Mapping[str, object] = field(default_factory=dict)
-    is_ours: bool = False
-    drafts: bool = False
+    role: Role = "peer"
 
     def runs(self, workload: Workload) -> bool:
         """Whether this workload is for this engine: repetitive text compares ours with ours."""
-        return self.is_ours if workload.is_repetitive else not self.drafts
+        if workload.is_repetitive:
+            return self.role in ("ours", "drafting")
+        return self.role != "drafting"
 
     @property
     def key(self) -> str:
@@ -194,4 +198,4 @@ def cpu_seconds(process_id: int) -> float:
     except OSError:
         return 0.0
     fields = stat.rpartition(")")[2].split()  # after the name, which may hold anything
-    return (int(fields[11]) + int(fields[12])) / TICKS_PER_SECOND
+    return (int(fields[11]) + int(fields[12])) / machine.TICKS_PER_SECOND

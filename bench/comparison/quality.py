@@ -57,7 +57,7 @@ def measure(
                 reasons[key] = str(error)
                 continue
             parts.setdefault(key, []).append((text, Divergence.between(reference, scores)))
-        if index % 10 == 9:  # noqa: PLR2004  # now and then
+        if index % 10 == 9:  # now and then
             report(f"quality: {index + 1} of {len(windows)} windows")
     summaries: dict[str, dict[str, object]] = {}
     for key, found in parts.items():

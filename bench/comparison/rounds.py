@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     Report = Callable[[str], None]
 
 WARM_UP_SEED = 1_000_000
+LEAST_METERED_SECONDS = 0.2
 BANDWIDTH_AROUND = "decode_16"
 """Read bandwidth is measured before and after this workload of every engine."""
 
@@ -39,12 +40,15 @@ class Samples:
         read_bandwidth: GB/s right before and after ``decode_16`` of an engine, by engine; one mean
             per round.
         busy_share: By engine, the largest share of a core that it used while another was measured.
+        foreign_share: Per measurement, the share of all cores that neither the engines nor this
+            process used: other programs, and the host's other guests.
     """
 
     tokens_per_second: dict[str, dict[str, list[float | None]]] = field(default_factory=dict)
     reasons: dict[str, dict[str, str]] = field(default_factory=dict)
     read_bandwidth: dict[str, list[float]] = field(default_factory=dict)
     busy_share: dict[str, float] = field(default_factory=dict)
+    foreign_share: list[float] = field(default_factory=list)
 
 
 class Rounds:
@@ -95,9 +99,7 @@ class Rounds:
             values[workload.name].append(None)
             return
         bandwidth = self._probe_bandwidth(workload)
-        others = [other for other in self._processes if other is not process]
-        before = [other.cpu_seconds() for other in others]
-        start = time.perf_counter()
+        meter = _Meter(process, self._processes)
         try:
             answer = process.ask(workload.ask, **workload.arguments(self._seed + index))
         except EngineError as error:
@@ -105,11 +107,7 @@ class Rounds:
             values[workload.name].append(None)
             self._report(f"{engine.key}: {workload.name}: {error}")
             return
-        seconds = time.perf_counter() - start
-        for other, used in zip(others, before, strict=True):
-            share = (other.cpu_seconds() - used) / max(seconds, 0.1)
-            known = self.samples.busy_share.get(other.engine.key, 0.0)
-            self.samples.busy_share[other.engine.key] = max(known, share)
+        meter.read(self.samples)
         value = workload.tokens_per_second(answer)
         values[workload.name].append(value)
         self._report(f"round {index + 1}  {workload.title:<40} {engine.key:<24} {value:8,.0f}")
@@ -124,3 +122,30 @@ class Rounds:
         if workload.name != BANDWIDTH_AROUND:
             return []
         return [machine.read_bandwidth(threads=self._threads)]
+
+
+class _Meter:
+    """Who used the processor while one engine was measured."""
+
+    def __init__(self, measured: EngineProcess, processes: Sequence[EngineProcess]) -> None:
+        self._measured = measured
+        self._processes = processes
+        self._before = [process.cpu_seconds() for process in processes]
+        self._own = time.process_time()
+        self._busy = machine.busy_seconds()
+        self._start = time.perf_counter()
+
+    def read(self, samples: Samples) -> None:
+        """Add what was seen; too short a time says nothing, since clocks tick at 10 ms."""
+        seconds = time.perf_counter() - self._start
+        if seconds < LEAST_METERED_SECONDS:
+            return
+        engines = 0.0
+        for process, before in zip(self._processes, self._before, strict=True):
+            used = process.cpu_seconds() - before
+            engines += used
+            if process is not self._measured:
+                known = samples.busy_share.get(process.engine.key, 0.0)
+                samples.busy_share[process.engine.key] = max(known, used / seconds)
+        foreign = machine.busy_seconds() - self._busy - engines - time.process_time() + self._own
+        samples.foreign_share.append(max(foreign, 0.0) / seconds / machine.cores())

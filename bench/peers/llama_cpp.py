@@ -165,16 +165,3 @@ class Engine:
     def _logits(self, context: ctypes.c_void_p, rows: int) -> NDArray[np.float32]:
         pointer = self._lib.llama_get_logits(context)
         return np.ctypeslib.as_array(pointer, shape=(rows, self._vocab_size))
-
-
-def requantize(source: str, target: str, file_type: str, threads: int) -> None:
-    """Write ``source`` in another of llama.cpp's types, for example ``"MOSTLY_Q4_0"``."""
-    import llama_cpp
-
-    params = llama_cpp.llama_model_quantize_default_params()
-    params.ftype = getattr(llama_cpp, f"LLAMA_FTYPE_{file_type}")
-    params.allow_requantize = True
-    params.nthread = threads
-    status = llama_cpp.llama_model_quantize(source.encode(), target.encode(), ctypes.byref(params))
-    if status:
-        raise RuntimeError(f"llama_model_quantize returned {status}")
