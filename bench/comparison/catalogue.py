@@ -64,7 +64,7 @@ def _ours(
     return Engine(
         name=OURS,
         file_format=file_format,
-        adapter="ours",
+        adapter="bench.peers.ours",
         python=Path(sys.executable),
         model=path,
         options={**MEASURED, **off, **options},
@@ -99,10 +99,11 @@ def of_model(model: str, path: Path, *, peers: Path, work: Path, threads: int) -
         return Engine(
             name=name,
             file_format=form,
-            adapter=adapter,
+            adapter=f"bench.peers.{adapter}",
             python=python,
             model=file,
             options=options,
+            reads_gguf=adapter == "llama_cpp",
         )
 
     found = [peer("llama.cpp", file_format, "llama_cpp", path)]
@@ -127,8 +128,9 @@ def of_model(model: str, path: Path, *, peers: Path, work: Path, threads: int) -
     )
     refused = _refused(peers)
     for engine in found:
-        if engine.adapter in refused:
-            catalogue.missing[engine.key] = refused[engine.adapter]
+        package = engine.adapter.rpartition(".")[2]
+        if package in refused:
+            catalogue.missing[engine.key] = refused[package]
         else:
             catalogue.engines.append(engine)
     return catalogue

@@ -40,11 +40,13 @@ class Engine:
     Attributes:
         name: ``inferlib``, ``llama.cpp`` …
         file_format: How its weights are stored: ``Q4_1``, ``int8`` …
-        adapter: Module of ``bench.peers``.
+        adapter: Module with the class ``Engine`` that drives it, see ``bench/peers/protocol.py``.
         python: Interpreter of the environment that it is installed in.
         model: File that it loads.
         options: For the adapter.
         role: What it is in the comparison, see ``Role``.
+        reads_gguf: Whether another engine computes from the file's own bytes, so that what a token
+            reads is known.
     """
 
     name: str
@@ -54,6 +56,7 @@ class Engine:
     model: Path
     options: Mapping[str, object] = field(default_factory=dict)
     role: Role = "peer"
+    reads_gguf: bool = False
 
     def runs(self, workload: Workload) -> bool:
         """Whether this workload is for this engine: repetitive text compares ours with ours."""
@@ -72,7 +75,7 @@ class Engine:
             str(self.python),
             "-m",
             f"bench.peers.{module}",
-            f"bench.peers.{self.adapter}",
+            self.adapter,
             str(self.model),
             "--threads",
             str(threads),

@@ -183,7 +183,7 @@ def _shared(
     else:
         reasons["packed_cache"] = "this inferlib has no packed_cache"
     candidates += [
-        (engine.key, engine, [engine.model]) for engine in engines if engine.adapter == "llama_cpp"
+        (engine.key, engine, [engine.model]) for engine in engines if engine.reads_gguf
     ]
     found: dict[str, dict[str, float]] = {}
     for name, engine, weights in candidates:
@@ -216,6 +216,6 @@ def _stored(engine: Engine, samples: Samples) -> dict[str, Any]:
     bandwidth = figure(samples.read_bandwidth.get(engine.key, []))
     if bandwidth is not None:
         stored["read_bandwidth_gb_s"] = bandwidth
-    if engine.role != "peer" or engine.adapter == "llama_cpp":
+    if engine.role != "peer" or engine.reads_gguf:
         stored["decode_bytes"] = models.decode_bytes(engine.model)
     return stored

@@ -1,0 +1,58 @@
+"""Small parts: shared memory, the golden check, what the environment of other engines needs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from bench.comparison.fresh import counted_bytes
+from bench.comparison.quality import largest_error
+from bench.divergence import TopLogprobs
+from bench.peers.install import ADAPTERS, REQUIREMENTS, requirements
+
+SMAPS = """\
+55d0c000-55d0d000 r-xp 00000000 fe:00 393 /usr/bin/python3.11
+Pss:                   7 kB
+7f00a000-7f00b000 rw-p 00000000 00:00 0
+Size:               9000 kB
+Pss:                1000 kB
+Pss_Dirty:           900 kB
+VmFlags: rd wr
+7f10a000-7f10b000 r--s 00000000 fe:00 17 /data/model a.gguf
+Pss:                 200 kB
+7f20a000-7f20b000 r--s 00000000 fe:00 18 /cache/packed/1.bin
+Pss:                  30 kB
+7f30a000-7f30b000 rw-p 00000000 00:00 0                          [heap]
+Pss:                   4 kB
+"""
+
+
+@pytest.mark.parametrize(
+    ("weights", "kilobytes"),
+    [([], 1004), (["/data/model a.gguf"], 1204), (["/data/model a.gguf", "/cache"], 1234)],
+)
+def test_memory_is_counted_by_mapping(weights, kilobytes):
+    assert counted_bytes(SMAPS, [Path(path) for path in weights]) == kilobytes * 1024
+
+
+def test_the_golden_check_finds_the_largest_difference():
+    scores = TopLogprobs(
+        np.array([[5, 3, 9], [1, 2, 4]], np.int32),
+        np.array([[-1, -2, -3], [-0.5, -1.5, -2.5]], np.float32),
+    )
+    ids = np.array([[9, 5], [1, 2]])
+    expected = np.array([[-3.0, -1.25], [-0.5, -1.5]], np.float32)
+    assert largest_error(scores, ids, expected) == pytest.approx(0.25)
+
+
+def test_a_token_that_is_not_among_the_best_is_an_infinite_error():
+    scores = TopLogprobs(np.array([[5, 3]], np.int32), np.array([[-1, -2]], np.float32))
+    assert largest_error(scores, np.array([[4]]), np.array([[-1.0]])) == float("inf")
+    assert largest_error(scores, np.array([[7]]), np.array([[-1.0]])) == float("inf")
+
+
+def test_every_engine_has_a_pinned_requirement():
+    found = requirements(REQUIREMENTS.read_text())
+    assert set(ADAPTERS) <= set(found)
+    assert all(version[0].isdigit() for version in found.values())
