@@ -182,9 +182,7 @@ def _shared(
         candidates.append(("packed_cache", sharing, [path, cache]))
     else:
         reasons["packed_cache"] = "this inferlib has no packed_cache"
-    candidates += [
-        (engine.key, engine, [engine.model]) for engine in engines if engine.reads_gguf
-    ]
+    candidates += [(engine.key, engine, [engine.model]) for engine in engines if engine.reads_gguf]
     found: dict[str, dict[str, float]] = {}
     for name, engine, weights in candidates:
         try:

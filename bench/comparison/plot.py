@@ -8,23 +8,33 @@ Runs in the environment of the other engines, which has matplotlib; ours does no
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .results import Results
-from .table import TITLES
-from .values import MEGABYTE
+from .table import FAR, TITLES
+from .values import COMPARABLE, MEGABYTE, is_close
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     Value = Callable[[Results, str, str], float | None]
+    Panel = tuple[str, str, Value]
 
 ROOT = Path(__file__).parent.parent.parent
 COLUMNS = 5
-OURS, INK, FAINT, PAPER = "#c2410c", "#1f2937", "#9ca3af", "#ffffff"
+WIDTH, INCHES = 12.5, 0.235
+"""Of the picture; and of one bar with the space around it."""
+FOOTNOTE = (
+    f"{FAR} Hatched: the weights are quantized again, and the mean divergence from float32 is more "
+    f"than {COMPARABLE} times inferlib's."
+)
+HEADING, TITLE = 1.6, 2.4
+"""Heights in bars."""
+OURS, INK, MUTED, FAINT, PAPER = "#c2410c", "#1f2937", "#6b7280", "#9ca3af", "#ffffff"
 OTHERS = {
     "inferlib": "#ea9a6b",
     "llama.cpp": "#5b7aa8",
@@ -62,46 +72,35 @@ def picture(results: Results) -> Any:
 
     mpl.use("Agg")
     mpl.rcParams.update(
-        {"font.family": "DejaVu Sans", "font.size": 8, "svg.fonttype": "path", "svg.hashsalt": "0"}
+        {
+            "font.family": "DejaVu Sans",
+            "font.size": 8,
+            "hatch.linewidth": 1.6,
+            "svg.fonttype": "path",
+            "svg.hashsalt": "inferlib",
+        }
     )
     from matplotlib import pyplot
 
     groups = [(model, panels) for model, panels in PANELS.items() if results.engines(model)]
-    rows = [
-        (model, panels[first : first + COLUMNS])
+    heights = [
+        HEADING + math.ceil(len(panels) / COLUMNS) * (len(_keys(results, model)) + TITLE)
         for model, panels in groups
-        for first in range(0, len(panels), COLUMNS)
     ]
-    heights = [len(_keys(results, model)) + 1.6 for model, _ in rows]
-    figure, axes = pyplot.subplots(
-        len(rows),
-        COLUMNS,
-        figsize=(12.5, 0.62 + 0.21 * sum(heights)),
-        height_ratios=heights,
-        squeeze=False,
-        layout="constrained",
-    )
-    seen = set()
-    for (model, panels), line in zip(rows, axes, strict=True):
-        for index, axis in enumerate(line):
-            if index >= len(panels):
-                axis.set_visible(False)
-                continue
-            title, unit, value = panels[index]
-            if index == 0 and model not in seen:
-                seen.add(model)
-                file = f"{TITLES[model]}, {results.model(model)['format']}"
-                axis.annotate(
-                    file,
-                    (0, 1),
-                    xytext=(-112, 26),
-                    xycoords="axes fraction",
-                    textcoords="offset points",
-                    fontsize=10,
-                    fontweight="bold",
-                    color=INK,
-                )
-            _panel(axis, results, model, title, unit, value, names=index == 0)
+    figure = pyplot.figure(figsize=(WIDTH, INCHES * sum(heights)), layout="constrained")
+    parts = figure.subfigures(len(groups), 1, height_ratios=heights, squeeze=False)
+    for (model, panels), (part,) in zip(groups, parts, strict=True):
+        heading = f"{TITLES[model]}, {results.model(model)['format']}"
+        part.suptitle(heading, x=0.004, ha="left", fontsize=10, fontweight="bold", color=INK)
+        axes = part.subplots(math.ceil(len(panels) / COLUMNS), COLUMNS, squeeze=False).flatten()
+        for index, (axis, panel) in enumerate(zip(axes, panels, strict=False)):
+            _panel(axis, results, model, panel, names=index % COLUMNS == 0)
+        for axis in axes[len(panels) :]:
+            axis.set_visible(False)
+    if any(
+        not is_close(results, model, key) for model, _ in groups for key in _keys(results, model)
+    ):
+        parts[-1, 0].supxlabel(FOOTNOTE, x=0.004, ha="left", fontsize=7.5, color=MUTED)
     return figure
 
 
@@ -109,18 +108,11 @@ def _keys(results: Results, model: str) -> list[str]:
     return [key for key, engine in results.engines(model).items() if engine["role"] != "drafting"]
 
 
-def _panel(
-    axis: Any,
-    results: Results,
-    model: str,
-    title: str,
-    unit: str,
-    value: Value,
-    *,
-    names: bool,
-) -> None:
-    """Horizontal bars with their values written at the ends."""
+def _panel(axis: Any, results: Results, model: str, panel: Panel, *, names: bool) -> None:
+    """Horizontal bars with their values written at the ends; hatched where the model is another."""
+    title, unit, value = panel
     keys = _keys(results, model)
+    near = [is_close(results, model, key) for key in keys]
     values = [value(results, model, key) for key in keys]
     largest = max([number for number in values if number is not None], default=1.0)
     places = range(len(keys))
@@ -128,6 +120,9 @@ def _panel(
         places,
         [number or 0 for number in values],
         color=[_color(results, model, key) for key in keys],
+        hatch=[None if close else "////" for close in near],
+        edgecolor=PAPER,
+        linewidth=0,
         height=0.72,
     )
     for place, number, key in zip(places, values, keys, strict=True):
@@ -143,10 +138,20 @@ def _panel(
         )
     axis.set_xlim(0, largest * 1.32)
     axis.set_ylim(len(keys) - 0.5, -0.5)
-    axis.set_yticks(places, keys if names else [])
+    labels = [key if close else f"{key} {FAR}" for key, close in zip(keys, near, strict=True)]
+    axis.set_yticks(places, labels if names else [])
     axis.tick_params(length=0, colors=INK)
     axis.set_xticks([])
-    axis.set_title(f"{title}\n{unit}", fontsize=8, color=INK, loc="left", linespacing=1.35)
+    axis.set_title(title, fontsize=8.5, color=INK, loc="left", pad=15)
+    axis.annotate(
+        unit,
+        (0, 1),
+        xytext=(0, 4),
+        xycoords="axes fraction",
+        textcoords="offset points",
+        fontsize=7,
+        color=MUTED,
+    )
     for side in ("top", "right", "bottom"):
         axis.spines[side].set_visible(False)
     axis.spines["left"].set_color(FAINT)
@@ -188,7 +193,7 @@ def _quality(name: str) -> Value:
 
 
 MORE, LESS = "tokens/s, more is better", "less is better"
-PANELS: dict[str, Sequence[tuple[str, str, Value]]] = {
+PANELS: dict[str, Sequence[Panel]] = {
     "smollm2": (
         ("Prefill, 512 tokens", MORE, _speed("prefill_512")),
         ("Decode, 1 sequence after 16", MORE, _speed("decode_16")),
@@ -198,7 +203,7 @@ PANELS: dict[str, Sequence[tuple[str, str, Value]]] = {
         ("64 requests of 96 + 64 at once", MORE, _speed("mixed_64")),
         ("Mean KL divergence to float32", LESS, _quality("kld_mean")),
         ("99.9 % KL divergence to float32", LESS, _quality("kld_99.9")),
-        ("Load to first token", f"s, {LESS}", _fresh("seconds", 1)),
+        ("Load to first token", f"seconds, {LESS}", _fresh("seconds", 1)),
         ("Peak memory, 2,048 tokens of KV", f"MB, {LESS}", _fresh("filled_peak_bytes", MEGABYTE)),
     ),
     "gemma": (
@@ -206,7 +211,7 @@ PANELS: dict[str, Sequence[tuple[str, str, Value]]] = {
         ("Decode, 1 sequence after 16", MORE, _speed("decode_16")),
         ("Decode, 32 sequences together", MORE, _speed("batch_32")),
         ("Mean KL divergence to float32", LESS, _quality("kld_mean")),
-        ("Load to first token", f"s, {LESS}", _fresh("seconds", 1)),
+        ("Load to first token", f"seconds, {LESS}", _fresh("seconds", 1)),
     ),
 }
 
