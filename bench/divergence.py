@@ -5,8 +5,8 @@ gives its ``top`` best tokens with log-probabilities over the whole vocabulary. 
 summed over the tokens that both lists hold; the rest of the vocabulary counts as one outcome. By
 the data processing inequality that is a lower bound, tight where the lists hold the mass
 (``tail_mass`` is the mean mass of the reference outside them), and the same for every engine. With
-1,000 tokens, llama.cpp against float32, 1,020 positions of SmolLM2: 3.6 % below the whole sum in the
-mean, the same 99.9 % quantile.
+1,000 tokens (llama.cpp against float32, 1,020 positions of SmolLM2) it is 3.6 % below the whole sum
+in the mean and equal to it in the 99.9 % quantile.
 """
 
 from __future__ import annotations

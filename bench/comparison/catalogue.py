@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 FORMATS = {"smollm2": "Q4_1", "gemma": "Q4_K_M"}
 OURS = "inferlib"
 DRAFTING_OPTION = "speculation"
-DRAFTING: Mapping[str, object] = {DRAFTING_OPTION: "prompt_lookup"}
-NO_DRAFTING: Mapping[str, object] = {DRAFTING_OPTION: None}
+DRAFTING: Mapping[str, object] = {DRAFTING_OPTION: "auto"}
+NO_DRAFTING: Mapping[str, object] = {DRAFTING_OPTION: "off"}
 MEASURED: Mapping[str, object] = {"enable_prefix_caching": False}
 """Prompts are random, so there is nothing to find; no other engine is given the chance either."""
 
