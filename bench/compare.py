@@ -57,6 +57,7 @@ def parse() -> argparse.Namespace:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--peers", type=Path, required=True, help="environment of other engines")
+    parser.add_argument("--vllm", type=Path, help="environment of vLLM")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--positions", type=int, default=20_480, help="of texts, for quality")
     parser.add_argument("--quick", action="store_true", help="one round, little text")
@@ -78,6 +79,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, object]:
     """Measure all models."""
     settings = Settings(
         peers=arguments.peers.absolute(),
+        vllm=arguments.vllm and arguments.vllm.absolute(),
         work=WORK,
         threads=arguments.threads,
         rounds=arguments.rounds,
@@ -92,7 +94,6 @@ def measure(arguments: argparse.Namespace) -> dict[str, object]:
             **machine.describe(),
             "threads": arguments.threads,
             "rounds": arguments.rounds,
-            "int8_peak_gop_s": machine.int8_peak(),
         },
         "models": {
             model: measure_model(model, getattr(models, model)(), settings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import threading
 import time
@@ -62,12 +63,25 @@ def busy_seconds() -> float:
     return (user + nice + system + irq + soft_irq + steal) / TICKS_PER_SECOND
 
 
-def int8_peak() -> float | None:
-    """GOP/s that all cores reach together with int8 multiply-adds; ``None``: not measured.
+def int8_peak(threads: int | None = None) -> float | None:
+    """GOP/s of ``threads`` cores at nothing but int8 multiply-adds, each two operations.
 
-    A multiply-add is two operations. There is no microbenchmark of it yet.
+    Measured by an example of ``rust/cpu``, which cargo builds first; ``None`` without cargo.
     """
-    return None
+    least = ["--types", "Q4_0", "--rows", "1", "--repeats", "1", "--megabytes", "1"]
+    command = ["cargo", "run", "--release", "--quiet", "-p", "inferlib-cpu"]
+    command += ["--features", "measure", "--example", "kernels", "--"]
+    try:
+        result = subprocess.run(
+            [*command, "--threads", str(threads or cores()), *least],
+            capture_output=True,
+            text=True,
+            check=True,
+            cwd=Path(__file__).parent.parent,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return float(json.loads(result.stdout.split("\n", 1)[0])["int8_peak_gops"]) or None
 
 
 def read_bandwidth(megabytes: int = 256, threads: int | None = None, repeats: int = 5) -> float:

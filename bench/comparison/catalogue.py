@@ -7,7 +7,7 @@ import inspect
 import json
 import subprocess
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -72,13 +72,16 @@ def _ours(
     )
 
 
-def of_model(model: str, path: Path, *, peers: Path, work: Path, threads: int) -> Catalogue:
+def of_model(  # each is independent of the others
+    model: str, path: Path, *, peers: Path, vllm: Path | None, work: Path, threads: int
+) -> Catalogue:
     """All engines of one model.
 
     Args:
         model: ``smollm2`` or ``gemma``.
         path: Its GGUF file.
         peers: Environment of the other engines, see ``bench/peers/install.py``.
+        vllm: Environment of vLLM; ``None``: it was not asked for.
         work: For converted files; kept between runs.
         threads: For conversions.
     """
@@ -127,6 +130,12 @@ def of_model(model: str, path: Path, *, peers: Path, work: Path, threads: int) -
         peer("CTranslate2", "int8", "ctranslate2", path, folder=str(converted / "ctranslate2"))
     )
     refused = _refused(peers)
+    if vllm is None:
+        catalogue.missing["vLLM bfloat16"] = "not asked for (several gigabytes): VLLM=environment"
+    else:
+        refused |= _refused(vllm)
+        engine = peer("vLLM", "bfloat16", "vllm", path, folder=str(converted / "hf"))
+        found.append(replace(engine, python=vllm / "bin" / "python"))
     for engine in found:
         package = engine.adapter.rpartition(".")[2]
         if package in refused:

@@ -34,6 +34,7 @@ class Settings:
 
     Attributes:
         peers: Environment of the other engines.
+        vllm: Environment of vLLM, if it is wanted.
         work: Folder for converted files and logs.
         threads: Of every engine.
         rounds: How often everything is measured.
@@ -43,6 +44,7 @@ class Settings:
     """
 
     peers: Path
+    vllm: Path | None
     work: Path
     threads: int
     rounds: int
@@ -55,7 +57,12 @@ def measure_model(model: str, path: Path, settings: Settings) -> dict[str, Any]:
     """All figures of one model, as they are stored."""
     settings.work.mkdir(parents=True, exist_ok=True)
     listed = catalogue.of_model(
-        model, path, peers=settings.peers, work=settings.work, threads=settings.threads
+        model,
+        path,
+        peers=settings.peers,
+        vllm=settings.vllm,
+        work=settings.work,
+        threads=settings.threads,
     )
     if settings.engines:
         listed.engines = [
@@ -87,6 +94,7 @@ def measure_model(model: str, path: Path, settings: Settings) -> dict[str, Any]:
         "missing_roles": listed.missing_roles,
         "quality_reasons": quality_reasons,
         "foreign_share": figure(samples.foreign_share),
+        "int8_peak_gop_s": figure(samples.int8_peak),
         "shared_memory": shared,
         "shared_memory_reasons": shared_reasons,
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .table import FAR, Grid, engine_grid, target_grid
+from .table import FAR, engine_grid, facts, target_grid
 from .values import COMPARABLE, is_close
 
 if TYPE_CHECKING:
@@ -47,13 +47,14 @@ def section(results: Results) -> str:
         "In brackets: how many times inferlib is as fast.",
         "![Bars per workload and engine](bench/results/compare.svg)",
     ]
-    parts += [engine_grid(results, model).markdown() for model in results.models()]
+    for model in results.models():
+        parts += [engine_grid(results, model).markdown(), "\n".join(facts(results, model))]
     parts += _remarks(results)
     met = [outcome for outcome in results.stored["targets"] if outcome["met"]]
     grid = target_grid(results.stored["targets"])
     parts.append(
         f"<details><summary>{len(met)} of {len(grid.rows)} targets are met</summary>\n\n"
-        f"{Grid(grid.header, grid.rows).markdown()}\n\n</details>"
+        f"{grid.markdown()}\n\n</details>"
     )
     return "\n\n".join(parts)
 

@@ -138,6 +138,15 @@ class Results:
             return None
         return cell["median"] * 2 * self.model(model)["layer_multiply_adds"] / 1e9
 
+    def read_bandwidth(self, model: str) -> list[float]:
+        """All values that were read in the run, GB/s."""
+        return [
+            value
+            for engine in self.engines(model).values()
+            for value in engine.get("read_bandwidth_gb_s", {}).get("rounds", [])
+            if value is not None
+        ]
+
     # Quality, loading, memory
 
     def quality(self, model: str, key: str | None) -> Mapping[str, Any] | None:

@@ -39,6 +39,7 @@ class Samples:
         reasons: By engine and workload, why there is no value.
         read_bandwidth: GB/s right before and after ``decode_16`` of an engine, by engine; one mean
             per round.
+        int8_peak: GOP/s of all threads, at the beginning of each round.
         busy_share: By engine, the largest share of a core that it used while another was measured.
         foreign_share: Per measurement, the share of all cores that neither the engines nor this
             process used: other programs, and the host's other guests.
@@ -47,6 +48,7 @@ class Samples:
     tokens_per_second: dict[str, dict[str, list[float | None]]] = field(default_factory=dict)
     reasons: dict[str, dict[str, str]] = field(default_factory=dict)
     read_bandwidth: dict[str, list[float]] = field(default_factory=dict)
+    int8_peak: list[float | None] = field(default_factory=list)
     busy_share: dict[str, float] = field(default_factory=dict)
     foreign_share: list[float] = field(default_factory=list)
 
@@ -83,6 +85,7 @@ class Rounds:
     def run(self, workloads: Sequence[Workload], rounds: int) -> None:
         """Measure every workload ``rounds`` times."""
         for index in range(rounds):
+            self.samples.int8_peak.append(machine.int8_peak(self._threads))
             for workload in workloads:
                 shift = index % len(self._processes)
                 for process in self._processes[shift:] + self._processes[:shift]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -126,12 +127,14 @@ def _operations_row(results: Results, model: str, key: str) -> str:
     rate = results.gop_s(model, key, "prefill_512")
     if rate is None:
         return NONE
-    peak = results.measured_on.get("int8_peak_gop_s")
-    return f"{rate:,.0f}" if peak is None else f"{rate:,.0f} ({100 * rate / peak:.0f} {PERCENT})"
+    peak = results.model(model)["int8_peak_gop_s"]
+    if peak is None:
+        return f"{rate:,.0f}"
+    return f"{rate:,.0f} ({100 * rate / peak['median']:.0f} {PERCENT})"
 
 
 _FURTHER_ROWS: tuple[tuple[str, Callable[[Results, str, str], str]], ...] = (
-    ("prefill 512, GOP/s in the layers", _operations_row),
+    ("prefill 512, GOP/s in the layers (of int8 peak)", _operations_row),
     ("decode after 16, share of read bandwidth", _bound_row),
     ("KL divergence to float32, mean", _quality_row("kld_mean", ".1e")),
     ("KL divergence to float32, 99.9 %", _quality_row("kld_99.9", ".1e")),
@@ -149,9 +152,33 @@ def render(results: Results) -> str:
     """Everything, for a terminal."""
     parts = [_machine_line(results.measured_on)]
     for model in results.models():
-        parts += [engine_grid(results, model).text(), *notes(results, model)]
+        parts.append(engine_grid(results, model).text())
+        parts.append("\n".join([*facts(results, model), *notes(results, model)]))
     parts.append(target_grid(results.stored["targets"]).text())
     return "\n\n".join(parts)
+
+
+def facts(results: Results, model: str) -> list[str]:
+    """What the figures of one model stand on: the machine meanwhile, the reference, versions."""
+    found = results.model(model)
+    bandwidth = results.read_bandwidth(model)
+    lines = []
+    if bandwidth:
+        middle = statistics.median(bandwidth)
+        span = f"{min(bandwidth):.0f} to {max(bandwidth):.0f}"
+        peak = found["int8_peak_gop_s"]
+        suffix = "" if peak is None else f"; int8 peak {peak['median']:,.0f} GOP/s"
+        lines.append(f"All threads together read {middle:.0f} GB/s meanwhile ({span}){suffix}.")
+    quality = results.quality(model, results.role(model, "ours"))
+    if quality is not None:
+        lines.append(
+            f"KL divergence over {quality['positions']:,} positions from inferlib's float32 "
+            "results, whose log-probabilities\nare within "
+            f"{found['reference_error']:.0e} of transformers'."
+        )
+    versions = {engine["name"]: engine["version"] for engine in results.engines(model).values()}
+    lines.append(", ".join(f"{name} {version}" for name, version in versions.items()) + ".")
+    return lines
 
 
 def notes(results: Results, model: str) -> list[str]:

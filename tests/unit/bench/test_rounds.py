@@ -38,6 +38,7 @@ class FakeProcess:
 def quick_machine(monkeypatch):
     bandwidths = iter(range(1, 100))
     monkeypatch.setattr(machine, "read_bandwidth", lambda **_: float(next(bandwidths)))
+    monkeypatch.setattr(machine, "int8_peak", lambda _: 1000.0)
 
 
 def run(processes, workloads, rounds):
