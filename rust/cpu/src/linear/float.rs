@@ -5,7 +5,7 @@
 use crate::activations::{ActivationsView, tiles};
 use crate::formats::{BLOCK_COLS, Format};
 use crate::linear::source::{Ahead, PANELS, Packed, PackedIn, Source};
-use crate::linear::tile::{Target, begin, finish};
+use crate::linear::tile::{Target, begin, even_part, finish, for_each_tile, most_rows};
 use crate::linear::{PANEL_FLOATS, PanelScratch};
 use crate::simd::{Isa, LANES};
 
@@ -73,32 +73,11 @@ pub(crate) struct FloatTiles<'a> {
 /// `I`.
 #[inline(always)]
 pub(crate) unsafe fn float_tiles<I: Isa, E: FloatElement>(task: &FloatTiles<'_>) {
-    for (first, stride) in tiles(task.rows) {
+    const PLANES: usize = 0;
+    for_each_tile!(I, PLANES, task.rows, |first, i, stride, panel, M, P| {
         // SAFETY: the caller's.
-        unsafe {
-            if I::WIDE_TILES {
-                match stride {
-                    1 => float_tile::<I, E, PANELS, 1>(task, first, 0, stride, 0),
-                    2 => float_tile::<I, E, PANELS, 2>(task, first, 0, stride, 0),
-                    3 => float_tile::<I, E, PANELS, 3>(task, first, 0, stride, 0),
-                    4 => float_tile::<I, E, PANELS, 4>(task, first, 0, stride, 0),
-                    6 => float_tile::<I, E, PANELS, 6>(task, first, 0, stride, 0),
-                    8 => float_tile::<I, E, PANELS, 8>(task, first, 0, stride, 0),
-                    // 24 accumulators, weights and a broadcast leave too few of 32 registers.
-                    _ => {
-                        float_tile::<I, E, PANELS, 6>(task, first, 0, stride, 0);
-                        float_tile::<I, E, PANELS, 6>(task, first, 6, stride, 0);
-                    }
-                }
-            } else {
-                for i in 0..stride {
-                    for panel in 0..PANELS {
-                        float_tile::<I, E, 1, 1>(task, first, i, stride, panel);
-                    }
-                }
-            }
-        }
-    }
+        unsafe { float_tile::<I, E, P, M>(task, first, i, stride, panel) }
+    });
 }
 
 /// `M` rows of the tile at `first` (whose rows are `stride` apart), from row `i` of it on, times `P` panels.

@@ -46,16 +46,16 @@ pub(crate) struct Tiles<'a> {
 }
 
 /// Most rows that a register tile takes, with all panels or one: every output has a float sum and a sum of products per
-/// plane.
-const fn most_rows<I: Isa, const PLANES: usize>() -> usize {
+/// plane (none in float arithmetic).
+pub(super) const fn most_rows<I: Isa, const PLANES: usize>() -> usize {
     let outputs = I::ACCUMULATORS / (1 + PLANES * I::Dot::PARTS);
     let rows = outputs / if I::WIDE_TILES { PANELS } else { 1 };
     if rows == 0 { 1 } else { rows }
 }
 
 /// The largest part, up to `most` rows, that a tile of `rows` can be cut into evenly.
-fn even_part(rows: usize, most: usize) -> usize {
-    let sizes = [6, 4, 3, 2];
+pub(super) fn even_part(rows: usize, most: usize) -> usize {
+    let sizes = [8, 6, 4, 3, 2];
     let fits = |&size: &usize| size <= most && rows.is_multiple_of(size);
     sizes.into_iter().find(fits).unwrap_or(1)
 }
@@ -87,10 +87,12 @@ macro_rules! for_each_tile {
             3 if most_rows::<$isa, $planes>() >= 3 => { const $m: usize = 3; $call }
             4 if most_rows::<$isa, $planes>() >= 4 => { const $m: usize = 4; $call }
             6 if most_rows::<$isa, $planes>() >= 6 => { const $m: usize = 6; $call }
+            8 if most_rows::<$isa, $planes>() >= 8 => { const $m: usize = 8; $call }
             _ => { const $m: usize = 1; $call }
         }
     };
 }
+pub(super) use for_each_tile;
 
 /// All rows against the source's blocks, with `PLANES` int8 planes per activation.
 ///
