@@ -10,7 +10,7 @@ from inferlib import Model
 from inferlib._core import CpuExecutor
 from inferlib.errors import RequestError
 
-ALL = ("avx512vnni", "avx2", "scalar")
+ALL = ("avx512vnni", "avx512", "avxvnni", "avx2", "neon", "scalar")
 
 
 def run(tier, case, precision, monkeypatch):
@@ -36,5 +36,27 @@ def test_a_forced_tier_is_used_and_equals_the_scalar_one(tier, case, precision, 
 def test_an_unknown_tier_is_refused_with_those_there_are(monkeypatch):
     monkeypatch.setenv("INFERLIB_CPU", "sse9")
     with pytest.raises(RequestError, match="scalar") as caught:
+        Model.from_pretrained(TINY / "llama")
+    assert caught.value.field == "tier"
+
+
+def test_the_tiers_of_this_machine_are_some_of_all_best_first():
+    tiers = CpuExecutor.tiers()
+    assert tiers == [tier for tier in ALL if tier in tiers]
+    assert tiers[-1] == "scalar"
+
+
+def test_without_a_wish_the_best_tier_is_used(monkeypatch):
+    monkeypatch.delenv("INFERLIB_CPU", raising=False)
+    with Model.from_pretrained(TINY / "llama") as model:
+        assert model.stats().details["tier"] == CpuExecutor.tiers()[0]
+
+
+@pytest.mark.parametrize("tier", ALL)
+def test_a_tier_that_cannot_run_here_is_refused_with_those_that_can(tier, monkeypatch):
+    if tier in CpuExecutor.tiers():
+        pytest.skip(f"this machine runs {tier}")
+    monkeypatch.setenv("INFERLIB_CPU", tier)
+    with pytest.raises(RequestError, match=r"lacks; it runs .*scalar") as caught:
         Model.from_pretrained(TINY / "llama")
     assert caught.value.field == "tier"
