@@ -80,7 +80,7 @@ def shared(
 def resident_bytes(process_id: int, weights: Sequence[Path]) -> int:
     """Proportional size of a process's anonymous memory and of its mappings of ``weights``."""
     smaps = Path(f"/proc/{process_id}/smaps").read_text(encoding="utf8", errors="replace")
-    return counted_bytes(smaps, weights)
+    return counted_bytes(smaps, [path.resolve() for path in weights])  # as the kernel writes them
 
 
 def counted_bytes(smaps: str, weights: Sequence[Path]) -> int:

@@ -200,7 +200,12 @@ def _shared(
         except EngineError as error:
             reasons[name] = str(error)
             continue
-        found[name]["weight_bytes"] = models.decode_bytes(engine.model)
+        weight_bytes = models.decode_bytes(engine.model)
+        if found[name]["one_bytes"] < weight_bytes:
+            reasons[name] = "its weights were not found among its memory mappings"
+            del found[name]
+            continue
+        found[name]["weight_bytes"] = weight_bytes
         settings.report(f"{SHARING} processes of {name}: {found[name]['all_bytes'] / 1e6:.0f} MB")
     shutil.rmtree(cache, ignore_errors=True)
     return found, reasons

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import mmap
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
-from bench.comparison.fresh import counted_bytes
+from bench.comparison.fresh import counted_bytes, resident_bytes
 from bench.comparison.quality import largest_error
 from bench.divergence import TopLogprobs
 from bench.peers.install import ADAPTERS, REQUIREMENTS, calls, pins
@@ -65,3 +67,16 @@ def test_each_line_is_one_call_of_pip():
     text = "# why\na==1.0   # because\n\n--no-deps b==2 c>=3\n"
     assert calls(text) == [["a==1.0"], ["--no-deps", "b==2", "c>=3"]]
     assert pins(["--no-deps", "b==2", "c>=3", "d"]) == {"b": "2"}
+
+
+def test_a_mapping_is_found_by_any_path_to_its_file(tmp_path, monkeypatch):
+    (tmp_path / "folder").mkdir()
+    file = tmp_path / "folder" / "weights.bin"
+    file.write_bytes(b"\1" * 8_000_000)
+    (tmp_path / "link").symlink_to("folder")
+    monkeypatch.chdir(tmp_path)
+    with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, prot=mmap.PROT_READ) as mapped:
+        sum(mapped[::4096])
+        without = resident_bytes(os.getpid(), [])
+        for path in (file, Path("folder"), Path("link/weights.bin")):
+            assert resident_bytes(os.getpid(), [path]) - without > 4_000_000
