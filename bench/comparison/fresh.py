@@ -59,12 +59,15 @@ def shared(
     libraries, which all processes share anyway.
 
     Returns:
-        ``one_bytes``: one process alone; ``all_bytes``: the sum over ``processes`` of them.
+        ``one_anonymous_bytes`` and ``one_mapped_bytes`` of one process alone;
+        ``all_anonymous_bytes`` and ``all_mapped_bytes``: the sums over ``processes`` of them.
 
     Raises:
         EngineError: A process failed.
     """
-    sums = []
+    found: dict[str, float] = {"processes": processes}
+    # Whoever packs weights for the others has used memory for it: not one of those that are counted.
+    EngineProcess(engine, threads=threads, log=logs / "shared-first.log").close()
     with ExitStack() as stack:
         running: list[EngineProcess] = []
         for index in range(processes):
@@ -72,27 +75,33 @@ def shared(
             process = stack.enter_context(EngineProcess(engine, threads=threads, log=log))
             process.ask("prefill", prompt=WORKING_PROMPT)
             running.append(process)
-            if index in (0, processes - 1):
-                sums.append(sum(resident_bytes(each.process_id, weights) for each in running))
-    return {"processes": processes, "one_bytes": sums[0], "all_bytes": sums[-1]}
+            for name, is_due in (("one", index == 0), ("all", index == processes - 1)):
+                if is_due:
+                    parts = [resident_bytes(each.process_id, weights) for each in running]
+                    anonymous, mapped = (sum(column) for column in zip(*parts, strict=True))
+                    found[f"{name}_anonymous_bytes"] = anonymous
+                    found[f"{name}_mapped_bytes"] = mapped
+    return found
 
 
-def resident_bytes(process_id: int, weights: Sequence[Path]) -> int:
-    """Proportional size of a process's anonymous memory and of its mappings of ``weights``."""
+def resident_bytes(process_id: int, weights: Sequence[Path]) -> tuple[int, int]:
+    """Proportional sizes of a process's anonymous memory and of its mappings of ``weights``."""
     smaps = Path(f"/proc/{process_id}/smaps").read_text(encoding="utf8", errors="replace")
     return counted_bytes(smaps, [path.resolve() for path in weights])  # as the kernel writes them
 
 
-def counted_bytes(smaps: str, weights: Sequence[Path]) -> int:
-    """The sum over the mappings that ``smaps`` lists."""
-    total = 0
-    is_counted = False
+def counted_bytes(smaps: str, weights: Sequence[Path]) -> tuple[int, int]:
+    """Sums over the mappings that ``smaps`` lists: anonymous ones, and those of ``weights``."""
+    anonymous = mapped = 0
+    path = ""
     for line in smaps.splitlines():
         words = line.split(maxsplit=5)
         if "-" in words[0] and not words[0].endswith(":"):  # 7f00-7f10 r--p 00000000 08:01 42 /path
             path = words[5] if len(words) > 5 else ""
-            is_file = path.startswith("/")
-            is_counted = not is_file or any(Path(path).is_relative_to(own) for own in weights)
-        elif words[0] == "Pss:" and is_counted:
-            total += int(words[1]) * 1024
-    return total
+        elif words[0] == "Pss:":
+            size = int(words[1]) * 1024
+            if not path.startswith("/"):
+                anonymous += size
+            elif any(Path(path).is_relative_to(own) for own in weights):
+                mapped += size
+    return anonymous, mapped

@@ -183,11 +183,11 @@ def _shared(
     if ours is None:
         return {}, {}
     cache = settings.work / "packed"
-    candidates: list[tuple[str, Engine, list[Path]]] = [(ours.key, ours, [path])]
+    candidates: list[tuple[str, Engine, list[Path]]] = [(ours.key, ours, [])]
     reasons = {}
     if catalogue.has_option("packed_cache"):
         sharing = catalogue.packed_cache(path, ours.file_format, cache)
-        candidates.append(("packed_cache", sharing, [path, cache]))
+        candidates.append(("packed_cache", sharing, [cache]))
     else:
         reasons["packed_cache"] = "this inferlib has no packed_cache"
     candidates += [(engine.key, engine, [engine.model]) for engine in engines if engine.reads_gguf]
@@ -201,12 +201,14 @@ def _shared(
             reasons[name] = str(error)
             continue
         weight_bytes = models.decode_bytes(engine.model)
-        if found[name]["one_bytes"] < weight_bytes:
+        one = found[name]["one_anonymous_bytes"] + found[name]["one_mapped_bytes"]
+        if one < weight_bytes:
             reasons[name] = "its weights were not found among its memory mappings"
             del found[name]
             continue
         found[name]["weight_bytes"] = weight_bytes
-        settings.report(f"{SHARING} processes of {name}: {found[name]['all_bytes'] / 1e6:.0f} MB")
+        total = found[name]["all_anonymous_bytes"] + found[name]["all_mapped_bytes"]
+        settings.report(f"{SHARING} processes of {name}: {total / 1e6:.0f} MB")
     shutil.rmtree(cache, ignore_errors=True)
     return found, reasons
 

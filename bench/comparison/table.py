@@ -195,8 +195,10 @@ def notes(results: Results, model: str) -> list[str]:
         f"{key}: quality: {why}" for key, why in results.model(model)["quality_reasons"].items()
     ]
     for name, entry in results.model(model)["shared_memory"].items():
-        total = entry["all_bytes"] / MEGABYTE
-        one = entry["one_bytes"] / MEGABYTE
+        total, one = (
+            (entry[f"{which}_anonymous_bytes"] + entry[f"{which}_mapped_bytes"]) / MEGABYTE
+            for which in ("all", "one")
+        )
         lines.append(f"{name}: {entry['processes']} processes hold {total:,.0f} MB, one {one:,.0f}")
     return lines
 

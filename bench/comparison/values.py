@@ -126,7 +126,7 @@ def shared_weights(model: str) -> Measure:
         if entry is None:
             reason = results.model(model).get("shared_memory_reasons", {}).get("packed_cache")
             return Measured(None, reason or NOTHING.detail)
-        total = entry["all_bytes"] / MEGABYTE
+        total = (entry["all_anonymous_bytes"] + entry["all_mapped_bytes"]) / MEGABYTE
         return Measured(
             weight_copies(entry), f"{entry['processes']} processes: {total:,.0f} MB in all"
         )
@@ -137,10 +137,12 @@ def shared_weights(model: str) -> Measure:
 def weight_copies(entry: Mapping[str, float]) -> float:
     """Physical weight memory of several processes, in copies of the weights.
 
-    What one process has beside its weights (KV, heap) is private, so the others have it too.
+    What is mapped from files is theirs together; what of the weights is not mapped, each process
+    has in anonymous memory, beside what it has there for itself (KV, heap).
     """
-    other = entry["one_bytes"] - entry["weight_bytes"]
-    return (entry["all_bytes"] - entry["processes"] * other) / entry["weight_bytes"]
+    private = max(entry["weight_bytes"] - entry["one_mapped_bytes"], 0.0)
+    own = entry["processes"] * (entry["one_anonymous_bytes"] - private)
+    return (entry["all_mapped_bytes"] + entry["all_anonymous_bytes"] - own) / entry["weight_bytes"]
 
 
 def load_seconds(model: str) -> Measure:

@@ -31,11 +31,12 @@ Pss:                   4 kB
 
 
 @pytest.mark.parametrize(
-    ("weights", "kilobytes"),
-    [([], 1004), (["/data/model a.gguf"], 1204), (["/data/model a.gguf", "/cache"], 1234)],
+    ("weights", "mapped"),
+    [([], 0), (["/data/model a.gguf"], 200), (["/data/model a.gguf", "/cache"], 230)],
 )
-def test_memory_is_counted_by_mapping(weights, kilobytes):
-    assert counted_bytes(SMAPS, [Path(path) for path in weights]) == kilobytes * 1024
+def test_memory_is_counted_by_mapping(weights, mapped):
+    found = counted_bytes(SMAPS, [Path(path) for path in weights])
+    assert found == (1004 * 1024, mapped * 1024)
 
 
 def test_the_golden_check_finds_the_largest_difference():
@@ -77,6 +78,5 @@ def test_a_mapping_is_found_by_any_path_to_its_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, prot=mmap.PROT_READ) as mapped:
         sum(mapped[::4096])
-        without = resident_bytes(os.getpid(), [])
         for path in (file, Path("folder"), Path("link/weights.bin")):
-            assert resident_bytes(os.getpid(), [path]) - without > 4_000_000
+            assert resident_bytes(os.getpid(), [path])[1] > 4_000_000

@@ -99,7 +99,23 @@ def test_drafting_is_compared_with_not_drafting():
     assert found["drafting_code_edit"]["measured"] is None
 
 
-@pytest.mark.parametrize(("copies", "all_bytes"), [(1, 220), (4, 520)])
-def test_weight_memory_is_what_is_left_of_the_sum(copies, all_bytes):
-    entry = {"processes": 4, "one_bytes": 130, "all_bytes": all_bytes, "weight_bytes": 100}
-    assert values.weight_copies(entry) == copies
+@pytest.mark.parametrize(
+    ("copies", "one", "together"),
+    [
+        (4.0, (130, 0), (520, 0)),  # everybody has a copy
+        (1.0, (30, 100), (120, 100)),  # all map one file
+        (1.04, (30, 104), (120, 104)),  # which is a bit larger than the weights
+        (2.8, (90, 40), (360, 40)),  # a part is mapped, the rest copied
+        (4.0, (30, 100), (120, 400)),  # a file for everybody
+    ],
+)
+def test_weight_memory_is_mapped_files_and_private_copies(copies, one, together):
+    entry = {
+        "processes": 4,
+        "weight_bytes": 100,
+        "one_anonymous_bytes": one[0],
+        "one_mapped_bytes": one[1],
+        "all_anonymous_bytes": together[0],
+        "all_mapped_bytes": together[1],
+    }
+    assert values.weight_copies(entry) == pytest.approx(copies)
