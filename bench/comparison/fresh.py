@@ -66,7 +66,7 @@ def shared(
         EngineError: A process failed.
     """
     found: dict[str, float] = {"processes": processes}
-    # Whoever packs weights for the others has used memory for it: not one of those that are counted.
+    # Who packs the weights for the others uses memory for it, and is not one that is counted.
     EngineProcess(engine, threads=threads, log=logs / "shared-first.log").close()
     with ExitStack() as stack:
         running: list[EngineProcess] = []
