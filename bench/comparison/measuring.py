@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 SEED = 2024
 LEAST_FRESH = 5
 """So often a fresh process is started, however few rounds there are; but once for one round."""
+SLOW_START_SECONDS = 20.0
+"""An engine that takes longer to start is started once."""
 SHARING = 4
 
 
@@ -159,7 +161,8 @@ def _fresh(engines: list[Engine], settings: Settings) -> dict[str, dict[str, obj
     times = max(settings.rounds, LEAST_FRESH) if settings.rounds > 1 else 1
     for index in range(times):
         for engine in engines:
-            if engine.role == "drafting":
+            known = samples.get(engine.key, [])
+            if engine.role == "drafting" or (known and known[0]["seconds"] > SLOW_START_SECONDS):
                 continue
             try:
                 start = fresh.start(engine, threads=settings.threads, fill=fresh.KV_TOKENS)

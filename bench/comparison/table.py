@@ -81,7 +81,8 @@ def target_grid(outcomes: Sequence[Outcome]) -> Grid:
         goal = f"{sign} {shown(outcome['threshold'], outcome['unit'])}"
         value = outcome["measured"]
         measured = NONE if value is None else shown(value, outcome["unit"])
-        explained = outcome["detail"] if outcome["met"] else outcome["reason"]
+        parts = dict.fromkeys(part for part in (outcome["detail"], outcome["reason"]) if part)
+        explained = "; ".join(parts)
         rows.append(
             [outcome["target"], goal, measured, "yes" if outcome["met"] else "no", explained]
         )

@@ -63,8 +63,9 @@ def answer(adapter: Adapter, message: Mapping[str, Any]) -> Mapping[str, object]
 
 
 def one_line(error: BaseException) -> str:
-    """An error as a reason in a table."""
-    text = " ".join(str(error).split()) or type(error).__name__
+    """An error as a reason in a table, without the folders of whoever built or runs the engine."""
+    words = (word.rpartition("/")[2] if word[0] == "/" else word for word in str(error).split())
+    text = " ".join(words) or type(error).__name__
     return text if len(text) <= 200 else f"{text[:197]}…"
 
 

@@ -18,7 +18,7 @@ class Engine:
     def __init__(self, model, *, threads, **options):
         talk("an engine that talks while it loads")
         if model == "broken":
-            raise ValueError("this file\nis broken")
+            raise ValueError("this file\n/home/somebody/model.gguf is broken")
         self.threads, self.options = threads, options
 
     def first_token(self, text):

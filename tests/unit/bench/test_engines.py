@@ -57,7 +57,7 @@ def test_an_engine_that_ends_says_why(process):
 
 
 def test_an_engine_that_cannot_load_is_an_error_of_one_line(tmp_path):
-    with pytest.raises(EngineError, match=r"^this file is broken$"):
+    with pytest.raises(EngineError, match=r"^this file model.gguf is broken$"):
         EngineProcess(engine("broken"), threads=1, log=tmp_path / "log")
 
 

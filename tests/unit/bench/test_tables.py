@@ -17,6 +17,7 @@ def results():
 
 
 def cells(grid, row):
+    """One row by column, found by a part of its name."""
     return next(dict(zip(grid.header, line, strict=True)) for line in grid.rows if row in line[0])
 
 
@@ -78,6 +79,15 @@ def test_the_terminal_page_names_everything_that_is_missing(results):
         "it rounds",
     ):
         assert words in page
+
+
+def test_a_target_that_is_not_met_shows_figure_and_reason(results):
+    grid = table.target_grid(results.stored["targets"])
+    row = cells(grid, "prefill of 512")
+    assert (row["measured"], row["met"]) == (f"0.80{targets.TIMES}", "no")
+    assert row["against, or why not"].startswith("Rounder Q4_1: 5,000 tokens/s")
+    assert row["against, or why not"].endswith("; it rounds")
+    assert cells(grid, "one copy")["against, or why not"] == "not measured in this run"
 
 
 @pytest.mark.parametrize(
