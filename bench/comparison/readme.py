@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .table import FAR, engine_grid, facts, target_grid
+from .table import FAR, OURS, TITLES, engine_grid, facts, target_grid
 from .values import COMPARABLE, is_close
 
 if TYPE_CHECKING:
@@ -74,10 +74,10 @@ def _remarks(results: Results) -> list[str]:
             "or was given a file that was quantized again."
         )
     missing = {
-        key: reason
+        f"{TITLES[model]}, {key}": reason
         for model in results.models()
         for key, reason in results.missing(model).items()
-        if not key.startswith("inferlib")
+        if not key.startswith(OURS)
     }
     if missing:
         listed = "\n".join(f"* {key}: {reason}" for key, reason in missing.items())

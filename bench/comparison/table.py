@@ -19,14 +19,22 @@ if TYPE_CHECKING:
 TITLES = {"smollm2": "SmolLM2-135M-Instruct", "gemma": "Gemma 3 270M"}
 NONE = "–"  # noqa: RUF001  # a dash stands for no value
 FAR = "†"
+OURS = "inferlib"
 
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """A table of strings; the first column names the rows."""
+    """A table of strings; the first column names the rows.
+
+    Attributes:
+        header: Names of the columns.
+        rows: As many cells each.
+        ends_in_text: Whether the last column holds sentences, not numbers.
+    """
 
     header: list[str]
     rows: list[list[str]]
+    ends_in_text: bool = False
 
     def text(self) -> str:
         """Aligned for a terminal."""
@@ -34,7 +42,7 @@ class Grid:
         widths = [max(len(line[column]) for line in lines) for column in range(len(self.header))]
         return "\n".join(
             "  ".join(
-                cell.rjust(width) if column else cell.ljust(width)
+                cell.ljust(width) if self._is_text(column) else cell.rjust(width)
                 for column, (cell, width) in enumerate(zip(line, widths, strict=True))
             ).rstrip()
             for line in lines
@@ -42,8 +50,11 @@ class Grid:
 
     def markdown(self) -> str:
         """For the README."""
-        rule = ["---", *("---:" for _ in self.header[1:])]
+        rule = ["---" if self._is_text(column) else "---:" for column in range(len(self.header))]
         return "\n".join(f"| {' | '.join(line)} |" for line in [self.header, rule, *self.rows])
+
+    def _is_text(self, column: int) -> bool:
+        return column == 0 or (self.ends_in_text and column == len(self.header) - 1)
 
 
 def engine_grid(results: Results, model: str) -> Grid:
@@ -86,7 +97,8 @@ def target_grid(outcomes: Sequence[Outcome]) -> Grid:
         rows.append(
             [outcome["target"], goal, measured, "yes" if outcome["met"] else "no", explained]
         )
-    return Grid(["target", "goal", "measured", "met", "against, or why not"], rows)
+    header = ["target", "goal", "measured", "met", "against, or why not"]
+    return Grid(header, rows, ends_in_text=True)
 
 
 def shown(value: float, unit: str) -> str:

@@ -64,6 +64,14 @@ def test_markdown_is_a_table():
     assert lines == ["| a | b |", "| --- | ---: |", "| c | 1 |"]
 
 
+def test_sentences_begin_at_the_left():
+    grid = table.Grid(
+        ["a", "n", "why"], [["b", "1", "so"], ["c", "22", "because"]], ends_in_text=True
+    )
+    assert grid.text().split("\n") == ["a   n  why", "b   1  so", "c  22  because"]
+    assert "| --- | ---: | --- |" in grid.markdown()
+
+
 def test_the_terminal_page_names_everything_that_is_missing(results):
     model = results.stored["models"]["smollm2"]
     model["missing"]["Absent int4"] = "it needs a checkpoint"
