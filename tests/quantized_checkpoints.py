@@ -1,7 +1,8 @@
-"""Small random Llamas as GGUF files whose matrices are all of one tensor type."""
+"""Small random Llamas as GGUF files whose matrices are of chosen tensor types."""
 
 from __future__ import annotations
 
+from itertools import cycle
 from typing import TYPE_CHECKING
 
 import gguf
@@ -59,13 +60,13 @@ def random_blocks(name: str, shape: tuple[int, int], rng: np.random.Generator) -
     return blocks.reshape(rows, -1)
 
 
-def write_random_llama(path: Path, name: str, *, dequantized: bool = False) -> None:
-    """Write a Llama whose matrices have type ``name``, or the float32 numbers that they mean.
+def write_random_llama(path: Path, *types: str, dequantized: bool = False) -> None:
+    """Write a Llama whose matrices take turns with ``types``, or the float32 numbers they mean.
 
     The file depends on nothing but its arguments; both forms hold the same numbers.
     """
     rng = np.random.default_rng(5)
-    kind = GGMLQuantizationType[name]
+    names = cycle(types)
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_block_count(_LAYERS)
     writer.add_context_length(256)
@@ -77,7 +78,9 @@ def write_random_llama(path: Path, name: str, *, dequantized: bool = False) -> N
     writer.add_rope_freq_base(10000.0)
 
     def matrix(tensor: str, rows: int, columns: int) -> None:
+        name = next(names)
         data = random_blocks(name, (rows, columns), rng)
+        kind = GGMLQuantizationType[name]
         if dequantized:
             writer.add_tensor(tensor, gguf.dequantize(data, kind).astype(np.float32))
         else:
