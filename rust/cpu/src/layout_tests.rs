@@ -272,3 +272,24 @@ fn every_float_panel_is_one_fma_chain_at_odd_sizes() {
         }
     }
 }
+
+#[test]
+fn weights_tell_how_they_are_held() {
+    let (outputs, width) = (20, 256);
+    for (dtype, held_as, fallback, bytes) in [
+        (Dtype::Q2K, Packing::Q2K, false, 32 * 84),
+        (Dtype::F16, Packing::F16, false, 32 * 512),
+        (Dtype::F8E4M3, Packing::DequantizedF16, true, 32 * 512),
+        (Dtype::I64, Packing::DequantizedF32, true, 32 * 1024),
+    ] {
+        let file = tensor_bytes(dtype, outputs * width, &mut Random::new(1));
+        let executor = packed(dtype, [outputs, width], &file, None);
+        let held = executor.held_weights();
+        assert_eq!(held.len(), 1);
+        assert_eq!((held[0].dtype, held[0].packing), (dtype, held_as));
+        assert_eq!(held[0].packing.is_fallback(), fallback);
+        // 20 rows are two panels of 16.
+        assert_eq!((held[0].bytes, held[0].file_bytes), (bytes, file.len()));
+        assert_eq!(executor.weight_bytes_by_type(), [(dtype, bytes)]);
+    }
+}
