@@ -291,6 +291,11 @@ class Events:
         """
         `[num_tokens]`: the token appended.
         """
+    @property
+    def token_indices(self, /) -> NDArray[int32]:
+        """
+        `[num_tokens]`: which of the sequence's output tokens. A step may bring several of one sequence, in order.
+        """
 
 @final
 class GroupBatch:
@@ -543,9 +548,19 @@ class RequestOutput:
         Whether every sequence ended.
         """
     @property
+    def num_accepted_tokens(self, /) -> int:
+        """
+        Of these, tokens that were drawn: steps saved.
+        """
+    @property
     def num_cached_tokens(self, /) -> int:
         """
         Prompt tokens whose K and V were found in the prefix cache when the request first ran.
+        """
+    @property
+    def num_drafted_tokens(self, /) -> int:
+        """
+        Tokens drafted for it, as far as the model verified them.
         """
     @property
     def num_preemptions(self, /) -> int:
@@ -815,6 +830,10 @@ class Scheduler:
         max_model_len: SupportsIndex,
         vocab_size: SupportsIndex,
         enable_prefix_caching: bool = True,
+        num_speculative_tokens: SupportsIndex | None = None,
+        prompt_lookup_max: SupportsIndex = 4,
+        prompt_lookup_min: SupportsIndex = 1,
+        rows_per_pass: SupportsIndex = 6,
         max_chunk: SupportsIndex | None = None,
         max_waiting: SupportsIndex | None = None,
         max_waiting_tokens: SupportsIndex | None = None,
@@ -824,6 +843,10 @@ class Scheduler:
         An idle scheduler with an empty KV cache.
 
         `groups` holds `(num_blocks, window)` of each KV group of the program. `prefix_hash_key` is random unless given.
+
+        With `num_speculative_tokens` a sequence's last `prompt_lookup_max` down to `prompt_lookup_min` tokens are
+        looked up among its earlier ones, and up to that many tokens that followed are drafted, as long as the step has
+        no more than `rows_per_pass` rows.
         """
     def cancel(
         self, /, request_id: SupportsIndex, now: SupportsFloat | SupportsIndex | None = None
@@ -846,10 +869,15 @@ class Scheduler:
         sequence_index: SupportsIndex,
         reason: str,
         now: SupportsFloat | SupportsIndex | None = None,
+        *,
+        num_output_tokens: SupportsIndex | None = None,
     ) -> bool:
         """
         End one sequence, also while a step is in flight; whether it was alive. `reason` is `"stop"`, `"length"`,
         `"abort"` or `"error"`.
+
+        With `num_output_tokens` it ends with that token: what the same step brought behind it goes, even if the
+        sequence ended with that meanwhile.
         """
     def has_work(self, /) -> bool:
         """
@@ -895,6 +923,7 @@ class Scheduler:
         seed: SupportsIndex = 0,
         cache_salt: str | None = None,
         priority: SupportsIndex = 0,
+        speculation: bool = True,
         now: SupportsFloat | SupportsIndex | None = None,
     ) -> int:
         """
@@ -922,9 +951,19 @@ class SchedulerStats:
         Blocks of each KV group: all, used, free, cached (used or free).
         """
     @property
+    def num_accepted_tokens(self, /) -> int:
+        """
+        Of these, tokens that were drawn.
+        """
+    @property
     def num_cached_tokens(self, /) -> int:
         """
         Of these, found in the prefix cache.
+        """
+    @property
+    def num_drafted_tokens(self, /) -> int:
+        """
+        Tokens drafted, as far as the model verified them.
         """
     @property
     def num_finished(self, /) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from ._core import ChatTemplate, Scheduler, TextStreams, Tokenizer
 from .config import BLOCK_SIZE, format_bytes
@@ -263,18 +263,27 @@ def size_of(checkpoint: Checkpoint, config: EngineConfig) -> ModelSize:
     )
 
 
-def _speculation_options(config: EngineConfig, executor: Mapping[str, Any]) -> dict[str, int]:
+class _SpeculationOptions(TypedDict, total=False):
+    num_speculative_tokens: int
+    prompt_lookup_max: int
+    prompt_lookup_min: int
+    rows_per_pass: int
+
+
+def _speculation_options(config: EngineConfig, executor: Mapping[str, Any]) -> _SpeculationOptions:
     """Options of the scheduler for drafting; what is not there has the scheduler's default."""
     lookup = config.prompt_lookup
     if lookup is None:
         return {}
-    options = {
-        "num_speculative_tokens": lookup.num_speculative_tokens,
-        "prompt_lookup_max": lookup.prompt_lookup_max,
-        "prompt_lookup_min": lookup.prompt_lookup_min,
-    }
+    options = _SpeculationOptions(
+        num_speculative_tokens=lookup.num_speculative_tokens,
+        prompt_lookup_max=lookup.prompt_lookup_max,
+        prompt_lookup_min=lookup.prompt_lookup_min,
+    )
     rows_per_pass = lookup.rows_per_pass or executor.get("rows_per_pass")
-    return options if rows_per_pass is None else {**options, "rows_per_pass": rows_per_pass}
+    if rows_per_pass is not None:
+        options["rows_per_pass"] = rows_per_pass
+    return options
 
 
 def _tokenizer(files: TextFiles) -> Tokenizer | None:

@@ -57,9 +57,7 @@ class RequestTexts:
             for index in range(request.params.n):
                 self._open(self._streams, request, index)
 
-    def advance(
-        self, events: Events, requests: Mapping[int, Request]
-    ) -> list[TextEnd]:
+    def advance(self, events: Events, requests: Mapping[int, Request]) -> list[TextEnd]:
         """Decode a step's tokens; return the sequences that end because of them."""
         if self._streams is None or not len(events.token_ids):
             return []
@@ -162,7 +160,7 @@ class RequestTexts:
         return index in request.opened and index not in request.ended
 
     def _is_text(self, events: Events, requests: Mapping[int, Request]) -> NDArray[np.bool_]:
-        """Rows of a step that are text: requests without, and final tokens that are none, are not."""
+        """Mark the rows of a step that are text: not final tokens that are none, for one."""
         is_text = np.ones(events.token_ids.size, bool)
         if self._without_text:
             is_text &= ~np.isin(events.request_ids, list(self._without_text))

@@ -16,7 +16,7 @@ MUCH = PromptLookup(num_speculative_tokens=7, rows_per_pass=48)
 
 
 def prompts_of(vocab_size: int) -> list[list[int]]:
-    """64 prompts of 1 to 150 tokens; a third begin like the one before, a third repeat themselves."""
+    """64 prompts of 1 to 150 tokens; a third begin like the one before, a third are repetitive."""
     random = np.random.default_rng(7)
     prompts: list[list[int]] = []
     for i in range(NUM_PROMPTS):

@@ -151,24 +151,13 @@ class FakeScheduler:
                 request = self.requests.get(request_id)
                 if request is None or request.sequences[index].finish_reason:
                     continue
-                sequence, params = request.sequences[index], request.params
+                sequence = request.sequences[index]
                 for token in drawn:
                     if token is None:
                         self._end(request, sequence, "error", now)
                         break
                     places.append(len(sequence.token_ids))
-                    sequence.token_ids.append(token)
-                    request.first_token = request.first_token or now
-                    request.last_token = now
-                    if params.logprobs is not None:
-                        sequence.logprobs.append(fake_logprobs(token, params.logprobs))
-                    if token in params.eos_token_ids:
-                        self._end(request, sequence, "stop", now)
-                    elif token in params.stop_token_ids:
-                        sequence.stop_token_id = token
-                        self._end(request, sequence, "stop", now)
-                    elif len(sequence.token_ids) >= params.max_tokens:
-                        self._end(request, sequence, "length", now)
+                    self._append(request, sequence, token, now)
                     ids.append(request_id)
                     indices.append(index)
                     tokens.append(token)
@@ -186,6 +175,21 @@ class FakeScheduler:
                 finished=np.array(finished, bool),
                 finished_requests=np.array(ended, np.int64),
             )
+
+    def _append(self, request, sequence, token, now):
+        params = request.params
+        sequence.token_ids.append(token)
+        request.first_token = request.first_token or now
+        request.last_token = now
+        if params.logprobs is not None:
+            sequence.logprobs.append(fake_logprobs(token, params.logprobs))
+        if token in params.eos_token_ids:
+            self._end(request, sequence, "stop", now)
+        elif token in params.stop_token_ids:
+            sequence.stop_token_id = token
+            self._end(request, sequence, "stop", now)
+        elif len(sequence.token_ids) >= params.max_tokens:
+            self._end(request, sequence, "length", now)
 
     def is_finished(self, request_id):
         return self.requests[request_id].finished is not None

@@ -1,4 +1,4 @@
-"""Drafted tokens through the whole path, on a tiny random model: seen in the counters, nowhere else."""
+"""Drafted tokens through a whole tiny model: seen in the counters, nowhere else."""
 
 from __future__ import annotations
 
@@ -127,9 +127,7 @@ def test_many_requests_in_a_small_cache_agree(undrafted):
     with tiny_model(
         speculation=PromptLookup(rows_per_pass=40), kv_cache="256 tokens", max_model_len=160
     ) as model:
-        completions = model.generate(
-            prompts, max_tokens=60, logprobs=0, progress=False, **GREEDY
-        )
+        completions = model.generate(prompts, max_tokens=60, logprobs=0, progress=False, **GREEDY)
         assert [shape(completion) for completion in completions] == expected
         stats = model.stats()
         assert stats.preemptions > 0
