@@ -409,9 +409,13 @@ fn mixed_requests() -> Vec<NewRequest> {
                 ]
                 .concat(),
                 SamplingParams {
-                    logprobs: (seed % 2 == 0).then_some(0),
-                    repetition_penalty: if seed % 3 == 0 { 1.2 } else { 1.0 },
-                    eos_token_ids: if seed % 5 == 0 { vec![3] } else { vec![] },
+                    logprobs: (seed.is_multiple_of(2)).then_some(0),
+                    repetition_penalty: if seed.is_multiple_of(3) { 1.2 } else { 1.0 },
+                    eos_token_ids: if seed.is_multiple_of(5) {
+                        vec![3]
+                    } else {
+                        vec![]
+                    },
                     min_tokens: u32::try_from(seed % 4).unwrap(),
                     ..params(60)
                 },

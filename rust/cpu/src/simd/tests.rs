@@ -1,5 +1,15 @@
 //! Every operation of every tier that this machine runs against `Portable`, bit for bit (a NaN is a NaN): on values at
 //! the edges of their types, and with memory that ends where the operation must stop reading.
+#![expect(
+    clippy::cast_lossless,
+    clippy::cast_possible_truncation,
+    clippy::cast_precision_loss,
+    clippy::cast_sign_loss,
+    clippy::float_cmp,
+    clippy::items_after_statements,
+    clippy::needless_pass_by_value,
+    reason = "random bits are cut to size, and compared as they are"
+)]
 
 use std::mem::transmute_copy;
 
