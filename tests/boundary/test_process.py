@@ -287,6 +287,7 @@ def test_file_descriptors_and_threads_stay_flat():
         + textwrap.dedent(
             """
             def counts():
+                time.sleep(0.1)  # the system lists a thread a little longer than Python
                 return [len(os.listdir(f"/proc/self/{kind}")) for kind in ("fd", "task")]
             def use():
                 tiny_model(threads=2).generate("x", max_tokens=2)
