@@ -2,6 +2,8 @@
 
     python -m bench.generate [--model smollm2|gemma] [--threads N] [--repeats 5] [--json FILE]
 
+Nothing is drafted (see ``bench.drafting``).
+
 Prompts are random token ids (speed does not depend on them). Prefill is prompt tokens over the time
 to the first token; decode is the median over runs of tokens after the first over their time; a
 batch of n decodes n sequences together after 64 tokens each. Read bandwidth is measured in the same
@@ -65,7 +67,7 @@ def measure(path: Path, threads: int | None, repeats: int) -> dict[str, float]:
     samples: dict[str, list[float]] = {}
     first = [first_token_seconds(path) for _ in range(3)]
     with inferlib.Model.from_pretrained(
-        path, threads=threads, enable_prefix_caching=False
+        path, threads=threads, enable_prefix_caching=False, speculation="off"
     ) as model:
         model.generate(random_prompt(random, 16), max_tokens=8, **OPTIONS)
 
