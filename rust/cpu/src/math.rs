@@ -1,5 +1,7 @@
 //! Elementary functions of our own, the same bits on every tier and machine.
 
+use inferlib_core::program::Activation;
+
 use crate::simd::Isa;
 
 /// `e^x` to about 1 ulp; inputs are clamped to `[-87.3, 88]`. Source: Cephes `expf` (Moshier), Cody-Waite reduction.
@@ -24,6 +26,18 @@ pub(crate) unsafe fn exp<I: Isa>(x: I::F) -> I::F {
         }
         let y = I::add(I::fma(p, I::mul(r, r), r), I::set(1.0));
         I::mul(y, I::exp2i(n))
+    }
+}
+
+/// The gate's activation, by name. The plan refuses `Gelu` (by erf).
+#[inline(always)]
+pub(crate) unsafe fn activate<I: Isa>(x: I::F, activation: Activation) -> I::F {
+    // SAFETY: features of the caller.
+    unsafe {
+        match activation {
+            Activation::Silu => silu::<I>(x),
+            Activation::GeluTanh | Activation::Gelu => gelu_tanh::<I>(x),
+        }
     }
 }
 

@@ -22,30 +22,6 @@ macro_rules! each_vector {
     }};
 }
 
-#[inline(always)]
-unsafe fn load<I: Isa>(p: *const f32, count: usize) -> I::F {
-    // SAFETY: `count` floats are valid.
-    unsafe {
-        if count == LANES {
-            I::load(p)
-        } else {
-            I::load_first(p, count)
-        }
-    }
-}
-
-#[inline(always)]
-unsafe fn store<I: Isa>(p: *mut f32, x: I::F, count: usize) {
-    // SAFETY: `count` floats are valid.
-    unsafe {
-        if count == LANES {
-            I::store(p, x);
-        } else {
-            I::store_first(p, x, count);
-        }
-    }
-}
-
 /// `out = x / sqrt(mean(x^2) + eps) * weight` over each group of `group` of the `len` values; may work in place.
 ///
 /// Order of sums: 16 lanes, ascending, then the fixed tree.
@@ -66,15 +42,19 @@ pub(crate) unsafe fn rms_norm<I: Isa>(
             let (x, out) = (x.add(first), out.add(first));
             let mut squares = I::zero();
             each_vector!(group, |at, count| {
-                let v = load::<I>(x.add(at), count);
+                let v = I::load_up_to(x.add(at), count);
                 squares = I::fma(v, v, squares);
             });
             #[expect(clippy::cast_precision_loss, reason = "widths are far below 2^24")]
             let mean = I::sum(squares) / group as f32;
             let inverse = I::set(1.0 / (mean + eps).sqrt());
             each_vector!(group, |at, count| {
-                let v = I::mul(load::<I>(x.add(at), count), inverse);
-                store::<I>(out.add(at), I::mul(v, load::<I>(w.add(at), count)), count);
+                let v = I::mul(I::load_up_to(x.add(at), count), inverse);
+                I::store_up_to(
+                    out.add(at),
+                    I::mul(v, I::load_up_to(w.add(at), count)),
+                    count,
+                );
             });
         }
         first += group;
@@ -96,10 +76,16 @@ pub(crate) unsafe fn rope<I: Isa>(
         unsafe {
             let (a, b) = (x.add(head * head_dim), x.add(head * head_dim + half));
             each_vector!(half, |at, count| {
-                let (x0, x1) = (load::<I>(a.add(at), count), load::<I>(b.add(at), count));
-                let (c, s) = (load::<I>(cos.add(at), count), load::<I>(sin.add(at), count));
-                store::<I>(a.add(at), I::sub(I::mul(x0, c), I::mul(x1, s)), count);
-                store::<I>(b.add(at), I::fma(x0, s, I::mul(x1, c)), count);
+                let (x0, x1) = (
+                    I::load_up_to(a.add(at), count),
+                    I::load_up_to(b.add(at), count),
+                );
+                let (c, s) = (
+                    I::load_up_to(cos.add(at), count),
+                    I::load_up_to(sin.add(at), count),
+                );
+                I::store_up_to(a.add(at), I::sub(I::mul(x0, c), I::mul(x1, s)), count);
+                I::store_up_to(b.add(at), I::fma(x0, s, I::mul(x1, c)), count);
             });
         }
     }
@@ -117,14 +103,11 @@ pub(crate) unsafe fn act_and_mul<I: Isa>(
     unsafe {
         each_vector!(width, |at, count| {
             let (gate, up) = (
-                load::<I>(x.add(at), count),
-                load::<I>(x.add(width + at), count),
+                I::load_up_to(x.add(at), count),
+                I::load_up_to(x.add(width + at), count),
             );
-            let gate = match activation {
-                Activation::Silu => math::silu::<I>(gate),
-                Activation::GeluTanh | Activation::Gelu => math::gelu_tanh::<I>(gate),
-            };
-            store::<I>(out.add(at), I::mul(gate, up), count);
+            let gate = math::activate::<I>(gate, activation);
+            I::store_up_to(out.add(at), I::mul(gate, up), count);
         });
     }
 }
@@ -135,8 +118,11 @@ pub(crate) unsafe fn add<I: Isa>(a: *const f32, b: *const f32, width: usize, out
     // SAFETY: `width` values each.
     unsafe {
         each_vector!(width, |at, count| {
-            let sum = I::add(load::<I>(a.add(at), count), load::<I>(b.add(at), count));
-            store::<I>(out.add(at), sum, count);
+            let sum = I::add(
+                I::load_up_to(a.add(at), count),
+                I::load_up_to(b.add(at), count),
+            );
+            I::store_up_to(out.add(at), sum, count);
         });
     }
 }
@@ -148,9 +134,9 @@ pub(crate) unsafe fn scale<I: Isa>(x: *mut f32, width: usize, scale: f32) {
     unsafe {
         let factor = I::set(scale);
         each_vector!(width, |at, count| {
-            store::<I>(
+            I::store_up_to(
                 x.add(at),
-                I::mul(load::<I>(x.add(at), count), factor),
+                I::mul(I::load_up_to(x.add(at), count), factor),
                 count,
             );
         });
@@ -163,8 +149,8 @@ pub(crate) unsafe fn softcap<I: Isa>(x: *mut f32, width: usize, cap: f32) {
     // SAFETY: `width` values.
     unsafe {
         each_vector!(width, |at, count| {
-            let y = I::div(load::<I>(x.add(at), count), I::set(cap));
-            store::<I>(x.add(at), I::mul(math::tanh::<I>(y), I::set(cap)), count);
+            let y = I::div(I::load_up_to(x.add(at), count), I::set(cap));
+            I::store_up_to(x.add(at), I::mul(math::tanh::<I>(y), I::set(cap)), count);
         });
     }
 }

@@ -11,7 +11,7 @@ pub(crate) const PANELS: usize = 2;
 /// How far ahead of the block in use packed bytes are asked for. Without it the loads of the next blocks wait behind the
 /// arithmetic of this one as soon as there are a few rows: 8 rows ran at 9 GB/s instead of 28 on one Zen 5 core, and
 /// even a single row at 32 instead of 47.
-const AHEAD: usize = 8192;
+pub(crate) const AHEAD: usize = 8192;
 
 /// A pair of panels as blocks of 16 rows by 32 columns.
 ///

@@ -265,7 +265,7 @@ pub(crate) unsafe fn finish<I: Isa, const P: usize, const M: usize>(
             }
             let lanes = target.lanes[panel];
             let bias = match target.bias {
-                Some(bias) => load::<I>(bias[panel].as_ptr(), lanes),
+                Some(bias) => I::load_up_to(bias[panel].as_ptr(), lanes),
                 None => I::zero(),
             };
             for m in 0..M {
@@ -274,7 +274,7 @@ pub(crate) unsafe fn finish<I: Isa, const P: usize, const M: usize>(
                     None => acc[p][m],
                 };
                 let to = target.out[panel].wrapping_add((first + m) * target.stride);
-                store::<I>(to, sum, lanes);
+                I::store_up_to(to, sum, lanes);
             }
         }
     }
@@ -291,36 +291,9 @@ pub(crate) unsafe fn gate_pair<I: Isa>(target: &Target<'_>, rows: usize, activat
         unsafe {
             let gate = I::load(at(target.partial, row, 0));
             let up = I::load(at(target.partial, row, 1));
-            let gate = match activation {
-                Activation::Silu => math::silu::<I>(gate),
-                Activation::GeluTanh | Activation::Gelu => math::gelu_tanh::<I>(gate),
-            };
+            let gate = math::activate::<I>(gate, activation);
             let to = target.out[0].wrapping_add(row * target.stride);
-            store::<I>(to, I::mul(gate, up), target.lanes[0]);
-        }
-    }
-}
-
-#[inline(always)]
-unsafe fn load<I: Isa>(p: *const f32, lanes: usize) -> I::F {
-    // SAFETY: `lanes` floats are valid.
-    unsafe {
-        if lanes == LANES {
-            I::load(p)
-        } else {
-            I::load_first(p, lanes)
-        }
-    }
-}
-
-#[inline(always)]
-unsafe fn store<I: Isa>(p: *mut f32, x: I::F, lanes: usize) {
-    // SAFETY: `lanes` floats are valid.
-    unsafe {
-        if lanes == LANES {
-            I::store(p, x);
-        } else {
-            I::store_first(p, x, lanes);
+            I::store_up_to(to, I::mul(gate, up), target.lanes[0]);
         }
     }
 }

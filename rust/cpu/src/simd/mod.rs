@@ -97,6 +97,30 @@ pub(crate) trait Isa: Copy + 'static {
     unsafe fn load_first(p: *const f32, n: usize) -> Self::F;
     /// Writes only the first `n < 16` lanes.
     unsafe fn store_first(p: *mut f32, x: Self::F, n: usize);
+    /// The first `n <= 16` lanes, zeros above; reads nothing beyond.
+    #[inline(always)]
+    unsafe fn load_up_to(p: *const f32, n: usize) -> Self::F {
+        // SAFETY: the caller's `n` floats.
+        unsafe {
+            if n == LANES {
+                Self::load(p)
+            } else {
+                Self::load_first(p, n)
+            }
+        }
+    }
+    /// Writes only the first `n <= 16` lanes.
+    #[inline(always)]
+    unsafe fn store_up_to(p: *mut f32, x: Self::F, n: usize) {
+        // SAFETY: the caller's `n` floats.
+        unsafe {
+            if n == LANES {
+                Self::store(p, x);
+            } else {
+                Self::store_first(p, x, n);
+            }
+        }
+    }
     /// 16 half floats, widened exactly.
     unsafe fn load_f16(p: *const u16) -> Self::F;
     /// Rounded to nearest even.
