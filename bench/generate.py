@@ -7,8 +7,8 @@ Nothing is drafted (see ``bench.drafting``).
 Prompts are random token ids (speed does not depend on them). Prefill is prompt tokens over the time
 to the first token; decode is the median over runs of tokens after the first over their time; a
 batch of n decodes n sequences together after 64 tokens each. Read bandwidth is measured in the same
-run: decode reads every weight once per token, so ``decode * weight_bytes / bandwidth`` is its share
-of the memory bound.
+run, by a plain sum: reads that prefetch are faster, so it tells runs apart but is no bound (that is
+the ``read_gb_s`` of ``rust/cpu/examples/kernels.rs``).
 """
 
 from __future__ import annotations
