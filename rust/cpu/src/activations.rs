@@ -138,6 +138,23 @@ pub(crate) struct ActivationsView {
     pub(crate) float: *mut f32,
 }
 
+impl ActivationsView {
+    /// The tiles after the first `rows` rows of `width` columns, which fill tiles of the largest size.
+    pub(crate) fn skip_tiles(self, rows: usize, width: usize) -> Self {
+        debug_assert_eq!(rows % TILE_SIZES[0], 0, "whole tiles");
+        let blocks = width / BLOCK_COLS;
+        let start = [blocks, blocks, blocks, 2 * blocks];
+        Self {
+            int8: self.int8.wrapping_add(rows * blocks * 8),
+            low: self.low.wrapping_add(rows * blocks * 8),
+            scale: self.scale.wrapping_add(rows * blocks),
+            scaled_sum: self.scaled_sum.wrapping_add(rows * blocks),
+            start: std::array::from_fn(|i| self.start[i].wrapping_add(rows * start[i])),
+            float: self.float.wrapping_add(rows * width),
+        }
+    }
+}
+
 /// Put row `row` of `rows` (`width` values at `x`) into its tile, in the forms that `need` names.
 ///
 /// # Safety

@@ -112,10 +112,10 @@ fn writes_part(buffer: BufferId) -> Access {
 fn uses(program: &Program, step: &Step) -> Vec<Access> {
     match step {
         Step::Rows { ops, .. } => ops.iter().flat_map(|op| row_uses(program, op)).collect(),
-        // What a linear reads was packed into tiles.
+        // What a product reads was packed into tiles.
         Step::Linear { out, .. } => vec![writes(*out)],
         Step::Attention { q, out, .. } => vec![reads(*q), writes_part(*out)],
-        Step::Logits { x, .. } => vec![reads(*x)],
+        Step::Logits { .. } => Vec::new(),
     }
 }
 

@@ -303,7 +303,7 @@ impl CpuExecutor {
         result
     }
 
-    /// Raise the flag that ends the running step at its next barrier; lowered by the next `run`.
+    /// Raise the flag that ends the running step before its next phase; lowered by the next `run`.
     #[must_use]
     pub fn abort_flag(&self) -> Arc<AtomicBool> {
         Arc::clone(&self.abort)

@@ -153,7 +153,7 @@ impl Linear {
         let mut seconds = Vec::with_capacity(repeats);
         for _ in 0..repeats {
             let start = Instant::now();
-            self.executor.pool.run(&|worker| {
+            self.executor.pool.run_on_all(&|worker| {
                 let shared = &shared;
                 let mut scratch = PanelScratch::new(self.rows);
                 for matrix in &matrices {
@@ -210,7 +210,7 @@ pub fn int8_peak(tier: Tier, threads: usize) -> Option<f64> {
     for _ in 0..5 {
         let start = Instant::now();
         // SAFETY: the tier is available, or the executor would have refused it.
-        pool.run(&|_| unsafe { run(ROUNDS) }).ok()?;
+        pool.run_on_all(&|_| unsafe { run(ROUNDS) }).ok()?;
         #[expect(clippy::cast_precision_loss, reason = "far below 2^53")]
         let operations = (ROUNDS * CHAINS * 128 * threads) as f64;
         best = best.max(operations / start.elapsed().as_secs_f64());
@@ -280,7 +280,7 @@ pub fn read_bandwidth(bytes: usize, threads: usize) -> Result<f64, CpuError> {
     let words = bytes / 8 / threads / 8 * 8;
     let base = Base(memory.as_ptr().cast::<u64>());
     let pool = Pool::new(threads);
-    pool.run(&|worker| {
+    pool.run_on_all(&|worker| {
         let base = &base;
         // SAFETY: shares do not overlap and lie within the mapping.
         unsafe { std::slice::from_raw_parts_mut(base.0.add(worker * words), words) }.fill(1);
@@ -288,7 +288,7 @@ pub fn read_bandwidth(bytes: usize, threads: usize) -> Result<f64, CpuError> {
     let mut best = 0.0_f64;
     for _ in 0..7 {
         let start = Instant::now();
-        pool.run(&|worker| {
+        pool.run_on_all(&|worker| {
             let base = &base;
             // SAFETY: as above.
             let share = unsafe { std::slice::from_raw_parts(base.0.add(worker * words), words) };

@@ -1,4 +1,5 @@
-//! A program as the executor runs it: row-local ops gathered into phases, one barrier between phases.
+//! A program as the executor runs it: row-local ops gathered into steps. With few rows such a step is the tail of the one
+//! before it (see [`crate::phases`]), so that a layer is five phases: qkv, attention, o, gate and up, down.
 //!
 //! A layer becomes: rows (norm, pack) → linear (qkv) → rows (qk-norm, rope, store K and V) → attention → rows (pack) →
 //! linear (o) → rows (add, norm, pack) → linear (gate, up, activation) → rows (pack) → linear (down).
@@ -62,7 +63,7 @@ pub(crate) enum RowOp {
     },
 }
 
-/// What lies between two barriers.
+/// What all workers do together before they go on.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Step {
     Rows {
@@ -88,9 +89,9 @@ pub(crate) enum Step {
     },
     /// Logits and sampling, a few rows at a time.
     Logits {
-        x: BufferId,
+        /// Columns of the packed rows.
+        width: usize,
         weight: WeightId,
-        need: Need,
         softcap: Option<f32>,
     },
 }
@@ -281,10 +282,16 @@ impl Builder<'_> {
             Op::LmHead {
                 x, weight, softcap, ..
             } => {
+                self.row(
+                    self.rows_of(x),
+                    RowOp::Pack {
+                        x,
+                        need: need(weight),
+                    },
+                );
                 self.steps.push(Step::Logits {
-                    x,
+                    width: self.program.buffers[x.0 as usize].width,
                     weight,
-                    need: need(weight),
                     softcap,
                 });
             }

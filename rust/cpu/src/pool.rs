@@ -1,42 +1,52 @@
-//! The executor's threads. The calling thread is worker 0; the others spin while a step runs and shortly after, then
-//! sleep, and end after some idle seconds: an idle model has no running thread. None starts before the first step.
+//! The executor's threads. The calling thread is worker 0; the others join a job when they get to it: what they miss,
+//! those who came do (see [`crate::phases`]), so that a worker without a core delays nobody. Who waits spins for a moment,
+//! then sleeps, which leaves its core to a worker that has none. Idle threads end: an idle model has none running, and
+//! none starts before the first step.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::error::CpuError;
 
-/// Turns of a spin before the thread sleeps (after a step) or yields (within one).
-const SPINS_BEFORE_SLEEP: u32 = 20_000;
-const SPINS_BEFORE_YIELD: u32 = 2_000;
+/// How long who waits for a phase spins before it sleeps. A wake costs about as much.
+const SPIN_WITHIN_JOB: Duration = Duration::from_micros(60);
+/// How long a worker spins for the next job: the next step of a busy model comes sooner.
+const SPIN_BETWEEN_JOBS: Duration = Duration::from_micros(400);
+/// Turns of a spin between looks at the clock.
+const SPINS_PER_LOOK: u32 = 64;
 /// How long a sleeping worker waits before it ends.
 const IDLE: Duration = Duration::from_secs(3);
 
-/// A step's work: called once per worker with its index.
+/// A step's work: called at most once per worker with its index, always for worker 0.
 type Job = dyn Fn(usize) + Sync;
 
 /// State shared with the workers.
 struct Shared {
     /// Increases with every job.
     generation: AtomicU32,
-    /// Workers still running the current job.
-    running: AtomicUsize,
-    /// The job and the sleepers' wake-up; `None` between jobs.
-    job: Mutex<Slot>,
+    /// The job and the idle workers' wake-up.
+    slot: Mutex<Slot>,
     wake: Condvar,
-    /// A worker panicked during the current job.
-    failed: AtomicBool,
+    /// Workers other than 0 inside the current job; joined under the slot's lock.
+    inside: AtomicUsize,
+    /// Everybody leaves the current job at the next wait.
+    stopped: AtomicBool,
+    /// Why the current job failed.
     message: Mutex<Option<String>>,
-    barrier: Barrier,
+    /// Who sleeps within a job.
+    sleepers: AtomicUsize,
+    sleep: Mutex<()>,
+    awake: Condvar,
     closing: AtomicBool,
 }
 
 /// What a waking worker finds.
 struct Slot {
+    /// `None` between jobs.
     job: Option<JobPointer>,
     generation: u32,
     /// Whether worker `i + 1` is running or will pick up the next job. A worker that ends clears it under the lock.
@@ -50,17 +60,11 @@ struct JobPointer(*const Job);
 // SAFETY: the pointee is `Sync`, and `Pool::run` keeps it alive while workers hold the pointer.
 unsafe impl Send for JobPointer {}
 
-/// A sense-reversing barrier on one counter.
-struct Barrier {
-    arrived: AtomicUsize,
-    sense: AtomicU32,
-}
-
 /// The threads of one executor.
 pub(crate) struct Pool {
     shared: Arc<Shared>,
     size: usize,
-    /// Serialises steps, and holds the handles of worker `i + 1` at `i`.
+    /// Serialises jobs, and holds the handles of worker `i + 1` at `i`.
     workers: Mutex<Vec<Option<JoinHandle<()>>>>,
 }
 
@@ -82,19 +86,18 @@ impl Pool {
         Self {
             shared: Arc::new(Shared {
                 generation: AtomicU32::new(0),
-                running: AtomicUsize::new(0),
-                job: Mutex::new(Slot {
+                slot: Mutex::new(Slot {
                     job: None,
                     generation: 0,
                     alive: vec![false; size.saturating_sub(1)],
                 }),
                 wake: Condvar::new(),
-                failed: AtomicBool::new(false),
+                inside: AtomicUsize::new(0),
+                stopped: AtomicBool::new(false),
                 message: Mutex::new(None),
-                barrier: Barrier {
-                    arrived: AtomicUsize::new(0),
-                    sense: AtomicU32::new(0),
-                },
+                sleepers: AtomicUsize::new(0),
+                sleep: Mutex::new(()),
+                awake: Condvar::new(),
                 closing: AtomicBool::new(false),
             }),
             size,
@@ -106,20 +109,18 @@ impl Pool {
         self.size
     }
 
-    /// Run `job` on every worker and wait for all. Jobs meet at [`Pool::barrier`].
+    /// Run `job` as worker 0, and on every other worker that comes before worker 0 is done; returns when all have left.
     pub(crate) fn run(&self, job: &(dyn Fn(usize) + Sync)) -> Result<(), CpuError> {
         let mut workers = lock(&self.workers);
         let shared = &self.shared;
-        shared.failed.store(false, Ordering::Relaxed);
-        shared.barrier.arrived.store(0, Ordering::Relaxed);
+        shared.stopped.store(false, Ordering::Relaxed);
         if self.size > 1 {
             // SAFETY: only the lifetime is erased; this function returns after every worker has left the job.
             let job: &'static Job =
                 unsafe { std::mem::transmute::<&(dyn Fn(usize) + Sync + '_), &'static Job>(job) };
             let pointer = JobPointer(std::ptr::from_ref(job));
-            shared.running.store(self.size - 1, Ordering::Relaxed);
             let (missing, before) = {
-                let mut slot = lock(&shared.job);
+                let mut slot = lock(&shared.slot);
                 let before = slot.generation;
                 slot.generation = before.wrapping_add(1);
                 slot.job = Some(pointer);
@@ -134,21 +135,33 @@ impl Pool {
             }
         }
         shared.run_job(job, 0);
-        let mut spins = 0;
-        while shared.running.load(Ordering::Acquire) > 0 {
-            relax(&mut spins);
+        if self.size > 1 {
+            lock(&shared.slot).job = None;
+            shared.wait(|| shared.inside.load(Ordering::Acquire) == 0);
         }
-        lock(&shared.job).job = None;
-        if shared.failed.load(Ordering::Acquire) {
-            let message = lock(&shared.message).take().unwrap_or_default();
-            return Err(CpuError::Panic { message });
+        match lock(&shared.message).take() {
+            Some(message) => Err(CpuError::Panic { message }),
+            None => Ok(()),
         }
-        Ok(())
+    }
+
+    /// Run `job` on every worker, also on those that have to be waited for.
+    #[cfg(feature = "measure")]
+    pub(crate) fn run_on_all(&self, job: &(dyn Fn(usize) + Sync)) -> Result<(), CpuError> {
+        let here = AtomicUsize::new(0);
+        self.run(&|worker| {
+            here.fetch_add(1, Ordering::SeqCst);
+            self.notify();
+            job(worker);
+            if worker == 0 {
+                self.wait(|| here.load(Ordering::SeqCst) == self.size);
+            }
+        })
     }
 
     /// Start worker `i + 1`, which never ran or has ended; it picks up the job after generation `before`.
     fn start(&self, i: usize, before: u32, workers: &mut [Option<JoinHandle<()>>]) {
-        lock(&self.shared.job).alive[i] = true;
+        lock(&self.shared.slot).alive[i] = true;
         let shared = Arc::clone(&self.shared);
         let spawned = std::thread::Builder::new()
             .name(format!("inferlib-{}", i + 1))
@@ -160,22 +173,33 @@ impl Pool {
                 }
             }
             Err(error) => {
-                // The job cannot complete without this worker: fail it instead of waiting for ever.
-                lock(&self.shared.job).alive[i] = false;
+                // The job could go on without this worker; that would be slower than was asked for, and nobody told.
+                lock(&self.shared.slot).alive[i] = false;
                 self.shared.fail(format!("cannot start a thread: {error}"));
-                self.shared.running.fetch_sub(1, Ordering::AcqRel);
             }
         }
     }
 
-    /// Wait until all workers of the current job are here. Called by each of them equally often.
-    ///
-    /// # Panics
-    /// If another worker panicked: the job is over.
-    pub(crate) fn barrier(&self) {
-        if self.size > 1 {
-            self.shared.barrier_wait(self.size);
-        }
+    /// Wait within a job until `ready`, which another worker makes true before it calls [`Pool::notify`]; false if the
+    /// job was stopped.
+    pub(crate) fn wait(&self, ready: impl Fn() -> bool) -> bool {
+        self.shared
+            .wait(|| ready() || self.shared.stopped.load(Ordering::Acquire));
+        !self.shared.stopped.load(Ordering::Acquire)
+    }
+
+    /// Wake who sleeps in [`Pool::wait`].
+    pub(crate) fn notify(&self) {
+        self.shared.notify();
+    }
+
+    /// Let every worker leave the current job at its next wait.
+    pub(crate) fn stop(&self) {
+        self.shared.stop();
+    }
+
+    pub(crate) fn stopped(&self) -> bool {
+        self.shared.stopped.load(Ordering::Acquire)
     }
 }
 
@@ -183,7 +207,7 @@ impl Drop for Pool {
     fn drop(&mut self) {
         self.shared.closing.store(true, Ordering::Release);
         {
-            let mut slot = lock(&self.shared.job);
+            let mut slot = lock(&self.shared.slot);
             slot.generation = slot.generation.wrapping_add(1);
             self.shared
                 .generation
@@ -200,17 +224,9 @@ impl Shared {
     /// A worker's life: wait for a generation after `seen`, run its job, repeat; end when idle or closing.
     fn work(&self, index: usize, mut seen: u32) {
         loop {
-            let mut spins = 0;
-            while self.generation.load(Ordering::Acquire) == seen {
-                spins += 1;
-                if spins < SPINS_BEFORE_SLEEP {
-                    std::hint::spin_loop();
-                    continue;
-                }
-                let slot = lock(&self.job);
-                if slot.generation != seen {
-                    break;
-                }
+            let news = || self.generation.load(Ordering::Acquire) != seen;
+            if !spin(SPIN_BETWEEN_JOBS, news) {
+                let slot = lock(&self.slot);
                 let (mut slot, _) = self
                     .wake
                     .wait_timeout_while(slot, IDLE, |slot| slot.generation == seen)
@@ -223,15 +239,19 @@ impl Shared {
             if self.closing.load(Ordering::Acquire) {
                 return;
             }
-            let (job, generation) = {
-                let slot = lock(&self.job);
-                (slot.job, slot.generation)
+            let job = {
+                let slot = lock(&self.slot);
+                seen = slot.generation;
+                if slot.job.is_some() {
+                    self.inside.fetch_add(1, Ordering::Relaxed);
+                }
+                slot.job
             };
-            seen = generation;
             if let Some(JobPointer(job)) = job {
-                // SAFETY: `Pool::run` waits for this worker before the job's lifetime ends.
+                // SAFETY: `Pool::run` waits for this worker, which is inside, before the job's lifetime ends.
                 self.run_job(unsafe { &*job }, index);
-                self.running.fetch_sub(1, Ordering::AcqRel);
+                self.inside.fetch_sub(1, Ordering::SeqCst);
+                self.notify();
             }
         }
     }
@@ -244,36 +264,55 @@ impl Shared {
 
     fn fail(&self, message: String) {
         lock(&self.message).get_or_insert(message);
-        self.failed.store(true, Ordering::Release);
+        self.stop();
     }
 
-    fn barrier_wait(&self, size: usize) {
-        let barrier = &self.barrier;
-        let sense = barrier.sense.load(Ordering::Relaxed);
-        if barrier.arrived.fetch_add(1, Ordering::AcqRel) + 1 == size {
-            barrier.arrived.store(0, Ordering::Relaxed);
-            barrier
-                .sense
-                .store(sense.wrapping_add(1), Ordering::Release);
+    fn stop(&self) {
+        self.stopped.store(true, Ordering::SeqCst);
+        self.notify();
+    }
+
+    /// Spin, then sleep, until `ready`.
+    fn wait(&self, ready: impl Fn() -> bool) {
+        if spin(SPIN_WITHIN_JOB, &ready) {
             return;
         }
-        let mut spins = 0;
-        while barrier.sense.load(Ordering::Acquire) == sense {
-            assert!(
-                !self.failed.load(Ordering::Relaxed),
-                "another worker failed"
-            );
-            relax(&mut spins);
+        let mut guard = lock(&self.sleep);
+        self.sleepers.fetch_add(1, Ordering::SeqCst);
+        // Either this look sees what was made true, or its maker sees the sleeper: both are sequentially consistent.
+        std::sync::atomic::fence(Ordering::SeqCst);
+        while !ready() {
+            guard = self
+                .awake
+                .wait(guard)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+        self.sleepers.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    fn notify(&self) {
+        std::sync::atomic::fence(Ordering::SeqCst);
+        if self.sleepers.load(Ordering::SeqCst) > 0 {
+            drop(lock(&self.sleep));
+            self.awake.notify_all();
         }
     }
 }
 
-fn relax(spins: &mut u32) {
-    *spins += 1;
-    if *spins < SPINS_BEFORE_YIELD {
-        std::hint::spin_loop();
-    } else {
-        std::thread::yield_now();
+/// Spin for at most `limit`; whether `ready` came true.
+fn spin(limit: Duration, ready: impl Fn() -> bool) -> bool {
+    let mut start = None;
+    loop {
+        for _ in 0..SPINS_PER_LOOK {
+            if ready() {
+                return true;
+            }
+            std::hint::spin_loop();
+        }
+        let start = *start.get_or_insert_with(Instant::now);
+        if start.elapsed() >= limit {
+            return false;
+        }
     }
 }
 
@@ -295,44 +334,89 @@ pub fn available_cores() -> usize {
 mod tests {
     use super::*;
 
+    /// Wait until all `size` workers are here.
+    fn meet(pool: &Pool, arrived: &AtomicUsize, size: usize) -> bool {
+        arrived.fetch_add(1, Ordering::SeqCst);
+        pool.notify();
+        pool.wait(|| arrived.load(Ordering::SeqCst) == size)
+    }
+
     #[test]
-    fn every_worker_runs_once_and_barriers_order_the_phases() {
+    fn workers_come_to_a_job_that_waits_for_them() {
         for size in [1, 2, 3, 8] {
             let pool = Pool::new(size);
             for _ in 0..50 {
-                let first = AtomicUsize::new(0);
-                let wrong = AtomicUsize::new(0);
-                pool.run(&|_| {
-                    for phase in 1..=5 {
-                        first.fetch_add(1, Ordering::Relaxed);
-                        pool.barrier();
-                        if first.load(Ordering::Relaxed) != phase * size {
-                            wrong.fetch_add(1, Ordering::Relaxed);
-                        }
-                        pool.barrier();
+                let arrived = AtomicUsize::new(0);
+                let seen = AtomicUsize::new(0);
+                pool.run(&|worker| {
+                    if meet(&pool, &arrived, size) {
+                        seen.fetch_add(1 << worker, Ordering::Relaxed);
                     }
                 })
                 .expect("no worker panics");
-                assert_eq!(wrong.load(Ordering::Relaxed), 0);
+                assert_eq!(seen.load(Ordering::Relaxed), (1 << size) - 1);
             }
+        }
+    }
+
+    #[test]
+    fn a_job_ends_without_workers_that_never_came_and_with_those_that_did() {
+        let pool = Pool::new(4);
+        for _ in 0..2000 {
+            let inside = AtomicUsize::new(0);
+            pool.run(&|worker| {
+                inside.fetch_add(1, Ordering::SeqCst);
+                if worker > 0 {
+                    std::thread::yield_now();
+                }
+                inside.fetch_sub(1, Ordering::SeqCst);
+            })
+            .expect("no worker panics");
+            assert_eq!(inside.load(Ordering::SeqCst), 0, "somebody is still inside");
+        }
+    }
+
+    #[test]
+    fn who_waits_longer_than_it_spins_is_woken() {
+        let pool = Pool::new(2);
+        for _ in 0..20 {
+            let ready = AtomicBool::new(false);
+            let arrived = AtomicUsize::new(0);
+            pool.run(&|worker| {
+                meet(&pool, &arrived, 2);
+                if worker == 1 {
+                    std::thread::sleep(SPIN_WITHIN_JOB * 5);
+                    ready.store(true, Ordering::SeqCst);
+                    pool.notify();
+                } else {
+                    assert!(pool.wait(|| ready.load(Ordering::SeqCst)));
+                }
+            })
+            .expect("no worker panics");
         }
     }
 
     #[test]
     fn a_panic_fails_the_job_and_the_pool_goes_on() {
         let pool = Pool::new(3);
+        let arrived = AtomicUsize::new(0);
         let result = pool.run(&|worker| {
+            meet(&pool, &arrived, 3);
             assert!(worker != 1, "worker one");
-            pool.barrier();
+            assert!(!pool.wait(|| false), "only a stopped job ends this wait");
         });
         assert!(matches!(result, Err(CpuError::Panic { .. })), "{result:?}");
-        pool.run(&|_| pool.barrier()).expect("the next job runs");
+        let arrived = AtomicUsize::new(0);
+        pool.run(&|_| assert!(meet(&pool, &arrived, 3)))
+            .expect("the next job runs");
     }
 
     #[test]
     fn dropping_a_pool_ends_its_threads() {
         let pool = Pool::new(4);
-        pool.run(&|_| pool.barrier()).expect("runs");
+        let arrived = AtomicUsize::new(0);
+        pool.run(&|_| assert!(meet(&pool, &arrived, 4)))
+            .expect("runs");
         let shared = Arc::downgrade(&pool.shared);
         drop(pool);
         assert!(

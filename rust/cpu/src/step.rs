@@ -1,7 +1,9 @@
-//! One step: the plan over one batch, on all workers, with a barrier between phases.
+//! One step: the plan over one batch, on all workers, phase by phase.
+
+mod row_ops;
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use inferlib_core::program::{Activation, BufferId, Rows, WeightId};
 use inferlib_core::{Batch, StepOutput};
@@ -13,9 +15,15 @@ use crate::check::check_batch;
 use crate::error::CpuError;
 use crate::executor::CpuExecutor;
 use crate::linear::{LinearTask, linear};
-use crate::plan::{RowOp, Step};
-use crate::rows::rope_angles;
+use crate::phases::Share;
+use crate::plan::Step;
 use crate::workspace::{LOGITS_ROWS, Worker, Workspace};
+
+/// Most rows of a phase of rows that becomes the tail of the phase before: one worker's time for them is less than that of
+/// one more agreement of all.
+const TAIL_ROWS: usize = 12;
+/// Most merges of partial attention results that are done in the tail of their attention.
+const TAIL_MERGES: usize = 8;
 
 /// Run the plan over `batch`.
 pub(crate) fn run_step(
@@ -33,9 +41,7 @@ pub(crate) fn run_step(
         }
     }
     let partial_stride = plan_attention(executor, workspace, batch);
-    for counter in &workspace.counters {
-        counter.0.store(0, Ordering::Relaxed);
-    }
+    workspace.phases.reset();
     let activations = workspace.activations.view();
     let partials = workspace.partials.as_mut_ptr();
     let run = Run {
@@ -45,7 +51,6 @@ pub(crate) fn run_step(
         activations,
         partials,
         partial_stride,
-        stop_at: AtomicUsize::new(usize::MAX),
         aborted: AtomicBool::new(false),
     };
     executor.pool.run(&|worker| run.work(worker))?;
@@ -75,13 +80,11 @@ struct Run<'a> {
     activations: ActivationsView,
     partials: *mut f32,
     partial_stride: usize,
-    /// The barrier after which every worker leaves.
-    stop_at: AtomicUsize,
     aborted: AtomicBool,
 }
 
-// SAFETY: the raw pointers lead to buffers in which each worker writes only rows, panels or units that it claimed;
-// phases that read what others wrote come after a barrier.
+// SAFETY: the raw pointers lead to buffers in which each worker writes only rows, panels or units that it claimed; what
+// others wrote is read in later phases.
 unsafe impl Sync for Run<'_> {}
 
 /// What becomes of a linear's sums.
@@ -94,24 +97,21 @@ struct Product<'a> {
 /// One worker's way through the plan.
 struct Way {
     worker: usize,
-    barriers: usize,
-    counter: usize,
+    /// Index of the next phase: all workers count alike.
+    phase: usize,
 }
 
 impl Run<'_> {
     fn work(&self, worker: usize) {
-        let mut way = Way {
-            worker,
-            barriers: 0,
-            counter: 0,
-        };
+        let mut way = Way { worker, phase: 0 };
         // SAFETY: this worker's own cell.
         let scratch = unsafe { &mut *self.workspace.workers[worker].0.get() };
-        for step in &self.executor.steps {
+        let mut steps = &self.executor.steps[..];
+        while let Some((step, rest)) = steps.split_first() {
+            let (tail, rest) = rest.split_at(self.tail_len(rest));
             let go_on = match step {
                 Step::Rows { rows, ops } => {
-                    self.row_ops(&mut way, *rows, ops);
-                    self.barrier(&mut way)
+                    self.rows_phase(&mut way, scratch, ops, self.num_rows(*rows), tail)
                 }
                 Step::Linear {
                     rows,
@@ -126,56 +126,46 @@ impl Run<'_> {
                         gated: *gated,
                         out: self.buffer(*out).0,
                     };
-                    self.linear(&mut way, scratch, *weight, self.num_rows(*rows), &product);
-                    self.barrier(&mut way)
+                    let task =
+                        self.product(*weight, self.num_rows(*rows), self.activations, &product);
+                    self.linear(&mut way, scratch, task.as_ref(), tail)
                 }
-                Step::Attention { .. } => self.attention(&mut way, scratch, step),
+                Step::Attention { .. } => self.attention(&mut way, scratch, step, tail),
                 Step::Logits { .. } => self.logits(&mut way, scratch, step),
             };
             if !go_on {
                 return;
             }
+            steps = rest;
         }
     }
 
-    /// Meet the others; false if the step was aborted. Worker 0 decides before it arrives, so all leave at the same one.
-    fn barrier(&self, way: &mut Way) -> bool {
-        way.barriers += 1;
-        if way.worker == 0 && self.executor.abort.load(Ordering::Acquire) {
-            self.aborted.store(true, Ordering::Release);
-            self.stop_at.store(way.barriers, Ordering::Release);
-        }
-        self.executor.pool.barrier();
-        self.stop_at.load(Ordering::Acquire) != way.barriers
+    /// How many of the steps, from the first, are small enough for a tail.
+    fn tail_len(&self, steps: &[Step]) -> usize {
+        let small = |step: &&Step| matches!(step, Step::Rows { rows, .. } if self.num_rows(*rows) <= TAIL_ROWS);
+        steps.iter().take_while(small).count()
     }
 
-    /// Units `0..total` for this worker: a static share of most, then single ones from a shared counter.
-    fn claim(
+    /// One phase of units; false if the step ends here. Worker 0 looks whether it was aborted.
+    fn phase(
         &self,
         way: &mut Way,
-        total: usize,
-        static_share: usize,
-        mut run: impl FnMut(Range<usize>),
-    ) {
-        let counter = &self.workspace.counters[way.counter].0;
-        way.counter += 1;
-        let size = self.executor.threads();
-        if size == 1 {
-            run(0..total);
-            return;
+        scratch: &mut Worker,
+        units: (usize, Share),
+        mut work: impl FnMut(&mut Worker, Range<usize>),
+        tail: impl FnOnce(&mut Worker),
+    ) -> bool {
+        let pool = &self.executor.pool;
+        if way.worker == 0 && self.executor.abort.load(Ordering::Acquire) {
+            self.aborted.store(true, Ordering::Release);
+            pool.stop();
+            return false;
         }
-        let share = total * static_share / 100 / size;
-        if share > 0 {
-            run(way.worker * share..(way.worker + 1) * share);
-        }
-        let piece = (total / (size * 32)).max(1);
-        loop {
-            let from = share * size + counter.fetch_add(piece, Ordering::Relaxed);
-            if from >= total {
-                return;
-            }
-            run(from..total.min(from + piece));
-        }
+        let phase = (way.phase, way.worker);
+        way.phase += 1;
+        self.workspace
+            .phases
+            .run(pool, phase, units, scratch, &mut work, tail)
     }
 
     fn num_rows(&self, rows: Rows) -> usize {
@@ -200,176 +190,49 @@ impl Run<'_> {
         base.wrapping_add(row * width)
     }
 
-    fn row_ops(&self, way: &mut Way, rows: Rows, ops: &[RowOp]) {
-        let total = self.num_rows(rows);
-        self.claim(way, total, 75, |range| {
-            for row in range {
-                for op in ops {
-                    self.row_op(op, row, total);
-                }
-            }
-        });
-    }
-
-    #[expect(clippy::too_many_lines, reason = "one arm per op")]
-    fn row_op(&self, op: &RowOp, row: usize, total: usize) {
-        let executor = self.executor;
-        let kernels = &executor.kernels;
-        let vector = |weight| executor.vector(weight).unwrap_or(&[]);
-        // SAFETY: rows are claimed once, buffers hold `max_tokens` rows of the recorded widths (checked when the program
-        // was recorded), slots and ids were checked by `check_batch`, the table's features are available.
-        unsafe {
-            match *op {
-                RowOp::Angles { rope } => {
-                    let declared = &executor.program.ropes[rope];
-                    let (cos, sin) = self.angles(rope, row);
-                    let pairs = declared.inv_freq.len();
-                    rope_angles(
-                        self.batch.positions[row],
-                        &declared.inv_freq,
-                        declared.scale,
-                        std::slice::from_raw_parts_mut(cos, pairs),
-                        std::slice::from_raw_parts_mut(sin, pairs),
-                    );
-                }
-                RowOp::Embedding { weight, scale, out } => {
-                    let width = self.buffer(out).1;
-                    let to = self.row(out, row);
-                    if let Some(matrix) = executor.matrix(weight) {
-                        let token = self.batch.token_ids[row].unsigned_abs() as usize;
-                        matrix.row(token, std::slice::from_raw_parts_mut(to, width));
-                    }
-                    #[expect(clippy::float_cmp, reason = "1 means: no scale")]
-                    if scale != 1.0 {
-                        (kernels.scale)(to, width, scale);
-                    }
-                }
-                RowOp::RmsNorm {
-                    x,
-                    start,
-                    len,
-                    weight,
-                    eps,
-                    out,
-                } => {
-                    let (from, to) = (self.row(x, row).add(start), self.row(out, row).add(start));
-                    (kernels.rms_norm)(from, len, vector(weight), eps, to);
-                }
-                RowOp::Rope {
-                    x,
-                    start,
-                    num_heads,
-                    head_dim,
-                    rope,
-                } => {
-                    let rope = rope.0 as usize;
-                    let (cos, sin) = self.angles(rope, row);
-                    let half = executor.program.ropes[rope].inv_freq.len();
-                    (kernels.rope)(
-                        self.row(x, row).add(start),
-                        num_heads,
-                        head_dim,
-                        half,
-                        cos,
-                        sin,
-                    );
-                }
-                RowOp::StoreKv {
-                    x,
-                    k_start,
-                    v_start,
-                    kv,
-                } => {
-                    let slot =
-                        self.batch.groups[kv.group].slot_mapping[row].unsigned_abs() as usize;
-                    let cache = executor.caches[kv.group].layer(kv.layer);
-                    let from = self.row(x, row);
-                    let store = if executor.exact() {
-                        kernels.store_kv_single
-                    } else {
-                        kernels.store_kv_half
-                    };
-                    store(&cache, slot, from.add(k_start), from.add(v_start));
-                }
-                RowOp::ActAndMul { x, activation, out } => {
-                    (kernels.act_and_mul)(
-                        self.row(x, row),
-                        self.buffer(out).1,
-                        activation,
-                        self.row(out, row),
-                    );
-                }
-                RowOp::Add { a, b, out } => {
-                    (kernels.add)(
-                        self.row(a, row),
-                        self.row(b, row),
-                        self.buffer(out).1,
-                        self.row(out, row),
-                    );
-                }
-                RowOp::Gather { x, out } => {
-                    let from = self.row(x, self.batch.logits_indices[row].unsigned_abs() as usize);
-                    std::ptr::copy_nonoverlapping(from, self.row(out, row), self.buffer(out).1);
-                }
-                RowOp::Pack { x, need } => {
-                    (kernels.pack_row)(
-                        self.row(x, row),
-                        self.buffer(x).1,
-                        row,
-                        total,
-                        need,
-                        self.activations,
-                    );
-                }
-            }
-        }
-    }
-
-    fn angles(&self, rope: usize, row: usize) -> (*mut f32, *mut f32) {
-        let (cos, sin) = self.workspace.ropes[rope];
-        let pairs = self.executor.program.ropes[rope].inv_freq.len();
-        let at = |offset: usize| {
-            self.workspace
-                .memory
-                .as_ptr()
-                .wrapping_add(offset)
-                .cast::<f32>()
-                .wrapping_add(row * pairs)
-        };
-        (at(cos), at(sin))
+    /// The product of `rows` packed rows with a matrix; `None` without rows.
+    fn product<'a>(
+        &'a self,
+        weight: WeightId,
+        rows: usize,
+        input: ActivationsView,
+        product: &Product<'a>,
+    ) -> Option<LinearTask<'a>> {
+        let matrix = self.executor.matrix(weight).filter(|_| rows > 0)?;
+        Some(LinearTask {
+            matrix,
+            input,
+            rows,
+            bias: product.bias,
+            out: product.out,
+            gated: product.gated,
+            precision: self.executor.precision,
+        })
     }
 
     fn linear(
         &self,
         way: &mut Way,
         scratch: &mut Worker,
-        weight: WeightId,
-        rows: usize,
-        product: &Product<'_>,
-    ) {
-        let Some(matrix) = self.executor.matrix(weight) else {
-            return;
-        };
-        let task = LinearTask {
-            matrix,
-            input: self.activations,
-            rows,
-            bias: product.bias,
-            out: product.out,
-            gated: product.gated,
-            precision: self.executor.precision,
-        };
-        if rows == 0 {
-            way.counter += 1;
-            return;
-        }
-        self.claim(way, task.num_pairs(), 80, |panels| {
-            // SAFETY: tiles were packed before the last barrier; panels are claimed once; features are available.
-            unsafe { linear(&self.executor.kernels, &task, panels, &mut scratch.panel) };
-        });
+        task: Option<&LinearTask<'_>>,
+        tail: &[Step],
+    ) -> bool {
+        let pairs = task.map_or(0, LinearTask::num_pairs);
+        self.phase(
+            way,
+            scratch,
+            (pairs, Share::Stretch),
+            |scratch, pairs| {
+                if let Some(task) = task {
+                    // SAFETY: tiles were packed in an earlier phase; panels are claimed once; features are available.
+                    unsafe { linear(&self.executor.kernels, task, pairs, &mut scratch.panel) };
+                }
+            },
+            |_| self.tail(tail),
+        )
     }
 
-    fn attention(&self, way: &mut Way, scratch: &mut Worker, step: &Step) -> bool {
+    fn attention(&self, way: &mut Way, scratch: &mut Worker, step: &Step, tail: &[Step]) -> bool {
         let Step::Attention {
             q,
             q_start,
@@ -407,34 +270,44 @@ impl Run<'_> {
             kernels.attention_half
         };
         let units = &self.workspace.units[kv.group];
-        self.claim(way, units.len(), 0, |range| {
-            for i in range {
-                // SAFETY: units are claimed once; the batch was checked; features are available.
-                unsafe { unit(&task, units[i], &mut scratch.attention) };
-            }
-        });
-        if !self.barrier(way) {
-            return false;
-        }
         let merges = &self.workspace.merges[kv.group];
-        if merges.is_empty() {
-            way.counter += 1;
-            return true;
-        }
-        self.claim(way, merges.len(), 0, |range| {
+        let merge = |scratch: &mut Worker, range: Range<usize>| {
             for i in range {
-                // SAFETY: the partials were written before the barrier; merges are claimed once.
+                // SAFETY: the partials were written before; merges are claimed once.
                 unsafe { (kernels.attention_merge)(&task, merges[i], &mut scratch.attention) };
             }
-        });
-        self.barrier(way)
+        };
+        let few = merges.len() <= TAIL_MERGES;
+        let attended = self.phase(
+            way,
+            scratch,
+            (units.len(), Share::Turns),
+            |scratch, range| {
+                for i in range {
+                    // SAFETY: units are claimed once; the batch was checked; features are available.
+                    unsafe { unit(&task, units[i], &mut scratch.attention) };
+                }
+            },
+            |scratch| {
+                if few {
+                    merge(scratch, 0..merges.len());
+                    self.tail(tail);
+                }
+            },
+        );
+        if few || !attended {
+            return attended;
+        }
+        self.phase(way, scratch, (merges.len(), Share::Turns), merge, |_| {
+            self.tail(tail);
+        })
     }
 
+    /// Logits and samples, a few rows at a time.
     fn logits(&self, way: &mut Way, scratch: &mut Worker, step: &Step) -> bool {
         let Step::Logits {
-            x,
+            width,
             weight,
-            need,
             softcap,
         } = *step
         else {
@@ -452,26 +325,17 @@ impl Run<'_> {
         let mut first = 0;
         while first < total {
             let rows = LOGITS_ROWS.min(total - first);
-            self.claim(way, rows, 75, |range| {
-                for row in range {
-                    let (from, width) = (self.row(x, first + row), self.buffer(x).1);
-                    // SAFETY: rows are claimed once; the tiles have room; features are available.
-                    unsafe { (kernels.pack_row)(from, width, row, rows, need, self.activations) };
-                }
-            });
-            if !self.barrier(way) {
-                return false;
-            }
             let product = Product {
                 bias: None,
                 gated: None,
                 out: logits,
             };
-            self.linear(way, scratch, weight, rows, &product);
-            if !self.barrier(way) {
+            let input = self.activations.skip_tiles(first, width);
+            let task = self.product(weight, rows, input, &product);
+            if !self.linear(way, scratch, task.as_ref(), &[]) {
                 return false;
             }
-            self.claim(way, rows, 0, |range| {
+            let sample = |scratch: &mut Worker, range: Range<usize>| {
                 for row in range {
                     // SAFETY: the row's logits and its result cell belong to the worker that claimed it.
                     unsafe {
@@ -489,8 +353,8 @@ impl Run<'_> {
                         (kernels.sample)(&mut scratch.sampler, logits, sampled, history, result);
                     }
                 }
-            });
-            if !self.barrier(way) {
+            };
+            if !self.phase(way, scratch, (rows, Share::Turns), sample, |_| ()) {
                 return false;
             }
             first += rows;

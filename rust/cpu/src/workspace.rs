@@ -1,20 +1,20 @@
-//! What a step works in: buffers, activation tiles, per-worker scratch, counters. Sized at load for the largest batch;
+//! What a step works in: buffers, activation tiles, per-worker scratch, phases. Sized at load for the largest batch;
 //! untouched pages take no memory.
 
 use std::cell::UnsafeCell;
-use std::sync::atomic::AtomicUsize;
 
-use crate::activations::Activations;
+use crate::activations::{Activations, TILE_SIZES};
 use crate::arena::Mapping;
 use crate::attention::{AttentionScratch, Merge, Unit};
 use crate::buffer_plan::plan_buffers;
 use crate::error::CpuError;
 use crate::executor::CpuExecutor;
 use crate::linear::PanelScratch;
+use crate::phases::Phases;
 use crate::sampling::{RowResult, Sampler};
 
-/// Rows of logits computed and sampled at a time.
-pub(crate) const LOGITS_ROWS: usize = 32;
+/// Rows of logits computed and sampled at a time: whole tiles.
+pub(crate) const LOGITS_ROWS: usize = 3 * TILE_SIZES[0];
 
 /// Buffers, tiles and per-worker scratch, sized for the largest batch.
 #[derive(Debug)]
@@ -27,7 +27,7 @@ pub(crate) struct Workspace {
     pub(crate) logits: usize,
     pub(crate) activations: Activations,
     pub(crate) workers: Vec<WorkerCell>,
-    pub(crate) counters: Vec<Counter>,
+    pub(crate) phases: Phases,
     /// Per KV group.
     pub(crate) units: Vec<Vec<Unit>>,
     pub(crate) merges: Vec<Vec<Merge>>,
@@ -54,11 +54,6 @@ pub(crate) struct ResultCell(pub(crate) UnsafeCell<Option<RowResult>>);
 
 // SAFETY: a row is sampled by the one worker that claimed it, and read after the step.
 unsafe impl Sync for ResultCell {}
-
-/// A work counter on its own cache line.
-#[derive(Debug, Default)]
-#[repr(align(128))]
-pub(crate) struct Counter(pub(crate) AtomicUsize);
 
 impl Workspace {
     pub(crate) fn new(executor: &CpuExecutor, activations: Activations) -> Result<Self, CpuError> {
@@ -118,9 +113,8 @@ impl Workspace {
                     }))
                 })
                 .collect(),
-            counters: (0..2 * executor.steps.len() + 3 * chunks)
-                .map(|_| Counter::default())
-                .collect(),
+            // Attention may take two phases, every chunk of logits takes two.
+            phases: Phases::new(2 * executor.steps.len() + 2 * chunks, executor.threads()),
             units: vec![Vec::new(); program.kv_groups.len()],
             merges: vec![Vec::new(); program.kv_groups.len()],
             partials: Vec::new(),

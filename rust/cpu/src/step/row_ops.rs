@@ -1,0 +1,187 @@
+//! Row-local ops: what a phase of rows, or the tail of another phase, does to each row.
+
+use crate::activations::TILE_SIZES;
+use crate::phases::Share;
+use crate::plan::{RowOp, Step};
+use crate::rows::rope_angles;
+use crate::step::{Run, Way};
+use crate::workspace::Worker;
+
+impl Run<'_> {
+    /// A phase of rows, its tail the phases of rows after it. Rows that are packed into one tile go to one worker, so
+    /// that no two write the same cache lines.
+    pub(super) fn rows_phase(
+        &self,
+        way: &mut Way,
+        scratch: &mut Worker,
+        ops: &[RowOp],
+        total: usize,
+        tail: &[Step],
+    ) -> bool {
+        let tile = TILE_SIZES[0];
+        let packs = ops.iter().any(|op| matches!(op, RowOp::Pack { .. }));
+        let together =
+            if packs && (total <= tile || total.div_ceil(tile) >= self.executor.threads()) {
+                tile
+            } else {
+                1
+            };
+        self.phase(
+            way,
+            scratch,
+            (total.div_ceil(together), Share::Stretch),
+            |_, units| {
+                for row in units.start * together..total.min(units.end * together) {
+                    self.row_ops(ops, row, total);
+                }
+            },
+            |_| self.tail(tail),
+        )
+    }
+
+    /// Phases of few rows, done by whoever finished the phase before them.
+    pub(super) fn tail(&self, steps: &[Step]) {
+        for step in steps {
+            if let Step::Rows { rows, ops } = step {
+                let total = self.num_rows(*rows);
+                for row in 0..total {
+                    self.row_ops(ops, row, total);
+                }
+            }
+        }
+    }
+
+    fn row_ops(&self, ops: &[RowOp], row: usize, total: usize) {
+        for op in ops {
+            self.row_op(op, row, total);
+        }
+    }
+
+    #[expect(clippy::too_many_lines, reason = "one arm per op")]
+    fn row_op(&self, op: &RowOp, row: usize, total: usize) {
+        let executor = self.executor;
+        let kernels = &executor.kernels;
+        let vector = |weight| executor.vector(weight).unwrap_or(&[]);
+        // SAFETY: rows are claimed once, buffers hold `max_tokens` rows of the recorded widths (checked when the program
+        // was recorded), slots and ids were checked by `check_batch`, the table's features are available.
+        unsafe {
+            match *op {
+                RowOp::Angles { rope } => {
+                    let declared = &executor.program.ropes[rope];
+                    let (cos, sin) = self.angles(rope, row);
+                    let pairs = declared.inv_freq.len();
+                    rope_angles(
+                        self.batch.positions[row],
+                        &declared.inv_freq,
+                        declared.scale,
+                        std::slice::from_raw_parts_mut(cos, pairs),
+                        std::slice::from_raw_parts_mut(sin, pairs),
+                    );
+                }
+                RowOp::Embedding { weight, scale, out } => {
+                    let width = self.buffer(out).1;
+                    let to = self.row(out, row);
+                    if let Some(matrix) = executor.matrix(weight) {
+                        let token = self.batch.token_ids[row].unsigned_abs() as usize;
+                        matrix.row(token, std::slice::from_raw_parts_mut(to, width));
+                    }
+                    #[expect(clippy::float_cmp, reason = "1 means: no scale")]
+                    if scale != 1.0 {
+                        (kernels.scale)(to, width, scale);
+                    }
+                }
+                RowOp::RmsNorm {
+                    x,
+                    start,
+                    len,
+                    weight,
+                    eps,
+                    out,
+                } => {
+                    let (from, to) = (self.row(x, row).add(start), self.row(out, row).add(start));
+                    (kernels.rms_norm)(from, len, vector(weight), eps, to);
+                }
+                RowOp::Rope {
+                    x,
+                    start,
+                    num_heads,
+                    head_dim,
+                    rope,
+                } => {
+                    let rope = rope.0 as usize;
+                    let (cos, sin) = self.angles(rope, row);
+                    let half = executor.program.ropes[rope].inv_freq.len();
+                    (kernels.rope)(
+                        self.row(x, row).add(start),
+                        num_heads,
+                        head_dim,
+                        half,
+                        cos,
+                        sin,
+                    );
+                }
+                RowOp::StoreKv {
+                    x,
+                    k_start,
+                    v_start,
+                    kv,
+                } => {
+                    let slot =
+                        self.batch.groups[kv.group].slot_mapping[row].unsigned_abs() as usize;
+                    let cache = executor.caches[kv.group].layer(kv.layer);
+                    let from = self.row(x, row);
+                    let store = if executor.exact() {
+                        kernels.store_kv_single
+                    } else {
+                        kernels.store_kv_half
+                    };
+                    store(&cache, slot, from.add(k_start), from.add(v_start));
+                }
+                RowOp::ActAndMul { x, activation, out } => {
+                    (kernels.act_and_mul)(
+                        self.row(x, row),
+                        self.buffer(out).1,
+                        activation,
+                        self.row(out, row),
+                    );
+                }
+                RowOp::Add { a, b, out } => {
+                    (kernels.add)(
+                        self.row(a, row),
+                        self.row(b, row),
+                        self.buffer(out).1,
+                        self.row(out, row),
+                    );
+                }
+                RowOp::Gather { x, out } => {
+                    let from = self.row(x, self.batch.logits_indices[row].unsigned_abs() as usize);
+                    std::ptr::copy_nonoverlapping(from, self.row(out, row), self.buffer(out).1);
+                }
+                RowOp::Pack { x, need } => {
+                    (kernels.pack_row)(
+                        self.row(x, row),
+                        self.buffer(x).1,
+                        row,
+                        total,
+                        need,
+                        self.activations,
+                    );
+                }
+            }
+        }
+    }
+
+    fn angles(&self, rope: usize, row: usize) -> (*mut f32, *mut f32) {
+        let (cos, sin) = self.workspace.ropes[rope];
+        let pairs = self.executor.program.ropes[rope].inv_freq.len();
+        let at = |offset: usize| {
+            self.workspace
+                .memory
+                .as_ptr()
+                .wrapping_add(offset)
+                .cast::<f32>()
+                .wrapping_add(row * pairs)
+        };
+        (at(cos), at(sin))
+    }
+}
