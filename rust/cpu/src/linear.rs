@@ -201,12 +201,14 @@ unsafe fn run_pair(
         first.panel(pair.panels[0]).cast_const(),
         second.panel(pair.panels[1]).cast_const(),
     ];
-    let target = Target {
+    // Made where it is used: a copy would wait for the stores before it.
+    let partial = scratch.partial.as_mut_ptr();
+    let target = || Target {
         out: rows.map(|row| task.out.wrapping_add(row)),
         stride,
         lanes,
         bias,
-        partial: scratch.partial.as_mut_ptr(),
+        partial,
         resume: false,
         keep: task.gated.is_some(),
     };
@@ -224,7 +226,7 @@ unsafe fn run_pair(
             count: width,
             data,
             ahead: Some(packed.ahead),
-            target,
+            target: target(),
         };
         // SAFETY: as `linear`.
         unsafe {
@@ -233,7 +235,7 @@ unsafe fn run_pair(
                 None => (kernels.float_tiles(first.packing.element()))(&tiles),
             }
             if let Some(activation) = task.gated {
-                (kernels.gate_pair)(&target, task.rows, activation);
+                (kernels.gate_pair)(&target(), task.rows, activation);
             }
         }
         return;
@@ -245,7 +247,7 @@ unsafe fn run_pair(
         from: 0,
         count: width / BLOCK_COLS,
         zero: zero_slot(layout.zero),
-        target,
+        target: target(),
     };
     let planes = usize::from(task.precision == Precision::Balanced);
     // SAFETY: as `linear`.

@@ -30,6 +30,14 @@ pub(crate) struct Target<'a> {
     pub(crate) keep: bool,
 }
 
+impl Target<'_> {
+    /// Where a row's outputs of a panel go.
+    #[inline(always)]
+    fn row(&self, panel: usize, row: usize) -> *mut f32 {
+        self.out[panel].wrapping_add(row * self.stride)
+    }
+}
+
 /// Some blocks of a pair of panels against all rows.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Tiles<'a> {
@@ -227,9 +235,15 @@ pub(crate) unsafe fn begin<I: Isa, const P: usize, const M: usize>(
     panel: usize,
     target: &Target<'_>,
 ) -> [[I::F; M]; P] {
-    // SAFETY: the partials hold all rows.
+    // SAFETY: the partials hold all rows; a prefetch may name any address.
     unsafe {
         let mut acc = [[I::zero(); M]; P];
+        // The outputs of the last step's products were read by other cores; a gated pair writes its first panel's only.
+        for p in 0..if target.keep { 1 } else { P } {
+            for m in 0..M {
+                I::prefetch_to_write(target.row(panel + p, first + m).cast());
+            }
+        }
         if target.resume {
             for p in 0..P {
                 for m in 0..M {
@@ -273,8 +287,7 @@ pub(crate) unsafe fn finish<I: Isa, const P: usize, const M: usize>(
                     Some(_) => I::add(acc[p][m], bias),
                     None => acc[p][m],
                 };
-                let to = target.out[panel].wrapping_add((first + m) * target.stride);
-                I::store_up_to(to, sum, lanes);
+                I::store_up_to(target.row(panel, first + m), sum, lanes);
             }
         }
     }
@@ -292,8 +305,7 @@ pub(crate) unsafe fn gate_pair<I: Isa>(target: &Target<'_>, rows: usize, activat
             let gate = I::load(at(target.partial, row, 0));
             let up = I::load(at(target.partial, row, 1));
             let gate = math::activate::<I>(gate, activation);
-            let to = target.out[0].wrapping_add(row * target.stride);
-            I::store_up_to(to, I::mul(gate, up), target.lanes[0]);
+            I::store_up_to(target.row(0, row), I::mul(gate, up), target.lanes[0]);
         }
     }
 }

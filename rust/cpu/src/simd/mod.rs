@@ -169,6 +169,8 @@ pub(crate) trait Isa: Copy + 'static {
 
     /// Asks for the cache line at `p`, which may lie anywhere.
     unsafe fn prefetch(p: *const u8);
+    /// The same, for a line that will be written: whoever has it gives it up meanwhile.
+    unsafe fn prefetch_to_write(p: *const u8);
     unsafe fn b_load(p: *const u8) -> Self::B;
     unsafe fn b_store(p: *mut u8, x: Self::B);
     unsafe fn b_set(x: u8) -> Self::B;

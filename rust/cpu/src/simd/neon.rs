@@ -304,6 +304,12 @@ impl Isa for Neon {
         }
     }
     #[inline(always)]
+    unsafe fn prefetch_to_write(p: *const u8) {
+        unsafe {
+            asm!("prfm pstl1keep, [{}]", in(reg) p, options(nostack, preserves_flags, readonly))
+        }
+    }
+    #[inline(always)]
     unsafe fn b_load(p: *const u8) -> B {
         unsafe {
             [

@@ -204,6 +204,8 @@ impl Isa for Portable {
     #[inline(always)]
     unsafe fn prefetch(_p: *const u8) {}
     #[inline(always)]
+    unsafe fn prefetch_to_write(_p: *const u8) {}
+    #[inline(always)]
     unsafe fn b_load(p: *const u8) -> [u8; 64] {
         unsafe { p.cast::<[u8; 64]>().read_unaligned() }
     }
