@@ -9,10 +9,9 @@ use crate::formats::Format;
 use crate::kv_cache::{self, Half, LayerCache, Single};
 use crate::linear::float::{self, Bf16, F16, F32, FloatTiles};
 use crate::linear::source::{
-    self, PANELS, Packed, PackedIn, Scaled, ScaledBytes, ScaledHalves, ScaledHalvesMin, ScaledMin,
-    Unpacked,
+    self, PANELS, Packed, Scaled, ScaledBytes, ScaledHalves, ScaledHalvesMin, ScaledMin, Unpacked,
 };
-use crate::linear::tile::{self, Target, Tiles};
+use crate::linear::tile::{self, Stretch, Target, Tiles};
 use crate::linear::{LayoutKernels, PanelScratch};
 use crate::packing::{Element, Packing};
 use crate::rows;
@@ -38,7 +37,7 @@ mod draw {
 }
 
 /// [`tile::int_tiles`] over an unpacked chunk, and where the chunk after it lies with its bytes per block.
-type UnpackedTiles = unsafe fn(&Tiles<'_>, &PanelScratch, [*const u8; PANELS], usize);
+type UnpackedTiles = unsafe fn(&Tiles, &PanelScratch, [*const u8; PANELS], usize);
 
 macro_rules! kernels {
     (
@@ -86,14 +85,14 @@ macro_rules! kernels {
                             use crate::formats::$layout as Layout;
 
                             #[target_feature(enable = $features)]
-                            unsafe fn packed(task: &Tiles<'_>, packed: Packed) {
+                            unsafe fn packed(task: &Tiles, packed: Packed, stretch: Stretch, gated: Option<Activation>) {
                                 // SAFETY: as above.
-                                unsafe { tile::int_tiles::<$isa, _, 1>(task, &PackedIn::<Layout>::new(packed)) }
+                                unsafe { tile::packed_tiles::<$isa, Layout, 1>(task, packed, stretch, gated) }
                             }
                             #[target_feature(enable = $features)]
-                            unsafe fn packed_two_planes(task: &Tiles<'_>, packed: Packed) {
+                            unsafe fn packed_two_planes(task: &Tiles, packed: Packed, stretch: Stretch, gated: Option<Activation>) {
                                 // SAFETY: as above.
-                                unsafe { tile::int_tiles::<$isa, _, 2>(task, &PackedIn::<Layout>::new(packed)) }
+                                unsafe { tile::packed_tiles::<$isa, Layout, 2>(task, packed, stretch, gated) }
                             }
                             #[target_feature(enable = $features)]
                             unsafe fn unpack(packed: Packed, from: usize, count: usize, scratch: &mut PanelScratch) {
@@ -124,12 +123,12 @@ macro_rules! kernels {
                             use super::*;
 
                             #[target_feature(enable = $features)]
-                            pub(super) unsafe fn one(task: &Tiles<'_>, scratch: &PanelScratch, next: [*const u8; PANELS], bytes: usize) {
+                            pub(super) unsafe fn one(task: &Tiles, scratch: &PanelScratch, next: [*const u8; PANELS], bytes: usize) {
                                 // SAFETY: as above.
                                 unsafe { tile::int_tiles::<$isa, _, 1>(task, &Unpacked::<$class_type>::new(scratch, next, bytes)) }
                             }
                             #[target_feature(enable = $features)]
-                            pub(super) unsafe fn two(task: &Tiles<'_>, scratch: &PanelScratch, next: [*const u8; PANELS], bytes: usize) {
+                            pub(super) unsafe fn two(task: &Tiles, scratch: &PanelScratch, next: [*const u8; PANELS], bytes: usize) {
                                 // SAFETY: as above.
                                 unsafe { tile::int_tiles::<$isa, _, 2>(task, &Unpacked::<$class_type>::new(scratch, next, bytes)) }
                             }
@@ -158,13 +157,13 @@ kernels! {
         int_tiles_halves_min: ScaledHalvesMin
     }
     /// See [`tile::gate_pair`].
-    fn gate_pair(target: &Target<'_>, rows: usize, activation: Activation) = tile::gate_pair;
+    fn gate_pair(target: &Target, rows: usize, activation: Activation) = tile::gate_pair;
     /// See [`float::float_tiles`].
-    fn float_tiles_f32(task: &FloatTiles<'_>) = float::float_tiles, F32;
+    fn float_tiles_f32(task: &FloatTiles) = float::float_tiles, F32;
     /// See [`float::float_tiles`].
-    fn float_tiles_f16(task: &FloatTiles<'_>) = float::float_tiles, F16;
+    fn float_tiles_f16(task: &FloatTiles) = float::float_tiles, F16;
     /// See [`float::float_tiles`].
-    fn float_tiles_bf16(task: &FloatTiles<'_>) = float::float_tiles, Bf16;
+    fn float_tiles_bf16(task: &FloatTiles) = float::float_tiles, Bf16;
     /// See [`activations::pack_row`].
     fn pack_row(x: *const f32, width: usize, row: usize, rows: usize, need: Need, to: ActivationsView) = activations::pack_row;
     /// See [`attention::unit`], f16 cache.
@@ -213,7 +212,7 @@ impl Kernels {
     }
 
     /// The kernel of float panels; packed layouts are unpacked to float32.
-    pub(crate) fn float_tiles(&self, element: Option<Element>) -> unsafe fn(&FloatTiles<'_>) {
+    pub(crate) fn float_tiles(&self, element: Option<Element>) -> unsafe fn(&FloatTiles) {
         match element {
             Some(Element::F16) => self.float_tiles_f16,
             Some(Element::Bf16) => self.float_tiles_bf16,

@@ -15,7 +15,7 @@ use crate::formats::BLOCK_COLS;
 use crate::kernels::Kernels;
 use crate::linear::float::FloatTiles;
 use crate::linear::source::{Ahead, PANEL_CODES, PANEL_MINS, PANEL_SCALES, PANELS, Packed};
-use crate::linear::tile::{Target, Tiles};
+use crate::linear::tile::{Stretch, Target, Tiles};
 use crate::matrix::{Matrix, Segment};
 use crate::simd::LANES;
 
@@ -107,11 +107,14 @@ impl LinearTask<'_> {
     }
 }
 
+/// [`tile::packed_tiles`].
+type PackedTiles = unsafe fn(&Tiles, Packed, Stretch, Option<Activation>);
+
 /// The kernels of one packed layout, as `Kernels::layout` finds them.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LayoutKernels {
-    /// [`tile::int_tiles`] over packed bytes, one plane and two.
-    pub(crate) packed: [unsafe fn(&Tiles<'_>, Packed); 2],
+    /// [`tile::packed_tiles`], one plane and two.
+    pub(crate) packed: [PackedTiles; 2],
     /// [`source::unpack`].
     pub(crate) unpack: unsafe fn(Packed, usize, usize, &mut PanelScratch),
     /// [`float::unpack_exact`].
@@ -141,146 +144,227 @@ pub(crate) unsafe fn linear(
 ) {
     let segments = &task.matrix.segments;
     if task.gated.is_some() {
-        for panel in pairs {
-            let pair = Pair {
-                segments: [&segments[0], &segments[1]],
-                panels: [panel; PANELS],
-                stride: segments[0].panel_bytes,
-            };
-            // SAFETY: the caller's.
-            unsafe { run_pair(kernels, task, &pair, scratch) };
-        }
+        let run = Run {
+            segments: [&segments[0], &segments[1]],
+            step: 1,
+        };
+        // SAFETY: the caller's.
+        unsafe { run.all(kernels, task, pairs, scratch) };
         return;
     }
     let mut before = 0;
     for segment in segments {
-        let (panels, first) = (segment.num_panels(), before);
-        before += panels.div_ceil(PANELS);
-        for pair in pairs.start.max(first)..pairs.end.min(before) {
-            let panel = (pair - first) * PANELS;
-            let pair = Pair {
-                segments: [segment; PANELS],
-                // The last panel of an odd number is its own partner: computed twice, written twice the same.
-                panels: [panel, (panel + 1).min(panels - 1)],
-                stride: PANELS * segment.panel_bytes,
-            };
+        let first = before;
+        before += segment.num_panels().div_ceil(PANELS);
+        let run = Run {
+            segments: [segment; PANELS],
+            step: PANELS,
+        };
+        let pairs = pairs.start.max(first)..pairs.end.min(before);
+        if !pairs.is_empty() {
             // SAFETY: the caller's.
-            unsafe { run_pair(kernels, task, &pair, scratch) };
+            unsafe {
+                run.all(
+                    kernels,
+                    task,
+                    pairs.start - first..pairs.end - first,
+                    scratch,
+                );
+            };
         }
     }
 }
 
-/// Two panels of one layout.
-struct Pair<'a> {
+/// Pairs of one layout: neighbours in one segment, or the same panel of a gate and its up projection.
+struct Run<'a> {
     segments: [&'a Segment; PANELS],
-    /// Within their segments.
-    panels: [usize; PANELS],
-    /// From a panel to its successor in the next pair.
-    stride: usize,
+    /// Panels of a segment from a pair to the next.
+    step: usize,
 }
 
-unsafe fn run_pair(
-    kernels: &Kernels,
-    task: &LinearTask<'_>,
-    pair: &Pair<'_>,
-    scratch: &mut PanelScratch,
-) {
-    let [first, second] = pair.segments;
-    let row = |i: usize| pair.segments[i].first_row + pair.panels[i] * LANES;
-    let lanes = |i: usize| LANES.min(pair.segments[i].rows - pair.panels[i] * LANES);
-    let rows = [row(0), row(1)];
-    let lanes = [lanes(0), lanes(1)];
-    let (width, stride) = (
-        task.matrix.in_features,
-        task.matrix.out_features / if task.gated.is_some() { 2 } else { 1 },
-    );
-    let bias = task
-        .bias
-        .map(|bias| [0, 1].map(|i| &bias[rows[i]..rows[i] + lanes[i]]));
-    let data = [
-        first.panel(pair.panels[0]).cast_const(),
-        second.panel(pair.panels[1]).cast_const(),
-    ];
-    // Made where it is used: a copy would wait for the stores before it.
-    let partial = scratch.partial.as_mut_ptr();
-    let target = || Target {
-        out: rows.map(|row| task.out.wrapping_add(row)),
-        stride,
-        lanes,
-        bias,
-        partial,
-        resume: false,
-        keep: task.gated.is_some(),
-    };
-    let packed = Packed {
-        data,
-        ahead: Ahead::new(first.panel_bytes, pair.stride),
-    };
-    let layout = kernels.layout(first.packing);
-    let Some(layout) = layout.filter(|_| task.precision != Precision::Exact) else {
+impl Run<'_> {
+    unsafe fn all(
+        &self,
+        kernels: &Kernels,
+        task: &LinearTask<'_>,
+        pairs: Range<usize>,
+        scratch: &mut PanelScratch,
+    ) {
+        let layout = kernels.layout(self.segments[0].packing);
+        let layout = layout.filter(|_| task.precision != Precision::Exact);
+        let mut first = pairs.start;
+        while first < pairs.end {
+            // SAFETY: the caller's.
+            unsafe {
+                let pair = self.pair(task, first, scratch);
+                first += match layout {
+                    Some(layout) if task.rows <= MAX_PACKED_ROWS => {
+                        let count = self.full(pairs.end).saturating_sub(first).max(1);
+                        self.packed(layout, task, &pair, count);
+                        count
+                    }
+                    Some(layout) => {
+                        self.unpacked(kernels, layout, task, pair, scratch);
+                        1
+                    }
+                    None => {
+                        self.floats(kernels, task, pair, scratch);
+                        1
+                    }
+                };
+            }
+        }
+    }
+
+    /// Of the pairs before `end`, those whose panels have all lanes and a partner of their own.
+    fn full(&self, end: usize) -> usize {
+        end.min(self.segments[0].rows / (LANES * self.step))
+    }
+
+    /// Pair `index` and where its sums go.
+    fn pair(&self, task: &LinearTask<'_>, index: usize, scratch: &mut PanelScratch) -> Pair {
+        let segments = self.segments;
+        let panel = index * self.step;
+        // The last panel of an odd number is its own partner: computed twice, written twice the same.
+        let panels = [
+            panel,
+            (panel + self.step - 1).min(segments[1].num_panels() - 1),
+        ];
+        let rows = [0, 1].map(|i| segments[i].first_row + panels[i] * LANES);
+        let gated = task.gated.is_some();
+        Pair {
+            packed: Packed {
+                data: [0, 1].map(|i| segments[i].panel(panels[i]).cast_const()),
+                ahead: Ahead::new(segments[0].panel_bytes, self.stride()),
+            },
+            target: Target {
+                out: rows.map(|row| task.out.wrapping_add(row)),
+                stride: task.matrix.out_features / if gated { 2 } else { 1 },
+                lanes: [0, 1].map(|i| LANES.min(segments[i].rows - panels[i] * LANES)),
+                bias: task.bias.map(|bias| rows.map(|row| bias[row..].as_ptr())),
+                partial: scratch.partial.as_mut_ptr(),
+                resume: false,
+                keep: gated,
+            },
+        }
+    }
+
+    /// Bytes from a panel to its successor in the next pair.
+    fn stride(&self) -> usize {
+        self.step * self.segments[0].panel_bytes
+    }
+
+    /// `count` pairs from packed bytes.
+    unsafe fn packed(
+        &self,
+        layout: &LayoutKernels,
+        task: &LinearTask<'_>,
+        pair: &Pair,
+        count: usize,
+    ) {
+        let stretch = Stretch {
+            pairs: count,
+            bytes: self.stride(),
+            outputs: self.step * LANES,
+        };
+        let tiles = tiles(task, layout, pair.target);
+        let planes = usize::from(task.precision == Precision::Balanced);
+        // SAFETY: as `linear`.
+        unsafe { (layout.packed[planes])(&tiles, pair.packed, stretch, task.gated) };
+    }
+
+    /// One pair, unpacked once for all rows, chunk by chunk.
+    unsafe fn unpacked(
+        &self,
+        kernels: &Kernels,
+        layout: &LayoutKernels,
+        task: &LinearTask<'_>,
+        pair: Pair,
+        scratch: &mut PanelScratch,
+    ) {
+        let int_tiles = match (layout.has_min, layout.halves) {
+            (true, true) => kernels.int_tiles_halves_min,
+            (false, true) => kernels.int_tiles_halves,
+            (true, false) => kernels.int_tiles_min,
+            (false, false) if layout.bytes => kernels.int_tiles_bytes,
+            (false, false) => kernels.int_tiles_scaled,
+        };
+        let planes = usize::from(task.precision == Precision::Balanced);
+        let mut tiles = tiles(task, layout, pair.target);
+        // SAFETY: as `linear`.
+        unsafe {
+            while tiles.from < tiles.width {
+                tiles.count = CHUNK_BLOCKS.min(tiles.width - tiles.from);
+                (layout.unpack)(pair.packed, tiles.from, tiles.count, scratch);
+                let end = tiles.from + tiles.count;
+                tiles.target.resume = tiles.from > 0;
+                tiles.target.keep = pair.target.keep || end < tiles.width;
+                // The chunk after this one: in these panels, or the first of the next pair's.
+                let next = if end < tiles.width {
+                    pair.packed.skip(end * layout.block_bytes)
+                } else {
+                    pair.packed.skip(self.stride())
+                };
+                int_tiles[planes](&tiles, scratch, next.data, layout.block_bytes);
+                tiles.from = end;
+            }
+            if let Some(activation) = task.gated {
+                (kernels.gate_pair)(&pair.target, task.rows, activation);
+            }
+        }
+    }
+
+    /// One pair in float arithmetic: float panels as they lie, quantized ones for exact precision.
+    unsafe fn floats(
+        &self,
+        kernels: &Kernels,
+        task: &LinearTask<'_>,
+        pair: Pair,
+        scratch: &mut PanelScratch,
+    ) {
+        let width = task.matrix.in_features;
         let tiles = FloatTiles {
             input: task.input,
             rows: task.rows,
             width,
             from: 0,
             count: width,
-            data,
-            ahead: Some(packed.ahead),
-            target: target(),
+            data: pair.packed.data,
+            ahead: Some(pair.packed.ahead),
+            target: pair.target,
         };
+        let packing = self.segments[0].packing;
         // SAFETY: as `linear`.
         unsafe {
-            match layout {
-                Some(layout) => exact_tiles(kernels, layout, packed, tiles, scratch),
-                None => (kernels.float_tiles(first.packing.element()))(&tiles),
+            match kernels.layout(packing) {
+                Some(layout) => exact_tiles(kernels, layout, pair.packed, tiles, scratch),
+                None => (kernels.float_tiles(packing.element()))(&tiles),
             }
             if let Some(activation) = task.gated {
-                (kernels.gate_pair)(&target(), task.rows, activation);
+                (kernels.gate_pair)(&pair.target, task.rows, activation);
             }
         }
-        return;
-    };
-    let mut tiles = Tiles {
+    }
+}
+
+/// Two panels of one layout, and where their sums go.
+#[derive(Clone, Copy)]
+struct Pair {
+    packed: Packed,
+    target: Target,
+}
+
+/// All blocks of a task's rows.
+fn tiles(task: &LinearTask<'_>, layout: &LayoutKernels, target: Target) -> Tiles {
+    let width = task.matrix.in_features / BLOCK_COLS;
+    Tiles {
         input: task.input,
         rows: task.rows,
-        width: width / BLOCK_COLS,
+        width,
         from: 0,
-        count: width / BLOCK_COLS,
+        count: width,
         zero: zero_slot(layout.zero),
-        target: target(),
-    };
-    let planes = usize::from(task.precision == Precision::Balanced);
-    // SAFETY: as `linear`.
-    unsafe {
-        if task.rows <= MAX_PACKED_ROWS {
-            (layout.packed[planes])(&tiles, packed);
-        } else {
-            let int_tiles = match (layout.has_min, layout.halves) {
-                (true, true) => kernels.int_tiles_halves_min,
-                (false, true) => kernels.int_tiles_halves,
-                (true, false) => kernels.int_tiles_min,
-                (false, false) if layout.bytes => kernels.int_tiles_bytes,
-                (false, false) => kernels.int_tiles_scaled,
-            };
-            while tiles.from < tiles.width {
-                tiles.count = CHUNK_BLOCKS.min(tiles.width - tiles.from);
-                (layout.unpack)(packed, tiles.from, tiles.count, scratch);
-                let end = tiles.from + tiles.count;
-                tiles.target.resume = tiles.from > 0;
-                tiles.target.keep = task.gated.is_some() || end < tiles.width;
-                // The chunk after this one: in these panels, or the first of the next pair's.
-                let next = if end < tiles.width {
-                    data.map(|panel| panel.wrapping_add(end * layout.block_bytes))
-                } else {
-                    data.map(|panel| panel.wrapping_add(pair.stride))
-                };
-                int_tiles[planes](&tiles, scratch, next, layout.block_bytes);
-                tiles.from = end;
-            }
-        }
-        if let Some(activation) = task.gated {
-            (kernels.gate_pair)(&tiles.target, task.rows, activation);
-        }
+        target,
     }
 }
 
@@ -289,7 +373,7 @@ unsafe fn exact_tiles(
     kernels: &Kernels,
     layout: &LayoutKernels,
     packed: Packed,
-    mut tiles: FloatTiles<'_>,
+    mut tiles: FloatTiles,
     scratch: &mut PanelScratch,
 ) {
     let keep = tiles.target.keep;

@@ -51,7 +51,7 @@ impl FloatElement for Bf16 {
 
 /// Some columns of a pair of float panels against all rows.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct FloatTiles<'a> {
+pub(crate) struct FloatTiles {
     pub(crate) input: ActivationsView,
     pub(crate) rows: usize,
     /// Columns of the whole row.
@@ -63,7 +63,7 @@ pub(crate) struct FloatTiles<'a> {
     pub(crate) data: [*const u8; PANELS],
     /// What to ask for on the way; `None` where the panels are in the cache.
     pub(crate) ahead: Option<Ahead>,
-    pub(crate) target: Target<'a>,
+    pub(crate) target: Target,
 }
 
 /// All rows against the columns.
@@ -72,7 +72,7 @@ pub(crate) struct FloatTiles<'a> {
 /// `input` holds float tiles of `rows` rows, the panels `count` columns, the target's pointers all rows; features of
 /// `I`.
 #[inline(always)]
-pub(crate) unsafe fn float_tiles<I: Isa, E: FloatElement>(task: &FloatTiles<'_>) {
+pub(crate) unsafe fn float_tiles<I: Isa, E: FloatElement>(task: &FloatTiles) {
     const PLANES: usize = 0;
     for_each_tile!(I, PLANES, task.rows, |first, i, stride, panel, M, P| {
         // SAFETY: the caller's.
@@ -83,7 +83,7 @@ pub(crate) unsafe fn float_tiles<I: Isa, E: FloatElement>(task: &FloatTiles<'_>)
 /// `M` rows of the tile at `first` (whose rows are `stride` apart), from row `i` of it on, times `P` panels.
 #[inline(always)]
 unsafe fn float_tile<I: Isa, E: FloatElement, const P: usize, const M: usize>(
-    task: &FloatTiles<'_>,
+    task: &FloatTiles,
     first: usize,
     i: usize,
     stride: usize,

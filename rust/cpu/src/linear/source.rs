@@ -41,6 +41,13 @@ pub(crate) struct Packed {
 }
 
 impl Packed {
+    /// The panels `bytes` further.
+    #[inline(always)]
+    pub(crate) fn skip(self, bytes: usize) -> Self {
+        let data = self.data.map(|panel| panel.wrapping_add(bytes));
+        Self { data, ..self }
+    }
+
     /// Block `b` of layout `W`: its super-block and its place in it.
     #[inline(always)]
     fn at<W: Format>(&self, panel: usize, b: usize) -> (*const u8, usize) {

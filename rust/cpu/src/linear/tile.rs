@@ -7,13 +7,14 @@
 use inferlib_core::program::Activation;
 
 use crate::activations::{ActivationsView, tiles};
-use crate::linear::source::{PANELS, Source};
+use crate::formats::Format;
+use crate::linear::source::{PANELS, Packed, PackedIn, Source};
 use crate::math;
 use crate::simd::{Dot, Isa, LANES};
 
 /// Where a pair's sums go.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Target<'a> {
+pub(crate) struct Target {
     /// Row 0 of each panel's outputs.
     pub(crate) out: [*mut f32; PANELS],
     /// Row stride of `out`.
@@ -21,7 +22,7 @@ pub(crate) struct Target<'a> {
     /// Valid lanes of each panel: 16 but for a segment's last one.
     pub(crate) lanes: [usize; PANELS],
     /// Of each panel's outputs.
-    pub(crate) bias: Option<[&'a [f32]; PANELS]>,
+    pub(crate) bias: Option<[*const f32; PANELS]>,
     /// `[rows][PANELS][16]`: sums that are not yet results.
     pub(crate) partial: *mut f32,
     /// Whether the sums of earlier columns are in `partial`.
@@ -30,7 +31,15 @@ pub(crate) struct Target<'a> {
     pub(crate) keep: bool,
 }
 
-impl Target<'_> {
+impl Target {
+    /// Go on to what lies `outputs` further in each row.
+    #[inline(always)]
+    fn skip(&mut self, outputs: usize) {
+        self.out = self.out.map(|out| out.wrapping_add(outputs));
+        let skip = |bias: *const f32| bias.wrapping_add(outputs);
+        self.bias = self.bias.map(|bias| bias.map(skip));
+    }
+
     /// Where a row's outputs of a panel go.
     #[inline(always)]
     fn row(&self, panel: usize, row: usize) -> *mut f32 {
@@ -40,7 +49,7 @@ impl Target<'_> {
 
 /// Some blocks of a pair of panels against all rows.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Tiles<'a> {
+pub(crate) struct Tiles {
     pub(crate) input: ActivationsView,
     pub(crate) rows: usize,
     /// Blocks of the whole row.
@@ -50,7 +59,7 @@ pub(crate) struct Tiles<'a> {
     pub(crate) count: usize,
     /// Which start values the integer sums take.
     pub(crate) zero: Option<usize>,
-    pub(crate) target: Target<'a>,
+    pub(crate) target: Target,
 }
 
 /// Most rows that a register tile takes, with all panels or one: every output has a float sum and a sum of products per
@@ -102,15 +111,47 @@ macro_rules! for_each_tile {
 }
 pub(super) use for_each_tile;
 
+/// Consecutive pairs of panels, all lanes valid but where there is only one.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Stretch {
+    pub(crate) pairs: usize,
+    /// Bytes from a panel to its successor in the next pair.
+    pub(crate) bytes: usize,
+    /// Outputs from a pair's to the next one's.
+    pub(crate) outputs: usize,
+}
+
+/// [`int_tiles`] over the packed bytes of a stretch of pairs, each one's gate applied to it.
+///
+/// # Safety
+/// As [`int_tiles`] and [`gate_pair`], for every pair; the first is `packed`'s and the task's.
+#[inline(always)]
+pub(crate) unsafe fn packed_tiles<I: Isa, W: Format, const PLANES: usize>(
+    task: &Tiles,
+    packed: Packed,
+    stretch: Stretch,
+    gated: Option<Activation>,
+) {
+    for pair in 0..stretch.pairs {
+        let mut task = *task;
+        task.target.skip(pair * stretch.outputs);
+        let source = PackedIn::<W>::new(packed.skip(pair * stretch.bytes));
+        // SAFETY: the caller's.
+        unsafe {
+            int_tiles::<I, _, PLANES>(&task, &source);
+            if let Some(activation) = gated {
+                gate_pair::<I>(&task.target, task.rows, activation);
+            }
+        }
+    }
+}
+
 /// All rows against the source's blocks, with `PLANES` int8 planes per activation.
 ///
 /// # Safety
 /// `input` holds tiles of `rows` rows, the source `count` blocks, the target's pointers all rows; features of `I`.
 #[inline(always)]
-pub(crate) unsafe fn int_tiles<I: Isa, S: Source, const PLANES: usize>(
-    task: &Tiles<'_>,
-    source: &S,
-) {
+pub(crate) unsafe fn int_tiles<I: Isa, S: Source, const PLANES: usize>(task: &Tiles, source: &S) {
     for_each_tile!(I, PLANES, task.rows, |first, i, stride, panel, M, P| {
         // SAFETY: the caller's.
         unsafe { int_tile::<I, S, P, M, PLANES>(task, source, first, i, stride, panel) }
@@ -120,7 +161,7 @@ pub(crate) unsafe fn int_tiles<I: Isa, S: Source, const PLANES: usize>(
 /// `M` rows of the tile at `first` (whose rows are `stride` apart), from row `i` of it on, times `P` panels.
 #[inline(always)]
 unsafe fn int_tile<I: Isa, S: Source, const P: usize, const M: usize, const PLANES: usize>(
-    task: &Tiles<'_>,
+    task: &Tiles,
     source: &S,
     first: usize,
     i: usize,
@@ -233,7 +274,7 @@ fn half_sum(start: i32) -> f32 {
 pub(crate) unsafe fn begin<I: Isa, const P: usize, const M: usize>(
     first: usize,
     panel: usize,
-    target: &Target<'_>,
+    target: &Target,
 ) -> [[I::F; M]; P] {
     // SAFETY: the partials hold all rows; a prefetch may name any address.
     unsafe {
@@ -265,7 +306,7 @@ pub(crate) unsafe fn finish<I: Isa, const P: usize, const M: usize>(
     acc: [[I::F; M]; P],
     first: usize,
     panel: usize,
-    target: &Target<'_>,
+    target: &Target,
 ) {
     // SAFETY: rows `first .. first + M` of the outputs, `lanes` wide, and of the partials.
     unsafe {
@@ -279,7 +320,7 @@ pub(crate) unsafe fn finish<I: Isa, const P: usize, const M: usize>(
             }
             let lanes = target.lanes[panel];
             let bias = match target.bias {
-                Some(bias) => I::load_up_to(bias[panel].as_ptr(), lanes),
+                Some(bias) => I::load_up_to(bias[panel], lanes),
                 None => I::zero(),
             };
             for m in 0..M {
@@ -298,7 +339,7 @@ pub(crate) unsafe fn finish<I: Isa, const P: usize, const M: usize>(
 /// # Safety
 /// The target's partials hold `rows` rows, and so does its first output; features of `I`.
 #[inline(always)]
-pub(crate) unsafe fn gate_pair<I: Isa>(target: &Target<'_>, rows: usize, activation: Activation) {
+pub(crate) unsafe fn gate_pair<I: Isa>(target: &Target, rows: usize, activation: Activation) {
     for row in 0..rows {
         // SAFETY: the caller's.
         unsafe {
