@@ -92,6 +92,7 @@ impl PyCpuExecutor {
     ) -> PyResult<Self> {
         let options = Options {
             precision: parse_precision(py, precision)?,
+            kv_cache_dtype: None,
             threads,
             tier,
             max_num_batched_tokens,
@@ -114,7 +115,10 @@ impl PyCpuExecutor {
         precision: &str,
     ) -> PyResult<Vec<usize>> {
         let precision = parse_precision(py, precision)?;
-        Ok(CpuExecutor::bytes_per_block(program.inner(), precision))
+        Ok(CpuExecutor::bytes_per_block(
+            program.inner(),
+            precision.kv_dtype(),
+        ))
     }
 
     /// Names of the kernel tiers that this machine runs, best first.
