@@ -287,3 +287,19 @@ macro_rules! with_queries {
     };
 }
 use with_queries;
+
+/// `$run!(N)` with the blocks or vectors that a register tile spans: tiers of few registers compile only `N = 1`.
+macro_rules! with_width {
+    ($isa:ident, $width:expr, $run:ident) => {
+        if $isa::WIDE_TILES {
+            match $width {
+                4 => $run!(4),
+                2 => $run!(2),
+                _ => $run!(1),
+            }
+        } else {
+            $run!(1)
+        }
+    };
+}
+use with_width;

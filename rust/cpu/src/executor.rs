@@ -107,7 +107,6 @@ impl CpuExecutor {
     /// An unknown or unavailable tier, options out of range, or no address space.
     pub fn new(program: Arc<Program>, options: &Options) -> Result<Self, CpuError> {
         let tier = Tier::choose(options.tier.as_deref())?;
-        let exact = options.precision == Precision::Exact;
         let kernels = Kernels::of(tier);
         let kv_dtype = options
             .kv_cache_dtype
@@ -269,11 +268,6 @@ impl CpuExecutor {
         let activations = Activations::new(self.max_tokens, width, need);
         self.workspace = Some(Workspace::new(self, activations)?);
         Ok(())
-    }
-
-    /// Whether activations and KV are f32.
-    pub(crate) fn exact(&self) -> bool {
-        self.precision == Precision::Exact
     }
 
     /// Query heads of the attention ops over a KV group.

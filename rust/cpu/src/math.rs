@@ -29,7 +29,7 @@ pub(crate) unsafe fn exp<I: Isa>(x: I::F) -> I::F {
     }
 }
 
-/// `2^x` to about 1 ulp for `x <= 126`, exactly 1 for 0; below -125 as for -125. NaN stays NaN.
+/// `2^x` to about 1 ulp for `x <= 126`, exactly 1 for 0; below -125 as for -125; any float above 126. NaN stays NaN.
 ///
 /// The polynomial is the relative minimax of degree 6 on `[-1/2, 1/2]` with constant 1 (error 2e-9 before rounding).
 #[inline(always)]

@@ -2,7 +2,7 @@
 
 use inferlib_core::BLOCK_SIZE;
 
-use super::{AttentionScratch, GROUP, PANEL, TILE, TILE_BLOCKS, Tile, with_queries};
+use super::{AttentionScratch, GROUP, PANEL, TILE, TILE_BLOCKS, Tile, with_queries, with_width};
 use crate::kv_cache::KvElement;
 use crate::simd::{Isa, LANES};
 
@@ -34,21 +34,23 @@ pub(super) unsafe fn run<I: Isa, E: KvElement>(tile: &Tile<'_>, scratch: &mut At
                         .as_mut_ptr()
                         .add(first * TILE + block * BLOCK_SIZE);
                     if tile.direct {
-                        match size {
-                            4 => direct::<I, E, 4>(tile, block, count, q, to),
-                            2 => direct::<I, E, 2>(tile, block, count, q, to),
-                            _ => direct::<I, E, 1>(tile, block, count, q, to),
+                        macro_rules! run {
+                            ($n:literal) => {
+                                direct::<I, E, $n>(tile, block, count, q, to)
+                            };
                         }
+                        with_width!(I, size, run);
                     } else {
                         let keys = scratch
                             .keys
                             .as_ptr()
                             .add(panel * BLOCK_SIZE * steps + (block - panel) * LANES);
-                        match size {
-                            4 => widened::<I, E, 4>(steps, keys, count, q, to),
-                            2 => widened::<I, E, 2>(steps, keys, count, q, to),
-                            _ => widened::<I, E, 1>(steps, keys, count, q, to),
+                        macro_rules! run {
+                            ($n:literal) => {
+                                widened::<I, E, $n>(steps, keys, count, q, to)
+                            };
                         }
+                        with_width!(I, size, run);
                     }
                     block += size;
                 }

@@ -2,7 +2,7 @@
 
 use inferlib_core::BLOCK_SIZE;
 
-use super::{AttentionScratch, GROUP, PANEL, TILE, TILE_BLOCKS, Tile, with_queries};
+use super::{AttentionScratch, GROUP, PANEL, TILE, TILE_BLOCKS, Tile, with_queries, with_width};
 use crate::kv_cache::KvElement;
 use crate::simd::{Isa, LANES};
 
@@ -41,11 +41,12 @@ pub(super) unsafe fn run<I: Isa, E: KvElement>(
                     target,
                     fold,
                 };
-                match vectors {
-                    4 => columns::<I, E, 4>(tile, &group, scratch),
-                    2 => columns::<I, E, 2>(tile, &group, scratch),
-                    _ => columns::<I, E, 1>(tile, &group, scratch),
+                macro_rules! run {
+                    ($v:literal) => {
+                        columns::<I, E, $v>(tile, &group, scratch)
+                    };
                 }
+                with_width!(I, vectors, run);
                 first += GROUP;
             }
             column += vectors * LANES;

@@ -181,10 +181,10 @@ pub(crate) trait Isa: Copy + 'static {
     unsafe fn max_lane(a: Self::F) -> f32;
     /// Lanes `lo <= i < hi` from `a`, the others from `b`.
     unsafe fn select_range(lo: usize, hi: usize, a: Self::F, b: Self::F) -> Self::F;
-    /// Nearest integer, ties to even; the input is within i32.
+    /// Nearest integer, ties to even; any integer where that is not within i32.
     unsafe fn round(a: Self::F) -> Self::I;
     unsafe fn to_f(a: Self::I) -> Self::F;
-    /// `2^n` for `-126 <= n <= 127`.
+    /// `2^n` for `-126 <= n <= 127`; any float for other `n`.
     unsafe fn exp2i(n: Self::I) -> Self::F;
 
     unsafe fn i_set(x: i32) -> Self::I;
