@@ -11,7 +11,7 @@
 //!   `b = 2^(m - n)`, `L = L a + l b` and `A = A a + A' b`. A tile of which a query sees nothing is no part of its fold.
 //! * A masked position is never multiplied: its slot may hold anything.
 //!
-//! Few queries read K and V where they lie; many work on a tile widened to floats once. Costs per query and position:
+//! K and V are read where they lie: a register tile of 6 queries hides their conversion. Costs per query and position:
 //! `2 d` multiply-adds, and some 16 instructions per 16 positions for the softmax.
 //!
 //! Source: Kwon et al. 2023 (blocks); Milakov and Gimelshein 2018 (online softmax).
@@ -39,9 +39,7 @@ const TILE_BLOCKS: usize = TILE / BLOCK_SIZE;
 const GROUP: usize = 6;
 /// Most queries that one unit holds.
 pub(crate) const MAX_QUERIES: usize = 16 * GROUP;
-/// Most queries that read blocks where they lie; for more a tile is widened to floats first.
-const DIRECT_QUERIES: usize = 2 * GROUP;
-/// Blocks of K, or vectors of a V row, that a register tile spans.
+/// Blocks of K, or vectors of a V row, that a register tile spans at most.
 const PANEL: usize = 4;
 /// A score below all others.
 const LOWEST: f32 = f32::MIN;
@@ -151,7 +149,6 @@ pub(crate) unsafe fn unit<I: Isa, E: KvElement>(
                     .min(TILE_BLOCKS),
                 queries,
                 blocks: (sight.0 / BLOCK_SIZE, sight.1.div_ceil(BLOCK_SIZE)),
-                direct: queries <= DIRECT_QUERIES,
             };
             let partial = unit
                 .partial
@@ -191,8 +188,6 @@ struct Tile<'a> {
     queries: usize,
     /// First block of the tile that any query sees, and one past the last.
     blocks: (usize, usize),
-    /// Whether K and V are read where they lie.
-    direct: bool,
 }
 
 impl Tile<'_> {

@@ -1,6 +1,6 @@
 //! One worker's room for a unit.
 
-use super::{GROUP, LOWEST, MAX_QUERIES, PANEL, TILE};
+use super::{GROUP, LOWEST, MAX_QUERIES, TILE};
 use crate::simd::LANES;
 
 /// Floats that begin on a cache line. Untouched pages take no memory.
@@ -48,10 +48,6 @@ pub(crate) struct AttentionScratch {
     pub(super) q: Lines,
     /// `[queries][TILE]`: scores, then weights as words.
     pub(super) scores: Lines,
-    /// `[TILE / 64][k_steps][64]` words of K, widened.
-    pub(super) keys: Lines,
-    /// `[v_stride / 64][TILE / PER_WORD][64]` words of V, widened.
-    pub(super) values: Lines,
     /// `[K, V][TILE]` scales.
     pub(super) scales: Lines,
     /// `[queries][v_stride]`: accumulators of the tiles so far.
@@ -66,12 +62,9 @@ pub(crate) struct AttentionScratch {
 impl AttentionScratch {
     /// Room for heads of these widths.
     pub(crate) fn new(k_head_dim: usize, v_head_dim: usize) -> Self {
-        let columns = v_head_dim.next_multiple_of(PANEL * LANES);
         Self {
             q: Lines::new(MAX_QUERIES * k_head_dim + LANES),
             scores: Lines::new(MAX_QUERIES * TILE),
-            keys: Lines::new(TILE * k_head_dim),
-            values: Lines::new(TILE * columns),
             scales: Lines::new(2 * TILE),
             total: Lines::new(MAX_QUERIES * v_head_dim.next_multiple_of(LANES)),
             seen: [(0, 0); MAX_QUERIES],

@@ -2,12 +2,9 @@
 
 use inferlib_core::BLOCK_SIZE;
 
-use super::{AttentionScratch, GROUP, PANEL, TILE, TILE_BLOCKS, Tile, with_queries, with_width};
+use super::{AttentionScratch, GROUP, TILE, Tile, with_queries, with_width};
 use crate::kv_cache::KvElement;
 use crate::simd::{Isa, LANES};
-
-/// Words of a widened panel's row.
-const PITCH: usize = PANEL * LANES;
 
 /// Accumulate the tile into `target`, `[queries][v_stride]`: folded with the factors of the statistics, or alone.
 #[inline(always)]
@@ -20,9 +17,6 @@ pub(super) unsafe fn run<I: Isa, E: KvElement>(
     let stride = tile.cache.v_stride;
     // SAFETY: the contract of `unit`: visited blocks are valid, the scratch has room.
     unsafe {
-        if !tile.direct {
-            widen::<I, E>(tile, scratch);
-        }
         let mut column = 0;
         while column < stride {
             let left = (stride - column) / LANES;
@@ -71,48 +65,24 @@ unsafe fn columns<I: Isa, E: KvElement, const V: usize>(
 ) {
     // SAFETY: as `run`.
     unsafe {
-        if tile.direct {
-            let rows = InBlocks::<E> {
-                tile,
-                column: group.column * E::WORD_BYTES,
-                ahead: group.first == 0,
-                element: std::marker::PhantomData,
+        let rows = Rows::<E> {
+            tile,
+            column: group.column * E::WORD_BYTES,
+            ahead: group.first == 0,
+            element: std::marker::PhantomData,
+        };
+        macro_rules! run {
+            ($m:literal) => {
+                sums::<I, E, $m, V>(tile, group, rows, scratch)
             };
-            macro_rules! run {
-                ($m:literal) => {
-                    sums::<I, E, _, $m, V>(tile, group, rows, scratch)
-                };
-            }
-            with_queries!(group.count, run);
-        } else {
-            let (panel, rest) = (group.column / PITCH, group.column % PITCH);
-            let words = const { TILE / E::PER_WORD };
-            let base = scratch.values.as_ptr().add(panel * words * PITCH + rest);
-            macro_rules! run {
-                ($m:literal) => {
-                    sums::<I, E, _, $m, V>(tile, group, InPanel(base), scratch)
-                };
-            }
-            with_queries!(group.count, run);
         }
+        with_queries!(group.count, run);
     }
 }
 
-/// Where a register tile's V comes from: rows of words, a row per word of positions.
-trait Rows: Copy {
-    /// Row `word` and, in bytes, how far the next one is.
-    unsafe fn row(self, word: usize) -> (*const u8, usize);
-    /// One past the last row that follows `word` at that distance.
-    fn end_of_run(self, word: usize) -> usize;
-    /// 16 words of a row.
-    unsafe fn load<I: Isa>(row: *const u8, vector: usize) -> I::F;
-    /// Where to look ahead from row `word`, if anywhere.
-    unsafe fn ahead(self, word: usize) -> Option<*const u8>;
-}
-
-/// Blocks where they lie.
+/// V as rows of words, a row per word of positions.
 #[derive(Clone, Copy)]
-struct InBlocks<'a, E> {
+struct Rows<'a, E> {
     tile: &'a Tile<'a>,
     /// Bytes in front of the columns wanted.
     column: usize,
@@ -121,11 +91,10 @@ struct InBlocks<'a, E> {
     element: std::marker::PhantomData<E>,
 }
 
-impl<E: KvElement> InBlocks<'_, E> {
+impl<E: KvElement> Rows<'_, E> {
     const ROWS: usize = BLOCK_SIZE / E::PER_WORD;
-}
 
-impl<E: KvElement> Rows for InBlocks<'_, E> {
+    /// Row `word` and, in bytes, how far the next one is.
     #[inline(always)]
     unsafe fn row(self, word: usize) -> (*const u8, usize) {
         let pitch = self.tile.cache.v_stride * E::WORD_BYTES;
@@ -136,15 +105,18 @@ impl<E: KvElement> Rows for InBlocks<'_, E> {
             (values.add(word % Self::ROWS * pitch + self.column), pitch)
         }
     }
+    /// One past the last row that follows `word` at that distance.
     #[inline(always)]
     fn end_of_run(self, word: usize) -> usize {
         (word / Self::ROWS + 1) * Self::ROWS
     }
+    /// 16 words of a row.
     #[inline(always)]
     unsafe fn load<I: Isa>(row: *const u8, vector: usize) -> I::F {
         // SAFETY: the caller's row.
         unsafe { E::load::<I>(row.add(vector * LANES * E::WORD_BYTES)) }
     }
+    /// Where to look ahead from row `word`, if anywhere.
     #[inline(always)]
     unsafe fn ahead(self, word: usize) -> Option<*const u8> {
         if !self.ahead {
@@ -160,37 +132,12 @@ impl<E: KvElement> Rows for InBlocks<'_, E> {
     }
 }
 
-/// A widened panel.
-#[derive(Clone, Copy)]
-struct InPanel(*const f32);
-
-impl Rows for InPanel {
-    #[inline(always)]
-    unsafe fn row(self, word: usize) -> (*const u8, usize) {
-        // SAFETY: the caller's word.
-        unsafe { (self.0.add(word * PITCH).cast(), PITCH * 4) }
-    }
-    #[inline(always)]
-    fn end_of_run(self, _word: usize) -> usize {
-        TILE
-    }
-    #[inline(always)]
-    unsafe fn load<I: Isa>(row: *const u8, vector: usize) -> I::F {
-        // SAFETY: the caller's row.
-        unsafe { I::load(row.cast::<f32>().add(vector * LANES)) }
-    }
-    #[inline(always)]
-    unsafe fn ahead(self, _word: usize) -> Option<*const u8> {
-        None
-    }
-}
-
 /// The register tile: `M` queries times `16 V` columns, over the positions that each query sees, ascending.
 #[inline(always)]
-unsafe fn sums<I: Isa, E: KvElement, R: Rows, const M: usize, const V: usize>(
+unsafe fn sums<I: Isa, E: KvElement, const M: usize, const V: usize>(
     tile: &Tile<'_>,
     group: &Queries,
-    rows: R,
+    rows: Rows<'_, E>,
     scratch: &AttentionScratch,
 ) {
     let visible = &scratch.visible[group.first..group.first + M];
@@ -217,7 +164,7 @@ unsafe fn sums<I: Isa, E: KvElement, R: Rows, const M: usize, const V: usize>(
         let weights = scratch.scores.as_ptr().add(group.first * TILE);
         let mut sums = [[I::zero(); V]; M];
         for word in any.0..common.0 {
-            one_word::<I, E, R, M, V>(visible, rows, weights, word, &mut sums);
+            one_word::<I, E, M, V>(visible, rows, weights, word, &mut sums);
         }
         let mut word = common.0;
         while word < common.1 {
@@ -235,7 +182,7 @@ unsafe fn sums<I: Isa, E: KvElement, R: Rows, const M: usize, const V: usize>(
                 }
                 let mut value = [I::zero(); V];
                 for v in 0..V {
-                    value[v] = R::load::<I>(row, v);
+                    value[v] = Rows::<E>::load::<I>(row, v);
                 }
                 for m in 0..M {
                     let weight = I::set(*weights.add(m * TILE + word));
@@ -248,7 +195,7 @@ unsafe fn sums<I: Isa, E: KvElement, R: Rows, const M: usize, const V: usize>(
             }
         }
         for word in common.1..any.1 {
-            one_word::<I, E, R, M, V>(visible, rows, weights, word, &mut sums);
+            one_word::<I, E, M, V>(visible, rows, weights, word, &mut sums);
         }
         let statistics = &scratch.statistics;
         for m in 0..M {
@@ -278,9 +225,9 @@ unsafe fn sums<I: Isa, E: KvElement, R: Rows, const M: usize, const V: usize>(
 
 /// A word that not every query sees, or not all of it.
 #[inline(always)]
-unsafe fn one_word<I: Isa, E: KvElement, R: Rows, const M: usize, const V: usize>(
+unsafe fn one_word<I: Isa, E: KvElement, const M: usize, const V: usize>(
     visible: &[(usize, usize)],
-    rows: R,
+    rows: Rows<'_, E>,
     weights: *const f32,
     word: usize,
     sums: &mut [[I::F; V]; M],
@@ -296,42 +243,11 @@ unsafe fn one_word<I: Isa, E: KvElement, R: Rows, const M: usize, const V: usize
             }
             let weight = I::set(*weights.add(m * TILE + word));
             for v in 0..V {
-                let mut value = R::load::<I>(row, v);
+                let mut value = Rows::<E>::load::<I>(row, v);
                 if lo > start || hi < end {
                     value = E::only_half::<I>(value, lo > start);
                 }
                 sums[m][v] = E::step::<I>(sums[m][v], weight, value);
-            }
-        }
-    }
-}
-
-/// The tile's V as `[v_stride / PITCH][TILE / PER_WORD][PITCH]` words.
-#[inline(always)]
-unsafe fn widen<I: Isa, E: KvElement>(tile: &Tile<'_>, scratch: &mut AttentionScratch) {
-    let stride = tile.cache.v_stride;
-    let rows = const { BLOCK_SIZE / E::PER_WORD };
-    let words = const { TILE / E::PER_WORD };
-    debug_assert!(tile.blocks.1 <= TILE_BLOCKS);
-    for block in tile.blocks.0..tile.blocks.1 {
-        // SAFETY: as `run`.
-        unsafe {
-            let from = tile.cache.v(tile.block(block), tile.head);
-            for row in 0..rows {
-                let from = from.add(row * stride * E::WORD_BYTES);
-                let to = scratch
-                    .values
-                    .as_mut_ptr()
-                    .add((block * rows + row) * PITCH);
-                let mut column = 0;
-                while column < stride {
-                    let value = E::load::<I>(from.add(column * E::WORD_BYTES));
-                    I::store(
-                        to.add(column / PITCH * words * PITCH + column % PITCH),
-                        value,
-                    );
-                    column += LANES;
-                }
             }
         }
     }
