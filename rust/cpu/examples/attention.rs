@@ -3,6 +3,11 @@
 //! `cargo run --release -p inferlib-cpu --features measure --example attention -- [--threads N] [--tier T]
 //! [--dtype f16|bf16|int8|f32] [--only decode|prefill|batch] [--model NAME] [--repeats 9]`
 
+#![expect(
+    clippy::print_stdout,
+    reason = "a measurement: JSON lines are its output"
+)]
+
 use std::collections::HashMap;
 use std::error::Error;
 

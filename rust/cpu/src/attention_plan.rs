@@ -85,14 +85,14 @@ pub(crate) fn cut(
         .flat_map(chunks)
         .map(|(_, _, tiles)| (tiles.1 - tiles.0) * shape.num_kv_heads)
         .sum();
-    let share = total.div_ceil(workers).max(1);
+    let fair = total.div_ceil(workers).max(1);
     let mut used = 0;
     for sequence in 0..batch.num_seqs() {
         let table = tables[sequence].unsigned_abs() as usize;
         for (row, rows, tiles) in chunks(sequence) {
             let count = tiles.1 - tiles.0;
             let parts = if rows * per_head <= SPLIT_QUERIES {
-                count.div_ceil(share).min(count)
+                count.div_ceil(fair).min(count)
             } else {
                 1
             };

@@ -178,7 +178,7 @@ mod tests {
         // SAFETY: as above.
         let at = |x: f32| unsafe { exp2::<Portable>([x; 16])[0] };
         assert_eq!(at(0.0).to_bits(), 1.0_f32.to_bits());
-        assert_eq!(at(f32::NEG_INFINITY), at(-125.0));
+        assert_eq!(at(f32::NEG_INFINITY).to_bits(), at(-125.0).to_bits());
         assert!(at(-125.0) >= f32::MIN_POSITIVE);
         assert!(at(f32::NAN).is_nan());
     }

@@ -100,6 +100,7 @@ impl PyCpuExecutor {
     /// Reserve the KV cache (`num_blocks` per KV group) and choose kernels. Starts no thread.
     #[new]
     #[pyo3(signature = (program, *, num_blocks, precision = "fast", kv_cache_dtype = "auto", threads = None, tier = None, max_num_batched_tokens = 512))]
+    #[expect(clippy::too_many_arguments, reason = "keyword-only in Python")]
     fn new(
         py: Python<'_>,
         program: &PyProgram,

@@ -83,12 +83,8 @@ pub(crate) unsafe fn merge<I: Isa>(
             std::ptr::copy_nonoverlapping(sums, state.tile_sum.as_mut_ptr(), queries);
             statistics::<I>(state, queries);
             for query in 0..queries {
-                #[expect(
-                    clippy::float_cmp,
-                    reason = "0 means: nothing was seen; a sum is 1 or more"
-                )]
                 if state.tile_sum[query] == 0.0 {
-                    continue;
+                    continue; // nothing was seen; a sum is 1 or more
                 }
                 let factor = I::set(state.factor[query]);
                 let tile_factor = I::set(state.tile_factor[query]);

@@ -94,4 +94,4 @@ impl AttentionScratch {
     }
 }
 
-const _: () = assert!(MAX_QUERIES % LANES == 0 && MAX_QUERIES % GROUP == 0);
+const _: () = assert!(MAX_QUERIES.is_multiple_of(LANES) && MAX_QUERIES.is_multiple_of(GROUP));

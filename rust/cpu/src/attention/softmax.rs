@@ -113,8 +113,8 @@ unsafe fn part_of_row<I: Isa, E: KvElement>(
             let weights = within::<I>(at, (lo, hi), weights, I::zero());
             sum = I::add(sum, weights);
             let left = if E::SCALED {
-                let scaled = I::mul(weights, I::load(scales.add(TILE + at)));
-                within::<I>(at, (lo, hi), scaled, I::zero())
+                let words = I::mul(weights, I::load(scales.add(TILE + at)));
+                within::<I>(at, (lo, hi), words, I::zero())
             } else {
                 weights
             };

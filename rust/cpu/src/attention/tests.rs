@@ -14,7 +14,7 @@ use crate::tier::Tier;
 
 /// Heads, widths and masks.
 #[derive(Clone, Copy, Debug)]
-struct Heads {
+struct Layout {
     num_heads: usize,
     num_kv_heads: usize,
     k_dim: usize,
@@ -23,8 +23,8 @@ struct Heads {
     softcap: Option<f32>,
 }
 
-const fn heads(num_heads: usize, num_kv_heads: usize, k_dim: usize, v_dim: usize) -> Heads {
-    Heads {
+const fn heads(num_heads: usize, num_kv_heads: usize, k_dim: usize, v_dim: usize) -> Layout {
+    Layout {
         num_heads,
         num_kv_heads,
         k_dim,
@@ -36,7 +36,7 @@ const fn heads(num_heads: usize, num_kv_heads: usize, k_dim: usize, v_dim: usize
 
 /// Sequences with their K, V and queries: everything that an answer depends on.
 struct World {
-    heads: Heads,
+    heads: Layout,
     dtype: KvDtype,
     cache: GroupCache,
     /// `[sequence][position]` of `num_kv_heads * dim`.
@@ -72,7 +72,7 @@ impl Random {
 
 impl World {
     /// Every slot of the cache holds NaN where no token was stored.
-    fn new(heads: Heads, dtype: KvDtype, lengths: &[usize]) -> Self {
+    fn new(heads: Layout, dtype: KvDtype, lengths: &[usize]) -> Self {
         let mut random = Random(7);
         let rows = |random: &mut Random, width: usize, scale: f32| -> Vec<Vec<Vec<f32>>> {
             lengths
@@ -317,7 +317,7 @@ fn bits(rows: &[Vec<f32>]) -> Vec<Vec<u32>> {
         .collect()
 }
 
-const SHAPES: [Heads; 12] = [
+const SHAPES: [Layout; 12] = [
     heads(9, 3, 64, 64),
     heads(4, 1, 256, 256),
     heads(2, 2, 16, 16),
@@ -326,20 +326,20 @@ const SHAPES: [Heads; 12] = [
     heads(7, 7, 20, 20),
     heads(3, 1, 33, 17),
     heads(2, 1, 80, 112),
-    Heads {
+    Layout {
         window: Some(37),
         ..heads(4, 2, 32, 32)
     },
-    Heads {
+    Layout {
         window: Some(130),
         softcap: Some(3.0),
         ..heads(6, 2, 64, 80)
     },
-    Heads {
+    Layout {
         softcap: Some(5.0),
         ..heads(14, 2, 24, 24)
     },
-    Heads {
+    Layout {
         window: Some(1),
         ..heads(3, 3, 16, 16)
     },

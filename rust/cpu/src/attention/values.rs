@@ -107,7 +107,7 @@ impl<E: KvElement> Rows<'_, E> {
     }
     /// One past the last row that follows `word` at that distance.
     #[inline(always)]
-    fn end_of_run(self, word: usize) -> usize {
+    fn end_of_run(word: usize) -> usize {
         (word / Self::ROWS + 1) * Self::ROWS
     }
     /// 16 words of a row.
@@ -168,7 +168,7 @@ unsafe fn sums<I: Isa, E: KvElement, const M: usize, const V: usize>(
         }
         let mut word = common.0;
         while word < common.1 {
-            let end = common.1.min(rows.end_of_run(word));
+            let end = common.1.min(Rows::<E>::end_of_run(word));
             let (mut row, pitch) = rows.row(word);
             let ahead = rows.ahead(word);
             let mut distance = 0;

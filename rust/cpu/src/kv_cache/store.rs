@@ -137,7 +137,6 @@ unsafe fn scale<I: Isa, E: KvElement>(to: *mut u16, from: *const f32, dim: usize
             to.write_unaligned(0);
             return 0.0;
         }
-        #[expect(clippy::cast_possible_truncation, reason = "the upper half of 32 bits")]
         let up = ((scale.to_bits() + 0xffff) >> 16) as u16;
         to.write_unaligned(up);
         1.0 / f32::from_bits(u32::from(up) << 16)

@@ -108,7 +108,7 @@ fn extremes_are_kept_or_told() {
             let cache = GroupCache::new(&group(20, 20), 1, dtype).expect("memory");
             let store = Kernels::of(tier).of_cache(tier, dtype).store;
             let stored = |x: f32| {
-                let mut row = vec![0.5; 40];
+                let mut row = [0.5; 40];
                 row[23] = x;
                 // SAFETY: slot 5 is in the cache; rows hold two heads.
                 unsafe { store(&cache.layer(2), 5, row.as_ptr(), row.as_ptr()) };
@@ -119,7 +119,7 @@ fn extremes_are_kept_or_told() {
             assert!(stored(f32::NAN).is_nan(), "{dtype:?}");
             assert!(stored(1e5) >= 65504.0, "{dtype:?}");
             assert!(stored(-1e5) <= -65504.0, "{dtype:?}");
-            let mut nothing = vec![0.0_f32; 40];
+            let mut nothing = [0.0_f32; 40];
             nothing[39] = 1e-33;
             // SAFETY: as above.
             unsafe { store(&cache.layer(2), 5, nothing.as_ptr(), nothing.as_ptr()) };
