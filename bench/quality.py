@@ -1,6 +1,7 @@
 """How far is a precision from exact? KL divergence per position over fixed texts.
 
-    python -m bench.quality [--model smollm2|gemma] [--precision fast] [--positions N] [--json F]
+    python -m bench.quality [--model smollm2|gemma] [--precision fast] [--kv-cache-dtype int8]
+                            [--positions N] [--json F]
 
 Teacher-forced: both precisions score the same token ids in windows of 256, which begin with BOS
 where the model wants it. Exact precision is float32 throughout and equals transformers on the
@@ -27,12 +28,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", choices=["smollm2", "gemma"], default="smollm2")
     parser.add_argument("--precision", default="fast")
+    parser.add_argument("--kv-cache-dtype", default="auto")
     parser.add_argument("--positions", type=int, default=2048)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     path = getattr(models, arguments.model)()
     exact = Engine(str(path), threads=machine.cores(), precision="exact")
-    model = Engine(str(path), threads=machine.cores(), precision=arguments.precision)
+    model = Engine(
+        str(path),
+        threads=machine.cores(),
+        precision=arguments.precision,
+        kv_cache_dtype=arguments.kv_cache_dtype,
+    )
     windows = texts.windows(exact.encode, exact.beginning(), arguments.positions)
     parts = [
         Divergence.between(exact.score(token_ids, TOP), model.score(token_ids, TOP))
@@ -41,6 +48,7 @@ def main() -> None:
     result = {
         "model": path.name,
         "precision": arguments.precision,
+        "kv_cache_dtype": arguments.kv_cache_dtype,
         **Divergence.joined(parts).summary(),
         **machine.describe(),
     }

@@ -165,6 +165,7 @@ class CpuExecutor:
         *,
         num_blocks: SupportsGetItem[int, SupportsIndex],
         precision: str = "fast",
+        kv_cache_dtype: str = "auto",
         threads: SupportsIndex | None = None,
         tier: str | None = None,
         max_num_batched_tokens: SupportsIndex = 512,
@@ -182,7 +183,9 @@ class CpuExecutor:
         Cores that this process may use.
         """
     @staticmethod
-    def bytes_per_block(program: Program, precision: str) -> list[int]:
+    def bytes_per_block(
+        program: Program, precision: str, kv_cache_dtype: str = "auto"
+    ) -> list[int]:
         """
         Bytes of one KV block in each group of the program.
         """
@@ -192,7 +195,7 @@ class CpuExecutor:
         """
     def info(self, /) -> "dict[str, object]":
         """
-        Tier, threads and bytes in use, as a plain dict.
+        Tier, threads, type of the KV cache and bytes in use, as a plain dict.
 
         `weight_bytes_by_type` counts matrices by their tensor type. `fallback_weights` lists those whose type has no
         packed layout and which are held as floats: `{"name", "type", "held_as", "bytes", "file_bytes"}`.

@@ -248,7 +248,7 @@ def size_of(checkpoint: Checkpoint, config: EngineConfig) -> ModelSize:
             available=free,
             hint="use a smaller or more strongly quantized model",
         )
-    bytes_per_block = block_bytes(checkpoint.program, config.precision)
+    bytes_per_block = block_bytes(checkpoint.program, config.precision, config.kv_cache_dtype)
     num_blocks = config.kv_cache.num_blocks(
         block_bytes=bytes_per_block,
         max_model_len=max_model_len,

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .config import (
         Device,
         Driver,
+        KvCacheDtype,
         KvCacheSize,
         Precision,
         Speculation,
@@ -26,6 +27,7 @@ class LoadOptions(TypedDict, total=False):
 
     device: Device
     precision: Precision
+    kv_cache_dtype: KvCacheDtype
     kv_cache: str | KvCacheSize
     max_model_len: int | None
     threads: int | None

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 Device = Literal["auto", "cpu"]
 Precision = Literal["fast", "balanced", "exact"]
+KvCacheDtype = Literal["auto", "f16", "bf16", "int8", "f32"]
 Driver = Literal["caller", "thread"]
 SpeculationSwitch = Literal["auto", "off"]
 
@@ -181,9 +182,11 @@ class EngineConfig:
 
     Attributes:
         device: ``"auto"`` or ``"cpu"``.
-        precision: ``"fast"`` (8-bit activations for quantized weights, 16-bit KV cache),
-            ``"balanced"`` (15-bit activations: decode as fast, prefill slower) or ``"exact"``
-            (float32 activations and KV cache).
+        precision: ``"fast"`` (8-bit activations for quantized weights), ``"balanced"`` (15-bit
+            activations: decode as fast, prefill slower) or ``"exact"`` (float32 activations).
+        kv_cache_dtype: What keys and values are stored as: ``"f16"``, ``"bf16"``, ``"int8"`` (a
+            scale per token and head; half the memory of 16 bits) or ``"f32"``. ``"auto"`` is
+            ``"f32"`` in exact precision, else ``"f16"``.
         kv_cache: Memory for the KV cache; text is parsed.
         max_model_len: Longest sequence in tokens; ``None`` is what the model was made for.
         threads: CPU threads; ``None`` is one per usable core.
@@ -203,6 +206,7 @@ class EngineConfig:
 
     device: Device = "auto"
     precision: Precision = "fast"
+    kv_cache_dtype: KvCacheDtype = "auto"
     kv_cache: KvCacheSize = KvCacheSize()
     max_model_len: int | None = None
     threads: int | None = None
@@ -223,6 +227,7 @@ class EngineConfig:
         object.__setattr__(self, "kv_cache", KvCacheSize.parse(self.kv_cache))
         choice("device", self.device, get_args(Device))
         choice("precision", self.precision, get_args(Precision))
+        choice("kv_cache_dtype", self.kv_cache_dtype, get_args(KvCacheDtype))
         choice("driver", self.driver, get_args(Driver))
         object.__setattr__(self, "packed_cache", _folder("packed_cache", self.packed_cache))
         if not isinstance(self.speculation, PromptLookup):

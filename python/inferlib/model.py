@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from .assembly import ModelParts
     from .chat import Message
     from .completion import Completion
-    from .config import Device, Driver, Precision, Speculation
+    from .config import Device, Driver, KvCacheDtype, Precision, Speculation
     from .engine import Engine
     from .prompts import EncodedPrompt
     from .request import Request
@@ -71,6 +71,7 @@ class Model:
         *,
         device: Device = "auto",
         precision: Precision = "fast",
+        kv_cache_dtype: KvCacheDtype = "auto",
         kv_cache: str | KvCacheSize = "auto",
         max_model_len: int | None = None,
         threads: int | None = None,
@@ -91,6 +92,8 @@ class Model:
                 an installed model package (``"smollm2"``).
             device: ``"auto"`` or ``"cpu"``.
             precision: ``"fast"``, ``"balanced"`` or ``"exact"``; see ``EngineConfig``.
+            kv_cache_dtype: What keys and values are stored as: ``"f16"``, ``"bf16"``, ``"int8"``,
+                ``"f32"`` or ``"auto"``; see ``EngineConfig``.
             kv_cache: Memory for keys and values: ``"2GiB"``, ``"64k tokens"`` or ``"auto"``.
             max_model_len: Longest sequence in tokens; ``None`` is what the model was made for.
             threads: CPU threads; ``None`` is one per usable core.
@@ -124,6 +127,7 @@ class Model:
         config = EngineConfig(
             device=device,
             precision=precision,
+            kv_cache_dtype=kv_cache_dtype,
             kv_cache=KvCacheSize.parse(kv_cache),
             max_model_len=max_model_len,
             threads=threads,

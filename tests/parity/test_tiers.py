@@ -13,10 +13,10 @@ from inferlib.errors import RequestError
 ALL = ("avx512vnni", "avx512", "avxvnni", "avx2", "neon", "scalar")
 
 
-def run(tier, case, precision, monkeypatch):
+def run(tier, case, monkeypatch, **numerics):
     monkeypatch.setenv("INFERLIB_CPU", tier)
     ids = np.load(TINY / case / "reference.npz")["input_ids"]
-    with Model.from_pretrained(TINY / case, precision=precision, threads=2) as model:
+    with Model.from_pretrained(TINY / case, **numerics, threads=2) as model:
         assert model.stats().details["tier"] == tier
         options = {"max_tokens": 8, "temperature": 0, "logprobs": 3, "prompt_logprobs": 3}
         completions = model.generate(ids.tolist(), **options)
@@ -29,8 +29,19 @@ def run(tier, case, precision, monkeypatch):
 def test_a_forced_tier_is_used_and_equals_the_scalar_one(tier, case, precision, monkeypatch):
     if tier not in CpuExecutor.tiers():
         pytest.skip(f"this machine cannot run {tier}")
-    expected = run("scalar", case, precision, monkeypatch)
-    assert run(tier, case, precision, monkeypatch) == expected
+    expected = run("scalar", case, monkeypatch, precision=precision)
+    assert run(tier, case, monkeypatch, precision=precision) == expected
+
+
+@pytest.mark.parametrize("kv_cache_dtype", ["bf16", "int8", "f32"])
+@pytest.mark.parametrize("tier", ALL)
+def test_a_tier_equals_the_scalar_one_with_every_type_of_kv_cache(
+    tier, kv_cache_dtype, monkeypatch
+):
+    if tier not in CpuExecutor.tiers():
+        pytest.skip(f"this machine cannot run {tier}")
+    expected = run("scalar", "gemma3", monkeypatch, kv_cache_dtype=kv_cache_dtype)
+    assert run(tier, "gemma3", monkeypatch, kv_cache_dtype=kv_cache_dtype) == expected
 
 
 def test_an_unknown_tier_is_refused_with_those_there_are(monkeypatch):

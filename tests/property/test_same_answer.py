@@ -69,17 +69,20 @@ def run_all(model: Model, prompts: list[list[int]]):
     return [answer(handle.result()) for handle in handles]
 
 
-@pytest.fixture(scope="module", params=["tiny, fast", "tiny, exact", "smollm2, fast"])
+@pytest.fixture(
+    scope="module", params=["tiny, fast", "tiny, exact", "tiny, fast, int8", "smollm2, fast"]
+)
 def alone(request):
     """The definition: one by one, nothing cached, nothing drafted, one thread."""
-    name, precision = request.param.split(", ")
+    name, *loading = request.param.split(", ")
+    numerics = dict(zip(("precision", "kv_cache_dtype"), loading, strict=False))
     path = TINY / "gemma3" if name == "tiny" else real_model(name)
     prompts = prompts_of(160)
     with Model.from_pretrained(
-        path, precision=precision, threads=1, enable_prefix_caching=False, speculation="off"
+        path, **numerics, threads=1, enable_prefix_caching=False, speculation="off"
     ) as model:
         answers = [answer(model.generate(p, **options(i))) for i, p in enumerate(prompts)]
-    return path, precision, prompts, answers
+    return path, numerics, prompts, answers
 
 
 @pytest.mark.timeout(300)
@@ -100,8 +103,8 @@ def alone(request):
     ids=lambda changes: ", ".join(f"{k}={v}" for k, v in changes.items() if v is not MUCH),
 )
 def test_together_chunked_preempted_cached_or_drafted_gives_the_same_bits(alone, changes):
-    path, precision, prompts, expected = alone
-    with Model.from_pretrained(path, precision=precision, **changes) as model:
+    path, numerics, prompts, expected = alone
+    with Model.from_pretrained(path, **numerics, **changes) as model:
         cold = run_all(model, prompts)
         assert cold == expected
         hot = run_all(model, prompts)
@@ -114,8 +117,8 @@ def test_together_chunked_preempted_cached_or_drafted_gives_the_same_bits(alone,
 
 
 def test_one_by_one_the_defaults_draft_and_give_the_same_bits(alone):
-    path, precision, prompts, expected = alone
-    with Model.from_pretrained(path, precision=precision) as model:
+    path, numerics, prompts, expected = alone
+    with Model.from_pretrained(path, **numerics) as model:
         completions = [model.generate(p, **options(i)) for i, p in enumerate(prompts)]
         assert [answer(completion) for completion in completions] == expected
         assert 200 < model.stats().accepted_tokens < model.stats().drafted_tokens

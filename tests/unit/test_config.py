@@ -103,6 +103,8 @@ def test_auto_is_a_cap(max_model_len, free_bytes, blocks):
         ("device", "gpu0"),
         ("precision", "low"),
         ("precision", None),
+        ("kv_cache_dtype", "f8"),
+        ("kv_cache_dtype", None),
         ("driver", "process"),
         ("max_model_len", 0),
         ("max_model_len", 1.5),

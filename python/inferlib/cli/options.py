@@ -29,6 +29,12 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         help="numerics (default: fast)",
     )
     group.add_argument(
+        "--kv-cache-dtype",
+        choices=("auto", "f16", "bf16", "int8", "f32"),
+        default="auto",
+        help="what keys and values are stored as (default: f32 in exact precision, else f16)",
+    )
+    group.add_argument(
         "--kv-cache",
         metavar="SIZE",
         default="auto",
@@ -72,6 +78,7 @@ def load_model(namespace: argparse.Namespace, *, chat_template: str | None = Non
     return Model.from_pretrained(
         namespace.model,
         precision=namespace.precision,
+        kv_cache_dtype=namespace.kv_cache_dtype,
         kv_cache=namespace.kv_cache,
         max_model_len=namespace.max_model_len,
         threads=namespace.threads,

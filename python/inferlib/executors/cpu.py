@@ -22,9 +22,9 @@ TIER_VARIABLE = "INFERLIB_CPU"
 """Forces a kernel tier (``"avx2"``), for tests; read when an executor is made."""
 
 
-def block_bytes(program: Program, precision: str) -> int:
+def block_bytes(program: Program, precision: str, kv_cache_dtype: str = "auto") -> int:
     """Bytes of one KV block, all groups together; every group gets the same number of blocks."""
-    return sum(CpuExecutor.bytes_per_block(program, precision))
+    return sum(CpuExecutor.bytes_per_block(program, precision, kv_cache_dtype))
 
 
 def make_executor(
@@ -45,6 +45,7 @@ def make_executor(
         program,
         num_blocks=[num_blocks] * len(program.kv_groups),
         precision=config.precision,
+        kv_cache_dtype=config.kv_cache_dtype,
         threads=config.threads,
         tier=os.environ.get(TIER_VARIABLE),
         max_num_batched_tokens=config.max_num_batched_tokens,

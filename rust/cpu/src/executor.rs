@@ -11,8 +11,8 @@ use inferlib_weights::Tensor;
 use crate::activations::{Activations, Need};
 use crate::arena::{Arena, Mapping};
 use crate::error::CpuError;
-use crate::kernels::Kernels;
-use crate::kv_cache::GroupCache;
+use crate::kernels::{Kernels, KvKernels};
+use crate::kv_cache::{GroupCache, KvDtype};
 use crate::loader::LoadedWeights;
 use crate::matrix::Matrix;
 use crate::packed_image::{MatrixSource, PackedImage};
@@ -26,12 +26,23 @@ use crate::workspace::Workspace;
 /// Numerics of an executor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Precision {
-    /// One int8 plane per 32 activations for quantized weights, f16 KV.
+    /// One int8 plane per 32 activations for quantized weights.
     Fast,
-    /// Two int8 planes (about 15 bits) per 32 activations for quantized weights, f16 KV.
+    /// Two int8 planes (about 15 bits) per 32 activations for quantized weights.
     Balanced,
-    /// f32 activations and KV.
+    /// f32 activations.
     Exact,
+}
+
+impl Precision {
+    /// What K and V are stored as if nothing else is asked for: f32 in exact precision, else f16.
+    #[must_use]
+    pub fn kv_dtype(self) -> KvDtype {
+        match self {
+            Self::Fast | Self::Balanced => KvDtype::F16,
+            Self::Exact => KvDtype::F32,
+        }
+    }
 }
 
 /// How an executor is built.
@@ -39,6 +50,8 @@ pub enum Precision {
 pub struct Options {
     /// Numerics.
     pub precision: Precision,
+    /// What K and V are stored as; `None` means what the precision says.
+    pub kv_cache_dtype: Option<KvDtype>,
     /// Workers, the calling thread included; `None` means the cores that this process may use.
     pub threads: Option<usize>,
     /// A tier's name, or `None` for the best one.
@@ -72,6 +85,8 @@ pub struct CpuExecutor {
     pub(crate) precision: Precision,
     pub(crate) tier: Tier,
     pub(crate) kernels: Kernels,
+    pub(crate) kv_kernels: KvKernels,
+    kv_dtype: KvDtype,
     pub(crate) pool: Pool,
     pub(crate) max_tokens: usize,
     pub(crate) weights: Vec<Option<Weight>>,
@@ -92,7 +107,10 @@ impl CpuExecutor {
     /// An unknown or unavailable tier, options out of range, or no address space.
     pub fn new(program: Arc<Program>, options: &Options) -> Result<Self, CpuError> {
         let tier = Tier::choose(options.tier.as_deref())?;
-        let exact = options.precision == Precision::Exact;
+        let kernels = Kernels::of(tier);
+        let kv_dtype = options
+            .kv_cache_dtype
+            .unwrap_or_else(|| options.precision.kv_dtype());
         let threads = options.threads.unwrap_or_else(available_cores);
         if threads == 0 || threads > 1024 {
             return Err(CpuError::Option {
@@ -120,7 +138,7 @@ impl CpuExecutor {
             .kv_groups
             .iter()
             .zip(&options.num_blocks)
-            .map(|(group, &blocks)| GroupCache::new(group, blocks, exact))
+            .map(|(group, &blocks)| GroupCache::new(group, blocks, kv_dtype))
             .collect::<Result<Vec<_>, _>>()?;
         let names = program
             .weights
@@ -132,7 +150,9 @@ impl CpuExecutor {
             weights: program.weights.iter().map(|_| None).collect(),
             precision: options.precision,
             tier,
-            kernels: Kernels::of(tier),
+            kernels,
+            kv_kernels: kernels.of_cache(tier, kv_dtype),
+            kv_dtype,
             pool: Pool::new(threads),
             max_tokens: options.max_num_batched_tokens,
             caches,
@@ -148,12 +168,11 @@ impl CpuExecutor {
 
     /// Bytes of KV cache per block, all groups together.
     #[must_use]
-    pub fn bytes_per_block(program: &Program, precision: Precision) -> Vec<usize> {
-        let exact = precision == Precision::Exact;
+    pub fn bytes_per_block(program: &Program, dtype: KvDtype) -> Vec<usize> {
         program
             .kv_groups
             .iter()
-            .map(|group| GroupCache::bytes_per_block(group, exact))
+            .map(|group| GroupCache::bytes_per_block(group, dtype))
             .collect()
     }
 
@@ -251,11 +270,6 @@ impl CpuExecutor {
         Ok(())
     }
 
-    /// Whether activations and KV are f32.
-    pub(crate) fn exact(&self) -> bool {
-        self.precision == Precision::Exact
-    }
-
     /// Query heads of the attention ops over a KV group.
     pub(crate) fn num_heads(&self, group: usize) -> usize {
         self.steps
@@ -346,6 +360,12 @@ impl CpuExecutor {
     #[must_use]
     pub fn weight_memory(&self) -> WeightMemory {
         WeightMemory::of(&self.images)
+    }
+
+    /// What K and V are stored as.
+    #[must_use]
+    pub fn kv_dtype(&self) -> KvDtype {
+        self.kv_dtype
     }
 
     /// Bytes reserved for the KV cache.

@@ -6,7 +6,7 @@ use inferlib_core::program::Activation;
 use crate::activations::{self, ActivationsView, Need};
 use crate::attention::{self, AttentionScratch, AttentionTask, Merge, Unit};
 use crate::formats::Format;
-use crate::kv_cache::{self, Half, LayerCache, Single};
+use crate::kv_cache::{self, Bfloat, BfloatNative, Half, Int8, KvDtype, LayerCache, Single};
 use crate::linear::float::{self, Bf16, F16, F32, FloatTiles};
 use crate::linear::source::{
     self, PANELS, Packed, Scaled, ScaledBytes, ScaledHalves, ScaledHalvesMin, ScaledMin, Unpacked,
@@ -38,6 +38,15 @@ mod draw {
 
 /// [`tile::int_tiles`] over an unpacked chunk, and where the chunk after it lies with its bytes per block.
 type UnpackedTiles = unsafe fn(&Tiles, &PanelScratch, [*const u8; PANELS], usize);
+
+/// The kernels of one type of KV cache.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct KvKernels {
+    /// See [`attention::unit`].
+    pub(crate) attention: unsafe fn(&AttentionTask<'_>, Unit, &mut AttentionScratch),
+    /// See [`kv_cache::store_kv`].
+    pub(crate) store: unsafe fn(&LayerCache, usize, *const f32, *const f32),
+}
 
 macro_rules! kernels {
     (
@@ -167,15 +176,25 @@ kernels! {
     /// See [`activations::pack_row`].
     fn pack_row(x: *const f32, width: usize, row: usize, rows: usize, need: Need, to: ActivationsView) = activations::pack_row;
     /// See [`attention::unit`], f16 cache.
-    fn attention_half(task: &AttentionTask<'_>, unit: Unit, scratch: &mut AttentionScratch) = attention::unit, Half;
+    fn attention_f16(task: &AttentionTask<'_>, unit: Unit, scratch: &mut AttentionScratch) = attention::unit, Half;
+    /// See [`attention::unit`], bf16 cache.
+    fn attention_bf16(task: &AttentionTask<'_>, unit: Unit, scratch: &mut AttentionScratch) = attention::unit, Bfloat;
+    /// See [`attention::unit`], bf16 cache, where [`Tier::has_dot_bf16`].
+    fn attention_bf16_native(task: &AttentionTask<'_>, unit: Unit, scratch: &mut AttentionScratch) = attention::unit, BfloatNative;
+    /// See [`attention::unit`], int8 cache.
+    fn attention_int8(task: &AttentionTask<'_>, unit: Unit, scratch: &mut AttentionScratch) = attention::unit, Int8;
     /// See [`attention::unit`], f32 cache.
-    fn attention_single(task: &AttentionTask<'_>, unit: Unit, scratch: &mut AttentionScratch) = attention::unit, Single;
+    fn attention_f32(task: &AttentionTask<'_>, unit: Unit, scratch: &mut AttentionScratch) = attention::unit, Single;
     /// See [`attention::merge`].
     fn attention_merge(task: &AttentionTask<'_>, merge: Merge, scratch: &mut AttentionScratch) = attention::merge;
     /// See [`kv_cache::store_kv`], f16 cache.
-    fn store_kv_half(cache: &LayerCache, slot: usize, k: *const f32, v: *const f32) = kv_cache::store_kv, Half;
+    fn store_kv_f16(cache: &LayerCache, slot: usize, k: *const f32, v: *const f32) = kv_cache::store_kv, Half;
+    /// See [`kv_cache::store_kv`], bf16 cache.
+    fn store_kv_bf16(cache: &LayerCache, slot: usize, k: *const f32, v: *const f32) = kv_cache::store_kv, Bfloat;
+    /// See [`kv_cache::store_kv`], int8 cache.
+    fn store_kv_int8(cache: &LayerCache, slot: usize, k: *const f32, v: *const f32) = kv_cache::store_kv, Int8;
     /// See [`kv_cache::store_kv`], f32 cache.
-    fn store_kv_single(cache: &LayerCache, slot: usize, k: *const f32, v: *const f32) = kv_cache::store_kv, Single;
+    fn store_kv_f32(cache: &LayerCache, slot: usize, k: *const f32, v: *const f32) = kv_cache::store_kv, Single;
     /// See [`rows::rms_norm`].
     fn rms_norm(x: *const f32, len: usize, weight: &[f32], eps: f32, out: *mut f32) = rows::rms_norm;
     /// See [`rows::rope`].
@@ -218,6 +237,20 @@ impl Kernels {
             Some(Element::Bf16) => self.float_tiles_bf16,
             Some(Element::F32) | None => self.float_tiles_f32,
         }
+    }
+
+    /// The kernels of `tier`, available on this machine, for a cache of `dtype`.
+    pub(crate) fn of_cache(self, tier: Tier, dtype: KvDtype) -> KvKernels {
+        let (attention, store) = match dtype {
+            KvDtype::F16 => (self.attention_f16, self.store_kv_f16),
+            KvDtype::Bf16 if tier.has_dot_bf16() => {
+                (self.attention_bf16_native, self.store_kv_bf16)
+            }
+            KvDtype::Bf16 => (self.attention_bf16, self.store_kv_bf16),
+            KvDtype::Int8 => (self.attention_int8, self.store_kv_int8),
+            KvDtype::F32 => (self.attention_f32, self.store_kv_f32),
+        };
+        KvKernels { attention, store }
     }
 
     /// The kernels of a packed layout; `None` for float panels.

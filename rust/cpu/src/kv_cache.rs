@@ -1,60 +1,91 @@
-//! Where K and V lie. A block holds 16 tokens of every layer of its group; within it each layer and KV head has K
-//! transposed, `[k_head_dim][16]`, so that 16 scores are one register, and then V row-major, `[16][v_head_dim]`
-//! (padded to 16 columns). f16, or f32 in exact precision. Reserved address space; touched blocks take memory.
+//! Where K and V lie. A block holds 16 tokens of every layer of its group. Within it each layer and KV head has K
+//! transposed, so that 16 scores are one register, then the scales of types that have them, then V row-major.
+//!
+//! A *word* is what one multiply-add of a lane takes: an element, or for bf16 a pair (neighbours in `d` for K, in
+//! position for V). K is `[k_steps][16]` words, V `[16 or 8][v_stride]` words with `v_stride` padded to 16; scales are
+//! `[K, V][16]` bf16. Padding stays zero. Reserved address space; touched blocks take memory.
+
+mod element;
+mod store;
+#[cfg(test)]
+mod tests;
 
 use inferlib_core::BLOCK_SIZE;
 use inferlib_core::program::KvGroup;
 
 use crate::arena::Mapping;
 use crate::error::CpuError;
-use crate::simd::{Isa, LANES};
+use crate::simd::LANES;
 
-/// Element type of the cache.
-pub(crate) trait KvElement: Copy + 'static {
-    /// Bytes per element.
-    const BYTES: usize;
-    /// 16 elements as floats.
-    unsafe fn load<I: Isa>(p: *const u8) -> I::F;
-    /// 16 floats as elements.
-    unsafe fn store<I: Isa>(p: *mut u8, x: I::F);
+pub(crate) use element::{Bfloat, BfloatNative, Half, Int8, KvElement, Single};
+pub(crate) use store::store_kv;
+
+/// What K and V are stored as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KvDtype {
+    /// Half floats; values beyond their range are clamped. Attention multiplies in f32.
+    F16,
+    /// bfloat16; queries and softmax weights are rounded to it as well, sums are f32.
+    Bf16,
+    /// Signed bytes with a scale per token and head, for K and for V. Attention multiplies in f32.
+    Int8,
+    /// Floats.
+    F32,
 }
 
-/// Half floats, the default. Values beyond the range of f16 are clamped to its largest.
-#[derive(Clone, Copy)]
-pub(crate) struct Half;
+impl KvDtype {
+    /// All types.
+    pub const ALL: [Self; 4] = [Self::F16, Self::Bf16, Self::Int8, Self::F32];
 
-impl KvElement for Half {
-    const BYTES: usize = 2;
-    #[inline(always)]
-    unsafe fn load<I: Isa>(p: *const u8) -> I::F {
-        // SAFETY: the caller's 16 elements.
-        unsafe { I::load_f16(p.cast()) }
+    /// The name by which it is asked for and reported.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F16 => "f16",
+            Self::Bf16 => "bf16",
+            Self::Int8 => "int8",
+            Self::F32 => "f32",
+        }
     }
-    #[inline(always)]
-    unsafe fn store<I: Isa>(p: *mut u8, x: I::F) {
-        // SAFETY: the caller's 16 elements. `max(limit, x)` returns x where it is NaN, so NaN survives.
-        unsafe {
-            let x = I::max(I::set(-65504.0), I::min(I::set(65504.0), x));
-            I::store_f16(p.cast(), x);
+
+    fn sizes(self) -> Sizes {
+        match self {
+            Self::F16 => Sizes::of::<Half>(),
+            Self::Bf16 => Sizes::of::<Bfloat>(),
+            Self::Int8 => Sizes::of::<Int8>(),
+            Self::F32 => Sizes::of::<Single>(),
         }
     }
 }
 
-/// Floats, for exact precision.
-#[derive(Clone, Copy)]
-pub(crate) struct Single;
+/// Constants of a [`KvElement`].
+#[derive(Clone, Copy, Debug)]
+struct Sizes {
+    word_bytes: usize,
+    per_word: usize,
+    scaled: bool,
+}
 
-impl KvElement for Single {
-    const BYTES: usize = 4;
-    #[inline(always)]
-    unsafe fn load<I: Isa>(p: *const u8) -> I::F {
-        // SAFETY: the caller's 16 elements.
-        unsafe { I::load(p.cast()) }
+impl Sizes {
+    fn of<E: KvElement>() -> Self {
+        Self {
+            word_bytes: E::WORD_BYTES,
+            per_word: E::PER_WORD,
+            scaled: E::SCALED,
+        }
     }
-    #[inline(always)]
-    unsafe fn store<I: Isa>(p: *mut u8, x: I::F) {
-        // SAFETY: the caller's 16 elements.
-        unsafe { I::store(p.cast(), x) }
+
+    /// Bytes of K, of the scales, and of all of one layer and head in a block.
+    fn head(self, group: &KvGroup) -> (usize, usize, usize) {
+        let k = group.k_head_dim.div_ceil(self.per_word) * BLOCK_SIZE * self.word_bytes;
+        let scales = if self.scaled { 2 * 2 * BLOCK_SIZE } else { 0 };
+        let v =
+            group.v_head_dim.next_multiple_of(LANES) * BLOCK_SIZE / self.per_word * self.word_bytes;
+        (k, scales, (k + scales + v).next_multiple_of(64))
+    }
+
+    fn block(self, group: &KvGroup) -> usize {
+        group.num_layers * group.num_kv_heads * self.head(group).2
     }
 }
 
@@ -64,31 +95,27 @@ pub(crate) struct GroupCache {
     memory: Mapping,
     pub(crate) group: KvGroup,
     pub(crate) num_blocks: usize,
-    element_bytes: usize,
+    sizes: Sizes,
 }
 
 impl GroupCache {
-    pub(crate) fn new(group: &KvGroup, num_blocks: usize, exact: bool) -> Result<Self, CpuError> {
-        let element_bytes = if exact { Single::BYTES } else { Half::BYTES };
-        let bytes = Self::block_bytes_of(group, element_bytes) * num_blocks;
+    pub(crate) fn new(
+        group: &KvGroup,
+        num_blocks: usize,
+        dtype: KvDtype,
+    ) -> Result<Self, CpuError> {
+        let sizes = dtype.sizes();
         Ok(Self {
-            memory: Mapping::new(bytes, "the KV cache")?,
+            memory: Mapping::new(sizes.block(group) * num_blocks, "the KV cache")?,
             group: group.clone(),
             num_blocks,
-            element_bytes,
+            sizes,
         })
     }
 
     /// Bytes of a block of `group`, all its layers.
-    pub(crate) fn bytes_per_block(group: &KvGroup, exact: bool) -> usize {
-        Self::block_bytes_of(group, if exact { Single::BYTES } else { Half::BYTES })
-    }
-
-    fn block_bytes_of(group: &KvGroup, element_bytes: usize) -> usize {
-        let per_head = BLOCK_SIZE
-            * (group.k_head_dim + group.v_head_dim.next_multiple_of(LANES))
-            * element_bytes;
-        group.num_layers * group.num_kv_heads * per_head
+    pub(crate) fn bytes_per_block(group: &KvGroup, dtype: KvDtype) -> usize {
+        dtype.sizes().block(group)
     }
 
     /// Bytes reserved.
@@ -96,9 +123,16 @@ impl GroupCache {
         self.memory.len()
     }
 
+    /// Every byte of the cache, its pages touched.
+    #[cfg(any(test, feature = "measure"))]
+    pub(crate) fn fill(&mut self, byte: u8) {
+        // SAFETY: our own mapping; no step runs.
+        unsafe { std::ptr::write_bytes(self.memory.as_ptr(), byte, self.memory.len()) };
+    }
+
     /// Copy a whole block, all layers.
     pub(crate) fn copy_block(&self, source: usize, target: usize) {
-        let bytes = Self::block_bytes_of(&self.group, self.element_bytes);
+        let bytes = self.sizes.block(&self.group);
         // SAFETY: the executor checked both ids against `num_blocks`; they differ; no step runs meanwhile.
         unsafe {
             let base = self.memory.as_ptr();
@@ -108,18 +142,18 @@ impl GroupCache {
 
     /// K and V of one layer, as kernels address them.
     pub(crate) fn layer(&self, layer: usize) -> LayerCache {
-        let k_bytes = BLOCK_SIZE * self.group.k_head_dim * self.element_bytes;
-        let v_stride = self.group.v_head_dim.next_multiple_of(LANES);
-        let head_bytes = k_bytes + BLOCK_SIZE * v_stride * self.element_bytes;
+        let (k_bytes, scale_bytes, head_bytes) = self.sizes.head(&self.group);
         LayerCache {
             base: self
                 .memory
                 .as_ptr()
                 .wrapping_add(layer * self.group.num_kv_heads * head_bytes),
-            block_bytes: Self::block_bytes_of(&self.group, self.element_bytes),
+            block_bytes: self.sizes.block(&self.group),
             head_bytes,
             k_bytes,
-            v_stride,
+            scale_bytes,
+            k_steps: self.group.k_head_dim.div_ceil(self.sizes.per_word),
+            v_stride: self.group.v_head_dim.next_multiple_of(LANES),
             num_kv_heads: self.group.num_kv_heads,
             k_head_dim: self.group.k_head_dim,
             v_head_dim: self.group.v_head_dim,
@@ -134,7 +168,10 @@ pub(crate) struct LayerCache {
     block_bytes: usize,
     head_bytes: usize,
     k_bytes: usize,
-    /// Elements of a V row.
+    scale_bytes: usize,
+    /// Words of a key.
+    pub(crate) k_steps: usize,
+    /// Words of a V row.
     pub(crate) v_stride: usize,
     pub(crate) num_kv_heads: usize,
     pub(crate) k_head_dim: usize,
@@ -142,65 +179,28 @@ pub(crate) struct LayerCache {
 }
 
 impl LayerCache {
-    /// K of a block and head: `[k_head_dim][16]`.
+    /// K of a block and head: `[k_steps][16]` words.
+    #[inline(always)]
     pub(crate) fn k(&self, block: usize, head: usize) -> *mut u8 {
         self.base
             .wrapping_add(block * self.block_bytes + head * self.head_bytes)
     }
 
-    /// V of a block and head: `[16][v_stride]`.
-    pub(crate) fn v(&self, block: usize, head: usize) -> *mut u8 {
-        self.k(block, head).wrapping_add(self.k_bytes)
+    /// Bytes from K to V of the same block and head.
+    #[inline(always)]
+    pub(crate) fn values_offset(&self) -> usize {
+        self.k_bytes + self.scale_bytes
     }
-}
 
-/// Write one token's K and V heads at `slot`.
-///
-/// # Safety
-/// `slot` is within the pool and written by nobody else; `k` and `v` hold all KV heads; features of `I`.
-#[inline(always)]
-pub(crate) unsafe fn store_kv<I: Isa, E: KvElement>(
-    cache: &LayerCache,
-    slot: usize,
-    k: *const f32,
-    v: *const f32,
-) {
-    let (block, offset) = (slot / BLOCK_SIZE, slot % BLOCK_SIZE);
-    for head in 0..cache.num_kv_heads {
-        // SAFETY: addresses lie within the block.
-        unsafe {
-            let to = cache.k(block, head);
-            let from = k.add(head * cache.k_head_dim);
-            let mut d = 0;
-            while d < cache.k_head_dim {
-                let count = LANES.min(cache.k_head_dim - d);
-                let x = if count == LANES {
-                    I::load(from.add(d))
-                } else {
-                    I::load_first(from.add(d), count)
-                };
-                let mut row = [0_u8; 4 * LANES];
-                E::store::<I>(row.as_mut_ptr(), x);
-                for j in 0..count {
-                    let at = to.add(((d + j) * BLOCK_SIZE + offset) * E::BYTES);
-                    std::ptr::copy_nonoverlapping(row.as_ptr().add(j * E::BYTES), at, E::BYTES);
-                }
-                d += LANES;
-            }
-            let to = cache.v(block, head).add(offset * cache.v_stride * E::BYTES);
-            let from = v.add(head * cache.v_head_dim);
-            let mut d = 0;
-            while d + LANES <= cache.v_head_dim {
-                E::store::<I>(to.add(d * E::BYTES), I::load(from.add(d)));
-                d += LANES;
-            }
-            if d < cache.v_head_dim {
-                // The row is padded to 16 columns; the padding stays zero.
-                E::store::<I>(
-                    to.add(d * E::BYTES),
-                    I::load_first(from.add(d), cache.v_head_dim - d),
-                );
-            }
-        }
+    /// Scales of a block and head: `[16]` of K, then of V, bf16; for types that have them.
+    #[inline(always)]
+    pub(crate) fn scales(&self, block: usize, head: usize) -> *mut u16 {
+        self.k(block, head).wrapping_add(self.k_bytes).cast()
+    }
+
+    /// V of a block and head: `[16 / PER_WORD][v_stride]` words.
+    #[inline(always)]
+    pub(crate) fn v(&self, block: usize, head: usize) -> *mut u8 {
+        self.k(block, head).wrapping_add(self.values_offset())
     }
 }

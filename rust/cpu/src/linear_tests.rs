@@ -44,6 +44,7 @@ pub(crate) fn packed(
 ) -> CpuExecutor {
     let options = Options {
         precision: Precision::Fast,
+        kv_cache_dtype: None,
         threads: Some(2),
         tier: None,
         max_num_batched_tokens: 64,

@@ -264,11 +264,7 @@ impl Run<'_> {
             partial_stride: self.partial_stride,
         };
         let kernels = &self.executor.kernels;
-        let unit = if self.executor.exact() {
-            kernels.attention_single
-        } else {
-            kernels.attention_half
-        };
+        let unit = self.executor.kv_kernels.attention;
         let units = &self.workspace.units[kv.group];
         let merges = &self.workspace.merges[kv.group];
         let merge = |scratch: &mut Worker, range: Range<usize>| {

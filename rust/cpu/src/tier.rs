@@ -73,6 +73,16 @@ impl Tier {
         }
     }
 
+    /// Whether this machine multiplies pairs of bfloat16 in one instruction of the tier's registers.
+    #[must_use]
+    pub(crate) fn has_dot_bf16(self) -> bool {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512Vnni => is_x86_feature_detected!("avx512bf16"),
+            _ => false,
+        }
+    }
+
     /// The tiers that this machine runs, best first.
     #[must_use]
     pub fn available() -> Vec<Self> {

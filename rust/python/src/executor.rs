@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use inferlib_cpu::{
-    CpuError, CpuExecutor, MatrixSource, Options, Part, Precision, Tier, WeightLoader,
+    CpuError, CpuExecutor, KvDtype, MatrixSource, Options, Part, Precision, Tier, WeightLoader,
     WeightMemory, WeightsOrigin,
 };
 use inferlib_weights::{Dtype, Tensor};
@@ -53,6 +53,25 @@ fn parse_precision(py: Python<'_>, precision: &str) -> PyResult<Precision> {
     }
 }
 
+/// `None` is what the precision says.
+fn parse_kv_cache_dtype(py: Python<'_>, dtype: &str) -> PyResult<Option<KvDtype>> {
+    if dtype == "auto" {
+        return Ok(None);
+    }
+    let known = KvDtype::ALL.into_iter().find(|known| known.name() == dtype);
+    known.map(Some).ok_or_else(|| {
+        to_py_err(
+            py,
+            Error::Request {
+                field: "kv_cache_dtype",
+                message: format!(
+                    "kv_cache_dtype={dtype:?}: choose \"auto\", \"f16\", \"bf16\", \"int8\" or \"f32\""
+                ),
+            },
+        )
+    })
+}
+
 fn lock_memory(memory: &Mutex<WeightMemory>) -> MutexGuard<'_, WeightMemory> {
     memory.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -80,18 +99,21 @@ impl PyCpuExecutor {
 impl PyCpuExecutor {
     /// Reserve the KV cache (`num_blocks` per KV group) and choose kernels. Starts no thread.
     #[new]
-    #[pyo3(signature = (program, *, num_blocks, precision = "fast", threads = None, tier = None, max_num_batched_tokens = 512))]
+    #[pyo3(signature = (program, *, num_blocks, precision = "fast", kv_cache_dtype = "auto", threads = None, tier = None, max_num_batched_tokens = 512))]
+    #[expect(clippy::too_many_arguments, reason = "keyword-only in Python")]
     fn new(
         py: Python<'_>,
         program: &PyProgram,
         num_blocks: Vec<usize>,
         precision: &str,
+        kv_cache_dtype: &str,
         threads: Option<usize>,
         tier: Option<String>,
         max_num_batched_tokens: usize,
     ) -> PyResult<Self> {
         let options = Options {
             precision: parse_precision(py, precision)?,
+            kv_cache_dtype: parse_kv_cache_dtype(py, kv_cache_dtype)?,
             threads,
             tier,
             max_num_batched_tokens,
@@ -108,13 +130,19 @@ impl PyCpuExecutor {
 
     /// Bytes of one KV block in each group of the program.
     #[staticmethod]
+    #[pyo3(signature = (program, precision, kv_cache_dtype = "auto"))]
     fn bytes_per_block(
         py: Python<'_>,
         program: &PyProgram,
         precision: &str,
+        kv_cache_dtype: &str,
     ) -> PyResult<Vec<usize>> {
         let precision = parse_precision(py, precision)?;
-        Ok(CpuExecutor::bytes_per_block(program.inner(), precision))
+        let dtype = parse_kv_cache_dtype(py, kv_cache_dtype)?;
+        Ok(CpuExecutor::bytes_per_block(
+            program.inner(),
+            dtype.unwrap_or_else(|| precision.kv_dtype()),
+        ))
     }
 
     /// Names of the kernel tiers that this machine runs, best first.
@@ -239,13 +267,13 @@ impl PyCpuExecutor {
         self.abort.store(true, Ordering::Release);
     }
 
-    /// Tier, threads and bytes in use, as a plain dict.
+    /// Tier, threads, type of the KV cache and bytes in use, as a plain dict.
     ///
     /// `weight_bytes_by_type` counts matrices by their tensor type. `fallback_weights` lists those whose type has no
     /// packed layout and which are held as floats: `{"name", "type", "held_as", "bytes", "file_bytes"}`.
     #[pyo3(signature = () -> "dict[str, object]")]
     fn info<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        let (tier, threads, weight_bytes, by_type, held, kv_cache_bytes) =
+        let (tier, threads, weight_bytes, by_type, held, kv_dtype, kv_cache_bytes) =
             self.with(py, |executor| {
                 Ok((
                     executor.tier(),
@@ -253,6 +281,7 @@ impl PyCpuExecutor {
                     executor.weight_bytes(),
                     executor.weight_bytes_by_type(),
                     executor.held_weights(),
+                    executor.kv_dtype(),
                     executor.kv_cache_bytes(),
                 ))
             })?;
@@ -277,6 +306,7 @@ impl PyCpuExecutor {
         info.set_item("weight_bytes", weight_bytes)?;
         info.set_item("weight_bytes_by_type", types)?;
         info.set_item("fallback_weights", fallbacks)?;
+        info.set_item("kv_cache_dtype", kv_dtype.name())?;
         info.set_item("kv_cache_bytes", kv_cache_bytes)?;
         Ok(info)
     }

@@ -6,6 +6,8 @@
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::{__m256i, __m512i};
 
+use half::bf16;
+
 mod portable;
 
 #[cfg(target_arch = "x86_64")]
@@ -129,6 +131,18 @@ pub(crate) trait Isa: Copy + 'static {
     unsafe fn load_bf16(p: *const u16) -> Self::F;
     /// 16 exponent bytes as `2^(p[i] - 128)`, half of what E8M0 means; 0 and 1 are subnormal, 255 is no NaN (as in ggml).
     unsafe fn load_half_e8m0(p: *const u8) -> Self::F;
+    /// Rounded to bfloat16, to nearest even; NaN stays NaN.
+    #[inline(always)]
+    unsafe fn store_bf16(p: *mut u16, x: Self::F) {
+        let mut lanes = [0.0; LANES];
+        // SAFETY: the trait's contract; `lanes` is our own.
+        unsafe {
+            Self::store(lanes.as_mut_ptr(), x);
+            for i in 0..LANES {
+                p.add(i).write_unaligned(bf16::from_f32(lanes[i]).to_bits());
+            }
+        }
+    }
 
     unsafe fn add(a: Self::F, b: Self::F) -> Self::F;
     unsafe fn sub(a: Self::F, b: Self::F) -> Self::F;
@@ -136,6 +150,28 @@ pub(crate) trait Isa: Copy + 'static {
     unsafe fn div(a: Self::F, b: Self::F) -> Self::F;
     /// `a * b + c`, rounded once.
     unsafe fn fma(a: Self::F, b: Self::F, c: Self::F) -> Self::F;
+    /// Lanes of `a` and `b` are pairs of bfloat16: `acc` plus the product of the upper ones, rounded, then plus that of
+    /// the lower ones, rounded; subnormal inputs and results count as 0. What `vdpbf16ps` does, in every tier.
+    #[inline(always)]
+    unsafe fn dot_bf16(acc: Self::F, a: Self::F, b: Self::F) -> Self::F {
+        let mut lanes = [[0.0; LANES]; 3];
+        // SAFETY: the trait's contract; `lanes` is our own.
+        unsafe {
+            Self::store(lanes[0].as_mut_ptr(), acc);
+            Self::store(lanes[1].as_mut_ptr(), a);
+            Self::store(lanes[2].as_mut_ptr(), b);
+            for i in 0..LANES {
+                lanes[0][i] = dot_pair(lanes[0][i], lanes[1][i], lanes[2][i]);
+            }
+            Self::load(lanes[0].as_ptr())
+        }
+    }
+    /// [`Isa::dot_bf16`] in one instruction; only where [`crate::tier::Tier::has_dot_bf16`].
+    #[inline(always)]
+    unsafe fn dot_bf16_native(acc: Self::F, a: Self::F, b: Self::F) -> Self::F {
+        // SAFETY: the trait's contract.
+        unsafe { Self::dot_bf16(acc, a, b) }
+    }
     unsafe fn min(a: Self::F, b: Self::F) -> Self::F;
     unsafe fn max(a: Self::F, b: Self::F) -> Self::F;
     unsafe fn abs(a: Self::F) -> Self::F;
@@ -145,10 +181,10 @@ pub(crate) trait Isa: Copy + 'static {
     unsafe fn max_lane(a: Self::F) -> f32;
     /// Lanes `lo <= i < hi` from `a`, the others from `b`.
     unsafe fn select_range(lo: usize, hi: usize, a: Self::F, b: Self::F) -> Self::F;
-    /// Nearest integer, ties to even; the input is within i32.
+    /// Nearest integer, ties to even; any integer where that is not within i32.
     unsafe fn round(a: Self::F) -> Self::I;
     unsafe fn to_f(a: Self::I) -> Self::F;
-    /// `2^n` for `-126 <= n <= 127`.
+    /// `2^n` for `-126 <= n <= 127`; any float for other `n`.
     unsafe fn exp2i(n: Self::I) -> Self::F;
 
     unsafe fn i_set(x: i32) -> Self::I;
@@ -233,4 +269,20 @@ pub(crate) trait Dot: Copy + 'static {
     }
     /// The sums as integers.
     unsafe fn finish(sums: Self::Sums) -> Self::I;
+}
+
+/// One lane of [`Isa::dot_bf16`].
+#[inline(always)]
+fn dot_pair(acc: f32, a: f32, b: f32) -> f32 {
+    let flush = |x: f32| {
+        if x.abs() < f32::MIN_POSITIVE {
+            0.0_f32.copysign(x)
+        } else {
+            x
+        }
+    };
+    let upper = |x: f32| flush(f32::from_bits(x.to_bits() & 0xffff_0000));
+    let lower = |x: f32| flush(f32::from_bits(x.to_bits() << 16));
+    let first = flush(upper(a).mul_add(upper(b), flush(acc)));
+    flush(lower(a).mul_add(lower(b), first))
 }

@@ -146,7 +146,10 @@ impl Isa for Portable {
     }
     #[inline(always)]
     unsafe fn exp2i(n: [i32; 16]) -> [f32; 16] {
-        map1(n, |n| f32::from_bits(((n + 127) << 23).cast_unsigned()))
+        // Wrapping, like the hardware: in a row that holds a NaN the maximum may be anybody's.
+        map1(n, |n| {
+            f32::from_bits((n.wrapping_add(127) << 23).cast_unsigned())
+        })
     }
     #[inline(always)]
     unsafe fn i_set(x: i32) -> [i32; 16] {

@@ -130,12 +130,7 @@ impl Run<'_> {
                         self.batch.groups[kv.group].slot_mapping[row].unsigned_abs() as usize;
                     let cache = executor.caches[kv.group].layer(kv.layer);
                     let from = self.row(x, row);
-                    let store = if executor.exact() {
-                        kernels.store_kv_single
-                    } else {
-                        kernels.store_kv_half
-                    };
-                    store(&cache, slot, from.add(k_start), from.add(v_start));
+                    (executor.kv_kernels.store)(&cache, slot, from.add(k_start), from.add(v_start));
                 }
                 RowOp::ActAndMul { x, activation, out } => {
                     (kernels.act_and_mul)(
