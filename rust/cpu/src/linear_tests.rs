@@ -10,7 +10,7 @@ use crate::activations::{Activations, Need, pack_row};
 use crate::executor::{CpuExecutor, Options, Part, Precision, Weight};
 use crate::kernels::Kernels;
 use crate::linear::{LinearTask, PanelScratch, linear};
-use crate::matrix::Matrix;
+use crate::matrix::{Matrix, Segment};
 use crate::packing::Packing;
 use crate::random_weights::{Random, tensor_bytes};
 use crate::simd::Portable;
@@ -132,6 +132,24 @@ pub(crate) fn run(
     run_shared(tier, matrix, x, rows, precision, (bias, None), 1)
 }
 
+/// The same matrix with each segment in memory of exactly its size: a sanitizer sees what is read beyond.
+fn in_exact_memory(matrix: &Matrix) -> (Matrix, Vec<Vec<u8>>) {
+    let mut memory = Vec::new();
+    let copied = |segment: &Segment| {
+        let bytes = segment.num_panels() * segment.panel_bytes;
+        // SAFETY: the segment's panels.
+        let mut panels = unsafe { std::slice::from_raw_parts(segment.data, bytes) }.to_vec();
+        let data = panels.as_mut_ptr();
+        memory.push(panels);
+        Segment { data, ..*segment }
+    };
+    let copy = Matrix {
+        segments: matrix.segments.iter().map(copied).collect(),
+        ..*matrix
+    };
+    (copy, memory)
+}
+
 /// Run one tier, the panels in `workers` shares of equal size, the last share first; with a bias or gated.
 pub(crate) fn run_shared(
     tier: Tier,
@@ -143,6 +161,8 @@ pub(crate) fn run_shared(
     workers: usize,
 ) -> Vec<f32> {
     let kernels = Kernels::of(tier);
+    let (exact, _memory) = in_exact_memory(matrix);
+    let matrix = &exact;
     let width = matrix.in_features;
     let need = matrix.need(precision);
     let mut activations = Activations::new(rows, width, need);
