@@ -1,0 +1,12 @@
+//! How fast is a kernel, as a share of what the machine can do? For `examples/`, which `bench/kernels.py` runs; not part of
+//! the library. One file per measurement.
+
+mod linear;
+mod peak;
+mod read_bandwidth;
+mod sampling;
+
+pub use linear::{Linear, Pass};
+pub use peak::{float_peak, int8_peak};
+pub use read_bandwidth::read_bandwidth;
+pub use sampling::Sampling;
