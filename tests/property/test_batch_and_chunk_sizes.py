@@ -27,6 +27,8 @@ THREADS_AND_SPECULATION = tuple(product((1, 2), ("off", DRAFTS)))
 MIXED = ("Q4_K", "Q8_0", "F16", "Q4_1", "Q6_K", "MXFP4", "Q5_0")
 """Types of the tiny model's matrices: codes with and without minima, halves, bytes, floats."""
 
+pytestmark = pytest.mark.timeout(300)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
