@@ -202,7 +202,15 @@ def example(name: str, *arguments: object) -> list[dict[str, object]]:
     """Build and run an example of ``rust/cpu``; its JSON lines."""
     command = ["cargo", "run", "--release", "--quiet", "-p", "inferlib-cpu"]
     command += ["--features", "measure", "--example", name, "--", *map(str, arguments)]
-    result = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, cwd=ROOT)
+    try:
+        result = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, cwd=ROOT)
+    except FileNotFoundError:
+        raise SystemExit(
+            "the kernels are measured by an example of rust/cpu: cargo is needed"
+        ) from None
+    except subprocess.CalledProcessError as error:
+        # It has said why.
+        raise SystemExit(error.returncode) from None
     return [json.loads(line) for line in result.stdout.splitlines()]
 
 
