@@ -11,7 +11,7 @@
 use std::collections::HashMap;
 use std::error::Error;
 
-use inferlib_cpu::measure_attention::{Attention, Shape};
+use inferlib_cpu::measure::{Attention, Shape};
 use inferlib_cpu::{KvDtype, Tier, available_cores};
 
 const MODELS: [(&str, Shape); 4] = [

@@ -14,7 +14,9 @@ use crate::simd::{LANES, Portable};
 use crate::tier::Tier;
 
 /// Rows and outputs that stand around the sizes of vectors, tiles and panels.
-const ODD_SIZES: [usize; 11] = [1, 2, 7, 8, 9, 15, 16, 17, 31, 32, 33];
+pub(crate) const ODD_SIZES: [usize; 11] = [1, 2, 7, 8, 9, 15, 16, 17, 31, 32, 33];
+/// Many tiles and panels, none of them full.
+pub(crate) const LARGER_SIZES: [usize; 3] = [63, 100, 129];
 
 /// Widths that the type's blocks allow, among 32 … 544.
 fn widths(dtype: Dtype) -> impl Iterator<Item = usize> {
@@ -84,6 +86,19 @@ fn any_bytes_dequantize_as_the_file_format_says() {
     }
 }
 
+/// Every combination of odd sizes, and a few larger ones: columns of more than one chunk, so that sums are resumed.
+fn cases(dtype: Dtype) -> impl Iterator<Item = ([usize; 2], &'static [usize])> {
+    let odd = widths(dtype).flat_map(|width| ODD_SIZES.map(|outputs| [outputs, width]));
+    let wide = if dtype.block_size() == 256 {
+        1280
+    } else {
+        1632
+    };
+    let larger = LARGER_SIZES.map(|outputs| [outputs, wide]);
+    let odd = odd.map(|shape| (shape, &ODD_SIZES[..]));
+    odd.chain(larger.map(|shape| (shape, &LARGER_SIZES[..])))
+}
+
 /// One row's activations as the kernels read them.
 struct Quantized {
     /// `[K]`.
@@ -144,46 +159,59 @@ fn plain<W: Format>(matrix: &Matrix, x: &Quantized, out: usize) -> f32 {
     acc
 }
 
+/// `[rows][outputs]` by the documented arithmetic; in exact precision one fma chain over the weights.
+fn plain_rows(matrix: &Matrix, x: &[f32], precision: Precision) -> Vec<Vec<f32>> {
+    let (outputs, width) = (matrix.out_features, matrix.in_features);
+    let mut weights = vec![0.0; outputs * width];
+    for (out, weights) in weights.chunks_exact_mut(width).enumerate() {
+        matrix.row(out, weights);
+    }
+    let chain = |weights: &[f32], x: &[f32]| {
+        let pairs = weights.iter().zip(x);
+        pairs.fold(0.0_f32, |acc, (w, x)| w.mul_add(*x, acc))
+    };
+    let layout = matrix.segments[0].packing;
+    let row = |x: &[f32]| {
+        if precision == Precision::Exact {
+            let weights = weights.chunks_exact(width);
+            return weights.map(|weights| chain(weights, x)).collect();
+        }
+        let x = quantized(matrix, x, precision);
+        (0..outputs)
+            .map(|out| with_layout!(layout, W => plain::<W>(matrix, &x, out), float => 0.0))
+            .collect()
+    };
+    x.chunks_exact(width).map(row).collect()
+}
+
 #[test]
 fn every_layout_and_tier_computes_the_documented_sums_at_odd_sizes() {
     for dtype in types() {
-        let layout = Packing::of(dtype);
-        if layout.element().is_some() {
+        if Packing::of(dtype).element().is_some() {
             continue;
         }
-        for width in widths(dtype) {
-            for outputs in ODD_SIZES {
-                let mut random = Random::new((outputs * width) as u64);
-                let bytes = tensor_bytes(dtype, outputs * width, &mut random);
-                let executor = packed(dtype, [outputs, width], &bytes, None);
-                let matrix = matrix(&executor);
-                let x: Vec<f32> = (0..33 * width).map(|_| random.float() * 3.0).collect();
-                for precision in [Precision::Fast, Precision::Balanced] {
-                    let want: Vec<Vec<f32>> = x
-                        .chunks_exact(width)
-                        .map(|x| quantized(matrix, x, precision))
-                        .map(|x| {
-                            (0..outputs)
-                                .map(|out| {
-                                    with_layout!(layout, W => plain::<W>(matrix, &x, out), float => 0.0)
-                                })
-                                .collect()
-                        })
-                        .collect();
-                    for tier in Tier::available() {
-                        for rows in ODD_SIZES {
-                            let got = run(tier, matrix, &x, rows, precision, None);
-                            for (row, got) in got.chunks_exact(outputs).enumerate() {
-                                let same = got
-                                    .iter()
-                                    .zip(&want[row])
-                                    .all(|(a, b)| a.to_bits() == b.to_bits());
-                                assert!(
-                                    same,
-                                    "{dtype} {tier:?} {precision:?}, {outputs} x {width}: row {row} of {rows} is {got:?}, not {:?}",
-                                    want[row]
-                                );
-                            }
+        for ([outputs, width], row_counts) in cases(dtype) {
+            let mut random = Random::new((outputs * width) as u64);
+            let bytes = tensor_bytes(dtype, outputs * width, &mut random);
+            let executor = packed(dtype, [outputs, width], &bytes, None);
+            let matrix = matrix(&executor);
+            let most = row_counts[row_counts.len() - 1];
+            let x: Vec<f32> = (0..most * width).map(|_| random.float() * 3.0).collect();
+            for precision in [Precision::Fast, Precision::Balanced, Precision::Exact] {
+                let want = plain_rows(matrix, &x, precision);
+                for tier in Tier::available() {
+                    for &rows in row_counts {
+                        let got = run(tier, matrix, &x, rows, precision, None);
+                        for (row, got) in got.chunks_exact(outputs).enumerate() {
+                            let same = got
+                                .iter()
+                                .zip(&want[row])
+                                .all(|(a, b)| a.to_bits() == b.to_bits());
+                            assert!(
+                                same,
+                                "{dtype} {tier:?} {precision:?}, {outputs} x {width}: row {row} of {rows} is {got:?}, not {:?}",
+                                want[row]
+                            );
                         }
                     }
                 }

@@ -3,14 +3,14 @@
 
 use std::sync::Arc;
 
-use inferlib_core::program::{Program, WeightDecl};
+use inferlib_core::program::{Activation, Program, WeightDecl};
 use inferlib_weights::{Dtype, Tensor, dequantize};
 
 use crate::activations::{Activations, Need, pack_row};
 use crate::executor::{CpuExecutor, Options, Part, Precision, Weight};
 use crate::kernels::Kernels;
 use crate::linear::{LinearTask, PanelScratch, linear};
-use crate::matrix::Matrix;
+use crate::matrix::{Matrix, Segment};
 use crate::packing::Packing;
 use crate::random_weights::{Random, tensor_bytes};
 use crate::simd::Portable;
@@ -42,6 +42,15 @@ pub(crate) fn packed(
     bytes: &[u8],
     order: Option<&[i32]>,
 ) -> CpuExecutor {
+    packed_parts(&[(dtype, shape[0], bytes)], shape[1], order)
+}
+
+/// Pack tensors of `width` columns (type, rows, bytes) as one matrix, each one's rows in `order` if given.
+pub(crate) fn packed_parts(
+    parts: &[(Dtype, usize, &[u8])],
+    width: usize,
+    order: Option<&[i32]>,
+) -> CpuExecutor {
     let options = Options {
         precision: Precision::Fast,
         kv_cache_dtype: None,
@@ -50,23 +59,26 @@ pub(crate) fn packed(
         max_num_batched_tokens: 64,
         num_blocks: Vec::new(),
     };
-    let mut executor =
-        CpuExecutor::new(program(shape[0], shape[1]), &options).expect("options are valid");
-    let tensor = Tensor {
-        name: "w",
-        dtype,
-        shape: &shape,
-        bytes,
+    let rows = parts.iter().map(|&(_, rows, _)| rows).sum();
+    let mut executor = CpuExecutor::new(program(rows, width), &options).expect("options are valid");
+    let shapes: Vec<[usize; 2]> = parts.iter().map(|&(_, rows, _)| [rows, width]).collect();
+    let part = |(&(dtype, _, bytes), shape)| Part {
+        tensor: Tensor {
+            name: "w",
+            dtype,
+            shape,
+            bytes,
+        },
+        row_order: order,
     };
+    let parts: Vec<Part<'_>> = parts
+        .iter()
+        .zip(shapes.iter().map(|shape| &shape[..]))
+        .map(part)
+        .collect();
     executor
-        .load_matrix(
-            "w",
-            &[Part {
-                tensor,
-                row_order: order,
-            }],
-        )
-        .expect("the tensor is valid");
+        .load_matrix("w", &parts)
+        .expect("the tensors are valid");
     executor
 }
 
@@ -109,17 +121,6 @@ fn packed_rows_equal_the_file_formats_dequantization() {
     }
 }
 
-/// `x @ w.T` by the documented arithmetic, from values alone (`exact`), or with int8 activations for packed types.
-fn expected_exact(matrix: &Matrix, x: &[f32], out: usize) -> f32 {
-    let mut w = vec![0.0; matrix.in_features];
-    matrix.row(out, &mut w);
-    let mut acc = 0.0_f32;
-    for (w, x) in w.iter().zip(x) {
-        acc = w.mul_add(*x, acc);
-    }
-    acc
-}
-
 /// Run one tier over all panels.
 pub(crate) fn run(
     tier: Tier,
@@ -129,14 +130,47 @@ pub(crate) fn run(
     precision: Precision,
     bias: Option<&[f32]>,
 ) -> Vec<f32> {
+    run_shared(tier, matrix, x, rows, precision, (bias, None), 1)
+}
+
+/// The same matrix with each segment in memory of exactly its size: a sanitizer sees what is read beyond.
+fn in_exact_memory(matrix: &Matrix) -> (Matrix, Vec<Vec<u8>>) {
+    let mut memory = Vec::new();
+    let copied = |segment: &Segment| {
+        let bytes = segment.num_panels() * segment.panel_bytes;
+        // SAFETY: the segment's panels.
+        let mut panels = unsafe { std::slice::from_raw_parts(segment.data, bytes) }.to_vec();
+        let data = panels.as_mut_ptr();
+        memory.push(panels);
+        Segment { data, ..*segment }
+    };
+    let copy = Matrix {
+        segments: matrix.segments.iter().map(copied).collect(),
+        ..*matrix
+    };
+    (copy, memory)
+}
+
+/// Run one tier, the panels in `workers` shares of equal size, the last share first; with a bias or gated.
+pub(crate) fn run_shared(
+    tier: Tier,
+    matrix: &Matrix,
+    x: &[f32],
+    rows: usize,
+    precision: Precision,
+    (bias, gated): (Option<&[f32]>, Option<Activation>),
+    workers: usize,
+) -> Vec<f32> {
     let kernels = Kernels::of(tier);
+    let (exact, _memory) = in_exact_memory(matrix);
+    let matrix = &exact;
     let width = matrix.in_features;
     let need = matrix.need(precision);
     let mut activations = Activations::new(rows, width, need);
     let view = activations.view();
-    let mut out = vec![f32::NAN; rows * matrix.out_features];
-    let mut scratch = PanelScratch::new(rows);
-    // SAFETY: sizes match; the tier is available.
+    let outputs = matrix.out_features / if gated.is_some() { 2 } else { 1 };
+    let mut out = vec![f32::NAN; rows * outputs];
+    // SAFETY: sizes match; shares do not overlap; the tier is available.
     unsafe {
         for row in 0..rows {
             (kernels.pack_row)(x[row * width..].as_ptr(), width, row, rows, need, view);
@@ -147,10 +181,14 @@ pub(crate) fn run(
             rows,
             bias,
             out: out.as_mut_ptr(),
-            gated: None,
+            gated,
             precision,
         };
-        linear(&kernels, &task, 0..task.num_pairs(), &mut scratch);
+        let pairs = task.num_pairs();
+        for worker in (0..workers).rev() {
+            let share = pairs * worker / workers..pairs * (worker + 1) / workers;
+            linear(&kernels, &task, share, &mut PanelScratch::new(rows));
+        }
     }
     out
 }
@@ -200,29 +238,6 @@ fn every_tier_and_row_count_gives_the_same_bits() {
                         }
                     }
                 }
-            }
-        }
-    }
-}
-
-#[test]
-fn exact_results_are_one_fma_chain_over_dequantized_values() {
-    for dtype in types() {
-        let (out_features, width) = (19, width_of(dtype));
-        let mut random = Random::new(3);
-        let bytes = tensor_bytes(dtype, out_features * width, &mut random);
-        let executor = packed(dtype, [out_features, width], &bytes, None);
-        let matrix = matrix(&executor);
-        let x: Vec<f32> = (0..5 * width).map(|_| random.float()).collect();
-        let out = run(Tier::Scalar, matrix, &x, 5, Precision::Exact, None);
-        for row in 0..5 {
-            for o in 0..out_features {
-                let want = expected_exact(matrix, &x[row * width..][..width], o);
-                assert_eq!(
-                    out[row * out_features + o].to_bits(),
-                    want.to_bits(),
-                    "{dtype:?}"
-                );
             }
         }
     }

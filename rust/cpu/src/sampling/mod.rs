@@ -27,7 +27,7 @@ mod mass;
 mod philox;
 mod scan;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod tiles;
 mod truncate;
 

@@ -21,7 +21,7 @@ use inferlib_core::{LogitsRow, SampledRow, SamplingParams};
 use super::{RowResult, Sampler};
 
 /// A row to sample with `params`, the same key every time.
-fn row(params: SamplingParams) -> SampledRow {
+pub(crate) fn row(params: SamplingParams) -> SampledRow {
     SampledRow {
         kind: LogitsRow::Sample,
         sequence: 0,
@@ -54,7 +54,7 @@ fn words(seed: u64) -> impl Iterator<Item = u32> {
 }
 
 /// Roughly bell-shaped logits around zero, with `spread` as standard deviation.
-fn bell(len: usize, spread: f32, seed: u64) -> Vec<f32> {
+pub(crate) fn bell(len: usize, spread: f32, seed: u64) -> Vec<f32> {
     let mut words = words(seed);
     let mut byte_sum = || {
         words.next().map_or(0.0, |word| {
