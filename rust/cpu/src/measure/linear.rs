@@ -65,6 +65,7 @@ impl Linear {
         };
         let options = Options {
             precision,
+            kv_cache_dtype: None,
             threads: Some(threads),
             tier: Some(tier.name().to_owned()),
             max_num_batched_tokens: 1,
