@@ -5,7 +5,8 @@
 
 Each kernel multiplies matrices of random weights in the shapes of real models. Its share is that of
 the limit that binds it: read bandwidth (``m``) or arithmetic (``c``), both measured right before
-each matrix, with the same tier and threads. Then what a token costs to draw from a vocabulary of
+each matrix, with the same tier and threads. Then attention, beside the medians of both: what fits
+in the caches is read faster than memory. Then what a token costs to draw from a vocabulary of
 262,144, beside a decode step of Gemma 3 270M, which has that vocabulary.
 """
 
@@ -157,6 +158,40 @@ def summary(kernels: Sequence[Kernel]) -> dict[str, dict[str, float]]:
     }
 
 
+def attention_of(
+    lines: Iterable[Mapping[str, object]], tier: str, limits: Sequence[Limits]
+) -> list[dict[str, object]]:
+    """Each workload beside the medians of the tier's limits with as many threads."""
+    bandwidth = statistics.median(limit.read_gb_s for limit in limits)
+    peak = statistics.median(limit.float_peak_gops for limit in limits)
+    return [
+        {
+            "tier": tier,
+            **line,
+            "of_bandwidth": round(line["gb_s"] / bandwidth, 3),
+            "of_float_peak": round(line["gflops"] / peak, 3),
+        }
+        for line in lines
+    ]
+
+
+def attention_grid(attention: Iterable[Mapping[str, object]]) -> Grid:
+    """A line per workload."""
+    return Grid(
+        ["attention", "rows@context", "µs a layer", "% of bandwidth", "% of float peak"],
+        [
+            [
+                line["model"],
+                line["work"],
+                f"{line['best_us_layer']:.1f}",
+                f"{100 * line['of_bandwidth']:.0f}",
+                f"{100 * line['of_float_peak']:.0f}",
+            ]
+            for line in attention
+        ],
+    )
+
+
 def sampling_of(
     lines: Iterable[Mapping[str, object]], lm_head_ms: float
 ) -> list[dict[str, object]]:
@@ -166,7 +201,10 @@ def sampling_of(
 
 
 def stored(
-    limits: Sequence[Limits], kernels: Sequence[Kernel], sampling: Sequence[Mapping[str, object]]
+    limits: Sequence[Limits],
+    kernels: Sequence[Kernel],
+    attention: Sequence[Mapping[str, object]],
+    sampling: Sequence[Mapping[str, object]],
 ) -> dict[str, object]:
     """For the file: an entry per tier, threads, shape and type, a value per number of rows."""
     entries: dict[tuple[object, ...], dict[str, object]] = {}
@@ -194,6 +232,7 @@ def stored(
         ],
         "median_shares": summary(kernels),
         "sampling": list(sampling),
+        "attention": list(attention),
         "kernels": list(entries.values()),
     }
 
@@ -256,12 +295,17 @@ def main() -> None:
     }
     limits: list[Limits] = []
     kernels: list[Kernel] = []
+    attention: list[dict[str, object]] = []
     for tier in tiers:
         for threads in map(int, arguments.threads.split(",")):
             options = options_of({**every, "tier": tier, "threads": threads})
             found, measured = kernels_of(example("kernels", *options), arguments.precision)
             print(f"\n{tier}, {threads} {'thread' if threads == 1 else 'threads'}")
             print(grid(measured).text(), flush=True)
+            lines = example("attention", *options_of({"tier": tier, "threads": threads}))
+            attended = attention_of(lines, tier, found)
+            print(attention_grid(attended).text(), flush=True)
+            attention += attended
             limits += found
             kernels += measured
     head = example("kernels", *options_of({**LM_HEAD, "rows": 1, "tier": tiers[0]}))
@@ -273,11 +317,12 @@ def main() -> None:
     result = {
         "precision": arguments.precision,
         "quick": arguments.quick,
-        **stored(limits, kernels, drawn),
+        **stored(limits, kernels, attention, drawn),
         **machine.describe(),
     }
     write(result, arguments.json)
-    print(json.dumps({name: value for name, value in result.items() if name != "kernels"}))
+    lists = ("kernels", "attention")
+    print(json.dumps({name: value for name, value in result.items() if name not in lists}))
 
 
 if __name__ == "__main__":

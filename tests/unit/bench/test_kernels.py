@@ -7,6 +7,8 @@ import json
 import pytest
 from bench.kernels import (
     LM_HEAD_SHARE,
+    attention_grid,
+    attention_of,
     grid,
     kernels_of,
     options_of,
@@ -68,6 +70,16 @@ def test_the_summary_is_medians_over_types_and_shapes():
     assert summary(kernels_of(lines)[1]) == {"avx2, threads: 2": {"1": 0.9, "8": 0.9}}
 
 
+def test_attention_stands_beside_the_medians_of_both_limits():
+    limits, _ = kernels_of([LIMITS, LIMITS | {"read_gb_s": 20.0}])
+    work = {"model": "smollm2", "work": "decode 1x1@1024", "threads": 2, "best_us_layer": 12.34}
+    attention = attention_of([work | {"gb_s": 5.0, "gflops": 40.0}], "avx2", limits)
+    assert attention[0]["tier"] == "avx2"
+    assert (attention[0]["of_bandwidth"], attention[0]["of_float_peak"]) == (0.2, 0.2)
+    text = attention_grid(attention).text().splitlines()
+    assert text[1].split()[-3:] == ["12.3", "20", "20"]
+
+
 def test_sampling_is_a_share_of_the_whole_step():
     drawn = [{"sampling": "top_p", "best_us": 100.0}]
     [result] = sampling_of(drawn, lm_head_ms=10.0)
@@ -78,7 +90,7 @@ def test_the_file_groups_row_counts_and_keeps_the_medians_of_limits(tmp_path):
     slower = LIMITS | {"read_gb_s": 20.0}
     lines = [LIMITS, line(), line(rows=8), slower, line(kind="Q8_0")]
     path = tmp_path / "results" / "kernels.json"
-    write({"quick": True, **stored(*kernels_of(lines), [])}, path)
+    write({"quick": True, **stored(*kernels_of(lines), [], [])}, path)
     result = json.loads(path.read_text())
     assert result["limits"] == [LIMITS | {"read_gb_s": 25.0}]
     assert [(entry["type"], entry["rows"]) for entry in result["kernels"]] == [
