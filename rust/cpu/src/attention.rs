@@ -114,7 +114,7 @@ pub(crate) fn first_seen(position: usize, window: Option<usize>) -> usize {
     window.map_or(0, |window| (position + 1).saturating_sub(window))
 }
 
-/// Run one unit.
+/// Run one unit; `next` is the one that this worker will probably run after it.
 ///
 /// # Safety
 /// The task's pointers cover the batch; table entries that are visited are valid blocks; no other worker has the unit's
@@ -123,14 +123,12 @@ pub(crate) fn first_seen(position: usize, window: Option<usize>) -> usize {
 pub(crate) unsafe fn unit<I: Isa, E: KvElement>(
     task: &AttentionTask<'_>,
     unit: Unit,
+    next: Option<Unit>,
     scratch: &mut AttentionScratch,
 ) {
     let per_head = task.per_head();
     let queries = unit.rows * per_head;
     let stride = task.cache.v_stride;
-    let table = task.block_tables[unit.table..].as_ptr();
-    let last = task.positions[unit.row + unit.rows - 1].unsigned_abs() as usize;
-    let end_block = (last / BLOCK_SIZE + 1).min(unit.tiles.1 * TILE_BLOCKS);
     // SAFETY: as the contract.
     unsafe {
         load_queries::<I, E>(task, unit, scratch);
@@ -139,14 +137,18 @@ pub(crate) unsafe fn unit<I: Isa, E: KvElement>(
         }
         for tile in unit.tiles.0..unit.tiles.1 {
             let start = tile * TILE;
+            let (next, next_head) = match next {
+                _ if tile + 1 < unit.tiles.1 => (blocks_of(task, unit, tile + 1), unit.head),
+                Some(next) => (blocks_of(task, next, next.tiles.0), next.head),
+                None => (&[][..], 0),
+            };
             let sight = look(task, unit, start, scratch);
             let tile = Tile {
                 cache: &task.cache,
                 head: unit.head,
-                table: table.add(start / BLOCK_SIZE),
-                more: end_block
-                    .saturating_sub(start / BLOCK_SIZE + TILE_BLOCKS)
-                    .min(TILE_BLOCKS),
+                table: blocks_of(task, unit, tile).as_ptr(),
+                next,
+                next_head,
                 queries,
                 blocks: (sight.0 / BLOCK_SIZE, sight.1.div_ceil(BLOCK_SIZE)),
             };
@@ -183,8 +185,9 @@ struct Tile<'a> {
     head: usize,
     /// The tile's first entry of the block table.
     table: *const i32,
-    /// Blocks of the tile that comes next.
-    more: usize,
+    /// Blocks of the tile that comes next, and its head.
+    next: &'a [i32],
+    next_head: usize,
     queries: usize,
     /// First block of the tile that any query sees, and one past the last.
     blocks: (usize, usize),
@@ -198,12 +201,21 @@ impl Tile<'_> {
         unsafe { (*self.table.add(i)).unsigned_abs() as usize }
     }
 
-    /// Id of block `i` of the tile that comes next, if the unit visits it.
+    /// K of block `i` of the tile that comes next, if it is visited.
     #[inline(always)]
-    unsafe fn next_block(&self, i: usize) -> Option<usize> {
-        // SAFETY: as above.
-        (i < self.more).then(|| unsafe { self.block(TILE_BLOCKS + i) })
+    fn next_keys(&self, i: usize) -> Option<*const u8> {
+        let block = self.next.get(i)?.unsigned_abs() as usize;
+        Some(self.cache.k(block, self.next_head).cast_const())
     }
+}
+
+/// The block ids of a tile of a unit, up to the last one that the unit's rows see.
+#[inline(always)]
+fn blocks_of<'a>(task: &AttentionTask<'a>, unit: Unit, tile: usize) -> &'a [i32] {
+    let last = task.positions[unit.row + unit.rows - 1].unsigned_abs() as usize;
+    let first = tile * TILE_BLOCKS;
+    let end = (last / BLOCK_SIZE + 1).min(first + TILE_BLOCKS);
+    &task.block_tables[unit.table..][first.min(end)..end]
 }
 
 /// Queries of the unit, scaled, as the cache's type multiplies them: `[queries][k_steps]` words.

@@ -43,7 +43,7 @@ type UnpackedTiles = unsafe fn(&Tiles, &PanelScratch, [*const u8; PANELS], usize
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct KvKernels {
     /// See [`attention::unit`].
-    pub(crate) attention: unsafe fn(&AttentionTask<'_>, Unit, &mut AttentionScratch),
+    pub(crate) attention: unsafe fn(&AttentionTask<'_>, Unit, Option<Unit>, &mut AttentionScratch),
     /// See [`kv_cache::store_kv`].
     pub(crate) store: unsafe fn(&LayerCache, usize, *const f32, *const f32),
 }
@@ -176,15 +176,15 @@ kernels! {
     /// See [`activations::pack_row`].
     fn pack_row(x: *const f32, width: usize, row: usize, rows: usize, need: Need, to: ActivationsView) = activations::pack_row;
     /// See [`attention::unit`], f16 cache.
-    fn attention_f16(task: &AttentionTask<'_>, unit: Unit, scratch: &mut AttentionScratch) = attention::unit, Half;
+    fn attention_f16(task: &AttentionTask<'_>, unit: Unit, next: Option<Unit>, scratch: &mut AttentionScratch) = attention::unit, Half;
     /// See [`attention::unit`], bf16 cache.
-    fn attention_bf16(task: &AttentionTask<'_>, unit: Unit, scratch: &mut AttentionScratch) = attention::unit, Bfloat;
+    fn attention_bf16(task: &AttentionTask<'_>, unit: Unit, next: Option<Unit>, scratch: &mut AttentionScratch) = attention::unit, Bfloat;
     /// See [`attention::unit`], bf16 cache, where [`Tier::has_dot_bf16`].
-    fn attention_bf16_native(task: &AttentionTask<'_>, unit: Unit, scratch: &mut AttentionScratch) = attention::unit, BfloatNative;
+    fn attention_bf16_native(task: &AttentionTask<'_>, unit: Unit, next: Option<Unit>, scratch: &mut AttentionScratch) = attention::unit, BfloatNative;
     /// See [`attention::unit`], int8 cache.
-    fn attention_int8(task: &AttentionTask<'_>, unit: Unit, scratch: &mut AttentionScratch) = attention::unit, Int8;
+    fn attention_int8(task: &AttentionTask<'_>, unit: Unit, next: Option<Unit>, scratch: &mut AttentionScratch) = attention::unit, Int8;
     /// See [`attention::unit`], f32 cache.
-    fn attention_f32(task: &AttentionTask<'_>, unit: Unit, scratch: &mut AttentionScratch) = attention::unit, Single;
+    fn attention_f32(task: &AttentionTask<'_>, unit: Unit, next: Option<Unit>, scratch: &mut AttentionScratch) = attention::unit, Single;
     /// See [`attention::merge`].
     fn attention_merge(task: &AttentionTask<'_>, merge: Merge, scratch: &mut AttentionScratch) = attention::merge;
     /// See [`kv_cache::store_kv`], f16 cache.

@@ -207,11 +207,11 @@ fn every_tier_and_row_count_gives_the_same_bits() {
             let bytes = tensor_bytes(dtype, out_features * width, &mut random);
             let executor = packed(dtype, [out_features, width], &bytes, None);
             let matrix = matrix(&executor);
-            let x: Vec<f32> = (0..33 * width).map(|_| random.float() * 3.0).collect();
+            let x: Vec<f32> = (0..65 * width).map(|_| random.float() * 3.0).collect();
             let bias: Vec<f32> = (0..out_features).map(|_| random.float()).collect();
             for precision in [Precision::Fast, Precision::Balanced, Precision::Exact] {
                 // Row by row on the scalar tier is the definition.
-                let alone: Vec<Vec<f32>> = (0..33)
+                let alone: Vec<Vec<f32>> = (0..65)
                     .map(|row| {
                         run(
                             Tier::Scalar,
@@ -224,7 +224,7 @@ fn every_tier_and_row_count_gives_the_same_bits() {
                     })
                     .collect();
                 for tier in Tier::available() {
-                    for rows in [1, 2, 3, 4, 5, 7, 8, 9, 12, 15, 16, 17, 33] {
+                    for rows in [1, 2, 3, 4, 5, 7, 8, 9, 12, 15, 16, 17, 33, 65] {
                         let out = run(tier, matrix, &x, rows, precision, Some(&bias));
                         for row in 0..rows {
                             for o in 0..out_features {

@@ -280,8 +280,10 @@ impl Run<'_> {
             (units.len(), Share::Turns),
             |scratch, range| {
                 for i in range {
+                    // The next in turn, unless another worker takes it.
+                    let next = units.get(i + self.executor.threads()).copied();
                     // SAFETY: units are claimed once; the batch was checked; features are available.
-                    unsafe { unit(&task, units[i], &mut scratch.attention) };
+                    unsafe { unit(&task, units[i], next, &mut scratch.attention) };
                 }
             },
             |scratch| {

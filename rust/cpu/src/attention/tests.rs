@@ -209,8 +209,8 @@ impl World {
         let attention = self.kernels(tier).attention;
         // SAFETY: the task covers the batch, its blocks are the cache's, the tier is available; one thread.
         unsafe {
-            for &unit in &units {
-                attention(&task, unit, &mut scratch);
+            for (i, &unit) in units.iter().enumerate() {
+                attention(&task, unit, units.get(i + 1).copied(), &mut scratch);
             }
             for &merge in &merges {
                 (Kernels::of(tier).attention_merge)(&task, merge, &mut scratch);

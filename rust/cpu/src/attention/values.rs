@@ -118,17 +118,13 @@ impl<E: KvElement> Rows<'_, E> {
     }
     /// Where to look ahead from row `word`, if anywhere.
     #[inline(always)]
-    unsafe fn ahead(self, word: usize) -> Option<*const u8> {
+    fn ahead(self, word: usize) -> Option<*const u8> {
         if !self.ahead {
             return None;
         }
         let pitch = self.tile.cache.v_stride * E::WORD_BYTES;
-        // SAFETY: a hint, of a block that is the sequence's.
-        unsafe {
-            let block = self.tile.next_block(word / Self::ROWS)?;
-            let keys = self.tile.cache.k(block, self.tile.head).cast_const();
-            Some(keys.wrapping_add(word % Self::ROWS * pitch + self.column))
-        }
+        let keys = self.tile.next_keys(word / Self::ROWS)?;
+        Some(keys.wrapping_add(word % Self::ROWS * pitch + self.column))
     }
 }
 
