@@ -112,7 +112,7 @@ def main() -> None:
     result = {
         "model": path.name,
         "threads": arguments.threads or machine.cores(),
-        "read_bandwidth_gb_s": machine.read_bandwidth(threads=arguments.threads),
+        "read_bandwidth_gb_s": machine.read_bandwidth(arguments.threads),
         **measure(path, arguments.threads, arguments.repeats, options),
         **machine.describe(),
     }

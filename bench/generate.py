@@ -7,8 +7,7 @@ Nothing is drafted (see ``bench.drafting``).
 Prompts are random token ids (speed does not depend on them). Prefill is prompt tokens over the time
 to the first token; decode is the median over runs of tokens after the first over their time; a
 batch of n decodes n sequences together after 64 tokens each. Read bandwidth is measured in the same
-run, by a plain sum: reads that prefetch are faster, so it tells runs apart but is no bound (that is
-the ``read_gb_s`` of ``rust/cpu/examples/kernels.rs``).
+run, as the kernels read (``bench.machine``).
 """
 
 from __future__ import annotations
@@ -75,7 +74,7 @@ def measure(path: Path, threads: int | None, repeats: int) -> dict[str, float]:
             samples.setdefault(name, []).append(value)
 
         for _ in range(repeats):
-            add("read_bandwidth_gb_s", machine.read_bandwidth(repeats=1, threads=threads))
+            add("read_bandwidth_gb_s", machine.read_bandwidth(threads))
             for length in (128, 512, 1024):
                 add(f"prefill_{length}", prefill(model, random_prompt(random, length)))
             for context in (16, 1024):

@@ -63,17 +63,19 @@ def busy_seconds() -> float:
     return (user + nice + system + irq + soft_irq + steal) / TICKS_PER_SECOND
 
 
-def int8_peak(threads: int | None = None) -> float | None:
-    """GOP/s of ``threads`` cores at nothing but int8 multiply-adds, each two operations.
+def limits(threads: int | None = None) -> dict[str, float] | None:
+    """What ``threads`` cores can do at most right now; ``None`` without cargo.
 
-    Measured by an example of ``rust/cpu``, which cargo builds first; ``None`` without cargo.
+    Keys: ``read_gb_s``, bytes read together in 1e9 per second, from 256 MiB, prefetched as the
+    kernels do; ``int8_peak_gops`` and ``float_peak_gops``, nothing but multiply-adds, each two
+    operations, in 1e9 per second (0 where the tier has no such measurement). Measured by an example
+    of ``rust/cpu``, which cargo builds first.
     """
-    least = ["--types", "Q4_0", "--rows", "1", "--repeats", "1", "--megabytes", "1"]
     command = ["cargo", "run", "--release", "--quiet", "-p", "inferlib-cpu"]
-    command += ["--features", "measure", "--example", "kernels", "--"]
+    command += ["--features", "measure", "--example", "limits", "--"]
     try:
         result = subprocess.run(
-            [*command, "--threads", str(threads or cores()), *least],
+            [*command, "--threads", str(threads or cores())],
             capture_output=True,
             text=True,
             check=True,
@@ -81,10 +83,26 @@ def int8_peak(threads: int | None = None) -> float | None:
         )
     except (OSError, subprocess.CalledProcessError):
         return None
-    return float(json.loads(result.stdout.split("\n", 1)[0])["int8_peak_gops"]) or None
+    found: dict[str, float] = json.loads(result.stdout)
+    return found
 
 
-def read_bandwidth(megabytes: int = 256, threads: int | None = None, repeats: int = 5) -> float:
+def int8_peak(threads: int | None = None) -> float | None:
+    """GOP/s of ``threads`` cores at nothing but int8 multiply-adds; ``None`` without cargo."""
+    found = limits(threads)
+    return (found["int8_peak_gops"] or None) if found else None
+
+
+def read_bandwidth(threads: int | None = None) -> float:
+    """GB/s that ``threads`` threads read together: the kernels' own way, or NumPy's without cargo.
+
+    NumPy's is no bound: its loops do not prefetch, and read less than the kernels do.
+    """
+    found = limits(threads)
+    return found["read_gb_s"] if found else numpy_bandwidth(threads=threads)
+
+
+def numpy_bandwidth(megabytes: int = 256, threads: int | None = None, repeats: int = 5) -> float:
     """GB/s that ``threads`` threads read together: each sums its share of a large array.
 
     NumPy's sum of int64 runs at memory speed and without the GIL. The best of ``repeats``.

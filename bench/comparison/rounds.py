@@ -124,7 +124,7 @@ class Rounds:
     def _probe_bandwidth(self, workload: Workload) -> list[float]:
         if workload.name != BANDWIDTH_AROUND:
             return []
-        return [machine.read_bandwidth(threads=self._threads)]
+        return [machine.read_bandwidth(self._threads)]
 
 
 class _Meter:

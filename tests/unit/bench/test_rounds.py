@@ -37,7 +37,7 @@ class FakeProcess:
 @pytest.fixture(autouse=True)
 def quick_machine(monkeypatch):
     bandwidths = iter(range(1, 100))
-    monkeypatch.setattr(machine, "read_bandwidth", lambda **_: float(next(bandwidths)))
+    monkeypatch.setattr(machine, "read_bandwidth", lambda _: float(next(bandwidths)))
     monkeypatch.setattr(machine, "int8_peak", lambda _: 1000.0)
 
 
