@@ -20,7 +20,7 @@ use crate::matrix::{Matrix, Segment};
 use crate::simd::LANES;
 
 /// Largest row count that is served from packed bytes: up to it unpacking once for all rows costs more than it saves, most
-/// of all with several workers (5 to 16 % at 32 rows, two of them; Q3_K alone gains nothing).
+/// of all with several workers (5 to 16 % at 32 rows, two of them; `Q3_K` alone gains nothing).
 const MAX_PACKED_ROWS: usize = 64;
 /// Blocks unpacked at once: two panels of 768 columns are 24 KiB of codes, so that they stay in L1 with a tile of rows.
 pub(crate) const CHUNK_BLOCKS: usize = 24;
