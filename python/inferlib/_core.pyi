@@ -38,6 +38,7 @@ __all__ = [
     "Weights",
     "dequantize",
     "read_tokenizer_config",
+    "sample_rows",
     "set_error_classes",
 ]
 
@@ -652,6 +653,11 @@ class SampledRows:
     def history_start(self, /) -> NDArray[int32]:
         """
         `[num_sampled]`: where the row's tokens begin in `Batch.history`, prompt first.
+        """
+    @property
+    def is_argmax(self, /) -> NDArray[bool_]:
+        """
+        `[num_sampled]`: whether the row's token is that of the largest logit, and nothing else is asked of it.
         """
     @property
     def is_scored(self, /) -> NDArray[bool_]:
@@ -1364,6 +1370,13 @@ def read_tokenizer_config(json: bytes) -> tuple[dict[str, str], dict[str, str]]:
 
     Special tokens are those of `bos_token`, `eos_token`, `unk_token` and `pad_token` that are set. A single chat template
     has the name `default`.
+    """
+
+def sample_rows(batch: Batch, logits: NDArray[float32]) -> StepOutput:
+    """
+    Draw or score every row of a batch from its logits, `[num_sampled, vocab_size]`.
+
+    The same bits as the CPU executor gives for the same logits, all options included. Without the GIL.
     """
 
 def set_error_classes(classes: "dict[str, Any]") -> None:

@@ -11,7 +11,7 @@ from ._core import ChatTemplate, Scheduler, TextStreams, Tokenizer
 from .config import BLOCK_SIZE, format_bytes
 from .engine import Engine
 from .errors import ModelFormatError, OutOfMemoryError, RequestError, TemplateError
-from .executors.cpu import block_bytes, make_executor
+from .executors import cpu
 from .host_memory import free_bytes
 from .loading import load
 from .request_builder import RequestBuilder
@@ -21,9 +21,11 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterable, Mapping
 
-    from ._core import CpuExecutor, Program
+    from ._core import Program
     from .checkpoint_files import TextFiles
     from .config import EngineConfig
+    from .devices import Device
+    from .executors.base import Executor, WeightReceiver
     from .loading import LoadedModel
     from .model_spec import ModelSpec
 
@@ -52,7 +54,7 @@ class Checkpoint:
     source: str | None
     spec: ModelSpec
     program: Program
-    load_weights: Callable[[CpuExecutor, Path | None], None]
+    load_weights: Callable[[WeightReceiver, Path | None], None]
     weight_bytes: int
     tokenizer: Tokenizer | None
     chat_template: ChatTemplate | TemplateError | None
@@ -110,7 +112,7 @@ def read_checkpoint(loaded: LoadedModel, *, chat_template: str | None = None) ->
         TemplateError: The given ``chat_template`` is malformed.
     """
 
-    def load_weights(executor: CpuExecutor, packed_cache: Path | None) -> None:
+    def load_weights(executor: WeightReceiver, packed_cache: Path | None) -> None:
         for vector in loaded.vectors:
             executor.load_vector(vector.name, vector.values)
         matrices = [(matrix.name, list(matrix.parts)) for matrix in loaded.matrices]
@@ -161,8 +163,9 @@ def assemble(
         RequestError: A setting does not fit the model; ``field`` names it.
     """
     spec, tokenizer = checkpoint.spec, checkpoint.tokenizer
-    size = size_of(checkpoint, config)
-    executor = make_executor(checkpoint.program, config, size.num_blocks, checkpoint.load_weights)
+    device = _open_device(config)
+    size = size_of(checkpoint, config, device)
+    executor = _make_executor(checkpoint, config, device, size.num_blocks)
     # The model keeps the checkpoint for what it says, not the opened files and their vocabulary.
     checkpoint = replace(checkpoint, load_weights=_already_loaded)
     scheduler = Scheduler(
@@ -204,7 +207,27 @@ def assemble(
     )
 
 
-def _already_loaded(executor: CpuExecutor, packed_cache: Path | None) -> None:
+def _open_device(config: EngineConfig) -> Device | None:
+    """The device of the CUDA executor; ``None`` for the CPU's."""
+    if config.device == "cuda":
+        from .executors.kernels import cupy_device  # not for those who stay on the CPU
+
+        return cupy_device()
+    return None if isinstance(config.device, str) else config.device
+
+
+def _make_executor(
+    checkpoint: Checkpoint, config: EngineConfig, device: Device | None, num_blocks: int
+) -> Executor:
+    program, load_weights = checkpoint.program, checkpoint.load_weights
+    if device is None:
+        return cpu.make_executor(program, config, num_blocks, load_weights)
+    from .executors import cuda  # the same
+
+    return cuda.make_executor(program, config, device, num_blocks, load_weights)
+
+
+def _already_loaded(executor: WeightReceiver, packed_cache: Path | None) -> None:
     raise AssertionError(executor, packed_cache)
 
 
@@ -223,8 +246,12 @@ class ModelSize:
     kv_cache_bytes: int
 
 
-def size_of(checkpoint: Checkpoint, config: EngineConfig) -> ModelSize:
+def size_of(
+    checkpoint: Checkpoint, config: EngineConfig, device: Device | None = None
+) -> ModelSize:
     """Decide on the context and the KV cache, and check that they fit beside the weights.
+
+    ``device`` is ``None`` for the CPU.
 
     Raises:
         OutOfMemoryError: They do not.
@@ -239,7 +266,7 @@ def size_of(checkpoint: Checkpoint, config: EngineConfig) -> ModelSize:
             field="max_model_len",
             hint=f"give at most {longest}, or nothing",
         )
-    free = free_bytes()
+    free = free_bytes() if device is None else device.free_bytes()
     if checkpoint.weight_bytes > free:
         raise OutOfMemoryError(
             f"the weights of {checkpoint.name} take {format_bytes(checkpoint.weight_bytes)} "
@@ -248,7 +275,7 @@ def size_of(checkpoint: Checkpoint, config: EngineConfig) -> ModelSize:
             available=free,
             hint="use a smaller or more strongly quantized model",
         )
-    bytes_per_block = block_bytes(checkpoint.program, config.precision, config.kv_cache_dtype)
+    bytes_per_block = cpu.block_bytes(checkpoint.program, config.precision, config.kv_cache_dtype)
     num_blocks = config.kv_cache.num_blocks(
         block_bytes=bytes_per_block,
         max_model_len=max_model_len,

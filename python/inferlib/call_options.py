@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
     from .config import (
-        Device,
+        DeviceChoice,
         Driver,
         KvCacheDtype,
         KvCacheSize,
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 class LoadOptions(TypedDict, total=False):
     """Keywords of ``Model.from_pretrained``."""
 
-    device: Device
+    device: DeviceChoice
     precision: Precision
     kv_cache_dtype: KvCacheDtype
     kv_cache: str | KvCacheSize

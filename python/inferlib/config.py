@@ -8,13 +8,15 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
+from .devices import Device
 from .errors import OutOfMemoryError, RequestError
 from .validation import INT32_MAX, boolean, choice, integer
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-Device = Literal["auto", "cpu"]
+DeviceName = Literal["auto", "cpu", "cuda"]
+DeviceChoice: TypeAlias = DeviceName | Device
 Precision = Literal["fast", "balanced", "exact"]
 KvCacheDtype = Literal["auto", "f16", "bf16", "int8", "f32"]
 Driver = Literal["caller", "thread"]
@@ -181,12 +183,15 @@ class EngineConfig:
     """How a model runs.
 
     Attributes:
-        device: ``"auto"`` or ``"cpu"``.
+        device: ``"auto"`` (the CPU, so far) or ``"cpu"``. ``"cuda"`` is the first GPU, through
+            CuPy: not yet run on one, only emulated. Or a ``devices.Device`` of your own. The CUDA
+            kernels compute ``"exact"`` in float32, else with bf16 activations and KV cache.
         precision: ``"fast"`` (8-bit activations for quantized weights), ``"balanced"`` (15-bit
             activations: decode as fast, prefill slower) or ``"exact"`` (float32 activations).
         kv_cache_dtype: What keys and values are stored as: ``"f16"``, ``"bf16"``, ``"int8"`` (a
             scale per token and head; half the memory of 16 bits) or ``"f32"``. ``"auto"`` is
-            ``"f32"`` in exact precision, else ``"f16"``.
+            ``"f32"`` in exact precision, else ``"f16"``, with CUDA kernels ``"bf16"``; they know
+            no others.
         kv_cache: Memory for the KV cache; text is parsed.
         max_model_len: Longest sequence in tokens; ``None`` is what the model was made for.
         threads: CPU threads; ``None`` is one per usable core.
@@ -204,7 +209,7 @@ class EngineConfig:
             is work, so that submitted requests advance when nobody waits.
     """
 
-    device: Device = "auto"
+    device: DeviceChoice = "auto"
     precision: Precision = "fast"
     kv_cache_dtype: KvCacheDtype = "auto"
     kv_cache: KvCacheSize = KvCacheSize()
@@ -225,7 +230,8 @@ class EngineConfig:
             RequestError: A value is of the wrong kind or out of range; ``field`` names it.
         """
         object.__setattr__(self, "kv_cache", KvCacheSize.parse(self.kv_cache))
-        choice("device", self.device, get_args(Device))
+        if not isinstance(self.device, Device):
+            choice("device", self.device, get_args(DeviceName))
         choice("precision", self.precision, get_args(Precision))
         choice("kv_cache_dtype", self.kv_cache_dtype, get_args(KvCacheDtype))
         choice("driver", self.driver, get_args(Driver))

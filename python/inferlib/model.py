@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from .assembly import ModelParts
     from .chat import Message
     from .completion import Completion
-    from .config import Device, Driver, KvCacheDtype, Precision, Speculation
+    from .config import DeviceChoice, Driver, KvCacheDtype, Precision, Speculation
     from .engine import Engine
     from .prompts import EncodedPrompt
     from .request import Request
@@ -69,7 +69,7 @@ class Model:
         cls,
         name_or_path: str | os.PathLike[str],
         *,
-        device: Device = "auto",
+        device: DeviceChoice = "auto",
         precision: Precision = "fast",
         kv_cache_dtype: KvCacheDtype = "auto",
         kv_cache: str | KvCacheSize = "auto",
@@ -90,7 +90,7 @@ class Model:
         Args:
             name_or_path: A directory in Hugging Face's layout, a ``.gguf`` file, or the alias of
                 an installed model package (``"smollm2"``).
-            device: ``"auto"`` or ``"cpu"``.
+            device: ``"auto"`` or ``"cpu"``; see ``EngineConfig``.
             precision: ``"fast"``, ``"balanced"`` or ``"exact"``; see ``EngineConfig``.
             kv_cache_dtype: What keys and values are stored as: ``"f16"``, ``"bf16"``, ``"int8"``,
                 ``"f32"`` or ``"auto"``; see ``EngineConfig``.

@@ -22,7 +22,8 @@ from .transformer import record
 from .validation import check_keywords
 
 if TYPE_CHECKING:
-    from ._core import CpuExecutor, Program
+    from ._core import Program
+    from .executors.base import WeightReceiver
 
 BOS_TOKEN, EOS_TOKEN = "<|begin|>", "<|end|>"
 BOS_ID, EOS_ID = 256, 257
@@ -107,7 +108,7 @@ def tiny_spec(*, num_layers: int = 2, max_position_embeddings: int = 1024) -> Mo
     )
 
 
-def load_random_weights(executor: CpuExecutor, program: Program, seed: int) -> None:
+def load_random_weights(executor: WeightReceiver, program: Program, seed: int) -> None:
     """Give an executor every weight: norms of ones, biases of zeros, matrices of random numbers.
 
     They are scaled so that the logits spread enough for greedy decoding to be stable.

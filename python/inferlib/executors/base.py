@@ -5,7 +5,36 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from .._core import Batch, StepOutput
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from .._core import Batch, StepOutput, Weights
+
+
+class WeightReceiver(Protocol):
+    """An executor that is being given its weights, each once."""
+
+    def load_vector(self, name: str, values: NDArray[np.float32]) -> None:
+        """Give a vector, ``[width]``."""
+
+    def load_array(self, name: str, values: NDArray[np.float32]) -> None:
+        """Give a matrix, ``[out_features, in_features]``."""
+
+    def load_matrices(
+        self,
+        checkpoint: Weights,
+        matrices: list[tuple[str, list[tuple[str, NDArray[np.int32] | None]]]],
+        *,
+        packed_cache: Path | None = None,
+    ) -> tuple[str, str | None]:
+        """Give all matrices as tensors of a checkpoint that are stacked by rows.
+
+        Returns:
+            Where they came from (``"packed"``, ``"written"`` or ``"opened"``), and what was wrong
+            with a file of the packed cache that had to be replaced.
+        """
 
 
 class Executor(Protocol):

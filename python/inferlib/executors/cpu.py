@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from .._core import Program
     from ..config import EngineConfig
+    from .base import WeightReceiver
 
 _logger = logging.getLogger(__package__)
 
@@ -31,7 +32,7 @@ def make_executor(
     program: Program,
     config: EngineConfig,
     num_blocks: int,
-    load_weights: Callable[[CpuExecutor, Path | None], None],
+    load_weights: Callable[[WeightReceiver, Path | None], None],
 ) -> CpuExecutor:
     """Reserve the KV cache and load the weights.
 

@@ -95,12 +95,8 @@ fn cases(dtype: Dtype) -> impl Iterator<Item = ([usize; 2], &'static [usize])> {
         1632
     };
     let larger = LARGER_SIZES.map(|outputs| [outputs, wide]);
-    // More rows than are served from packed bytes.
-    let narrow = if dtype.block_size() == 256 { 256 } else { 96 };
-    let many = ODD_SIZES.map(|outputs| ([outputs, narrow], &[67_usize][..]));
     let odd = odd.map(|shape| (shape, &ODD_SIZES[..]));
-    let larger = larger.map(|shape| (shape, &LARGER_SIZES[..]));
-    odd.chain(many).chain(larger)
+    odd.chain(larger.map(|shape| (shape, &LARGER_SIZES[..])))
 }
 
 /// One row's activations as the kernels read them.

@@ -196,6 +196,21 @@ impl PySampledRows {
         self.array(py, |row| row.kind != LogitsRow::Sample)
     }
 
+    /// `[num_sampled]`: whether the row's token is that of the largest logit, and nothing else is asked of it.
+    #[getter]
+    fn is_argmax<'py>(&self, py: Python<'py>) -> PyResult<Array<'py, bool>> {
+        self.array(py, |row| {
+            let params = &*row.params;
+            row.kind == LogitsRow::Sample
+                && params.temperature <= 0.0
+                && params.logprobs.is_none()
+                && params.logit_bias.is_empty()
+                && params.allowed_token_ids.is_none()
+                && !params.needs_history()
+                && row.num_output_tokens >= params.min_tokens
+        })
+    }
+
     /// `[is_scored.sum()]`: the tokens that are scored, in the order of their rows.
     #[getter]
     fn targets<'py>(&self, py: Python<'py>) -> PyResult<Array<'py, i32>> {

@@ -1,0 +1,43 @@
+// <activation>_and_mul, all in act_and_mul_<activation>_<T>: out[i] = act(x[i]) * x[width + i], rounded once
+// x [rows, 2 * width] · out [rows, width]
+// Launch: (ceil(width / 512), rows) thread blocks of 128, four elements a thread. Needs width % 4 == 0.
+// Bytes: 3 * width * sizeof(T) per row. Oracle: reference.py, ACTIVATIONS
+#include "primitives.cuh"
+
+struct Silu {
+  __device__ static float apply(float x) { return x / (1.0f + expf(-x)); }
+};
+struct GeluTanh {
+  __device__ static float apply(float x) {
+    return 0.5f * x * (1.0f + tanhf(0.7978845608028654f * (x + 0.044715f * x * x * x)));
+  }
+};
+struct Gelu {
+  __device__ static float apply(float x) { return 0.5f * x * (1.0f + erff(x * 0.7071067811865476f)); }
+};
+
+template <class T, class Activation> __device__ void act_and_mul(T* out, const T* x, int width) {
+  int i = (blockIdx.x * 128 + threadIdx.x) * 4;
+  if (i >= width) return;
+  const T* row = x + static_cast<size_t>(blockIdx.y) * 2 * width;
+  float4 gate = load_four(row + i), up = load_four(row + width + i);
+  store_four(out + static_cast<size_t>(blockIdx.y) * width + i,
+             make_float4(Activation::apply(gate.x) * up.x, Activation::apply(gate.y) * up.y,
+                         Activation::apply(gate.z) * up.z, Activation::apply(gate.w) * up.w));
+}
+
+#define ACT_AND_MUL(NAME, T, ACTIVATION)                                                                      \
+  extern "C" __global__ void __launch_bounds__(128) act_and_mul_##NAME(T* out, const T* x, int width) {       \
+    act_and_mul<T, ACTIVATION>(out, x, width);                                                                \
+  }                                                                                                           \
+  KERNEL(act_and_mul_##NAME)
+
+ACT_AND_MUL(silu_f32, float, Silu)
+ACT_AND_MUL(silu_bf16, bfloat16, Silu)
+ACT_AND_MUL(silu_f16, float16, Silu)
+ACT_AND_MUL(gelu_tanh_f32, float, GeluTanh)
+ACT_AND_MUL(gelu_tanh_bf16, bfloat16, GeluTanh)
+ACT_AND_MUL(gelu_tanh_f16, float16, GeluTanh)
+ACT_AND_MUL(gelu_f32, float, Gelu)
+ACT_AND_MUL(gelu_bf16, bfloat16, Gelu)
+ACT_AND_MUL(gelu_f16, float16, Gelu)

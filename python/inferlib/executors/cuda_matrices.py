@@ -1,0 +1,223 @@
+"""The weights of a program on a device, each in the form in which its kernels read it.
+
+A matrix that is multiplied is a list of segments, runs of rows of one layout: in a fused projection
+the parts may have different types. A matrix that tokens are looked up in lies row by row.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import numpy as np
+
+from ..errors import ModelFormatError, UnsupportedModelError
+from .cuda_weights import PAIR_COLUMNS, PackedMatrix, QuantizedMatrix, pack_float, pack_quantized
+from .gguf_blocks import READABLE, read_blocks
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from .._core import Program, Weights
+    from ..devices import Device, DeviceArray
+
+    Part: TypeAlias = "NDArray[Any] | QuantizedMatrix"
+
+Kind: TypeAlias = Literal["f32", "bf16"]
+_STORED_FLOATS = {"BF16": np.uint16, "F16": np.float16}
+_LOOKED_UP, _MULTIPLIED = {"embedding"}, {"linear", "lm_head"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Segment:
+    """Some rows of a matrix on the device.
+
+    Attributes:
+        layout: ``"rows"`` (row by row, for the float32 family), or of a ``PackedMatrix``.
+        first_row: Where its rows begin in the matrix.
+        shape: ``(n, k)``.
+        codes: Elements, or packed codes.
+        scales: ``None`` for floats.
+        group: Columns that share a scale; 0 for floats.
+    """
+
+    layout: str
+    first_row: int
+    shape: tuple[int, int]
+    codes: DeviceArray
+    scales: DeviceArray | None
+    group: int
+
+
+class DeviceWeights:
+    """Receives the weights of a program and puts them on a device.
+
+    Args:
+        device: Where to.
+        program: Says what is needed, and for what.
+        kind: Of the activations: ``"f32"`` keeps every value exactly, ``"bf16"`` packs.
+    """
+
+    def __init__(self, device: Device, program: Program, kind: Kind) -> None:
+        self._device = device
+        self._kind = kind
+        self._shapes = program.weights
+        ops = program.ops
+        self._looked_up = {op["weight"] for kind, op in ops if kind in _LOOKED_UP}
+        self._multiplied = {op["weight"] for kind, op in ops if kind in _MULTIPLIED}
+        self.vectors: dict[str, DeviceArray] = {}
+        self.tables: dict[str, DeviceArray] = {}
+        self.matrices: dict[str, tuple[Segment, ...]] = {}
+        self.num_bytes = 0
+
+    def missing(self) -> list[str]:
+        """Names that were not given yet."""
+        return sorted(self._shapes.keys() - self.vectors.keys() - self._given_matrices())
+
+    def _given_matrices(self) -> set[str]:
+        return self.tables.keys() | self.matrices.keys()
+
+    def load_vector(self, name: str, values: NDArray[np.float32]) -> None:
+        """Give a vector, ``[width]``."""
+        self._check_shape(name, values.shape)
+        self.vectors[name] = self._upload(values.astype(np.float32), name)
+
+    def load_array(self, name: str, values: NDArray[np.float32]) -> None:
+        """Give a matrix, ``[out_features, in_features]``."""
+        self._add(name, [np.asarray(values, np.float32)])
+
+    def load_matrices(
+        self,
+        checkpoint: Weights,
+        matrices: list[tuple[str, list[tuple[str, NDArray[np.int32] | None]]]],
+        *,
+        packed_cache: Path | None = None,  # noqa: ARG002  # as the CPU's executor is called
+    ) -> tuple[str, str | None]:
+        """Give all matrices as tensors of a checkpoint that are stacked by rows."""
+        checkpoint.check_unchanged()
+        for name, parts in matrices:
+            types = {checkpoint.info(tensor)[0] for tensor, _ in parts}
+            arrays = []
+            for tensor, order in parts:
+                part = self._read(checkpoint, tensor, is_mixed=len(types) > 1)
+                if order is not None:
+                    part = part.rows(order) if isinstance(part, QuantizedMatrix) else part[order]
+                arrays.append(part)
+            self._add(name, arrays)
+            for tensor, _ in parts:
+                checkpoint.release(tensor)
+        return "packed", None
+
+    def _read(self, checkpoint: Weights, tensor: str, *, is_mixed: bool) -> Part:
+        """A tensor as it is stored if there are kernels for that, else as float32, exactly."""
+        dtype, shape = checkpoint.info(tensor)
+        if dtype in _STORED_FLOATS and not (is_mixed and self._kind == "f32"):
+            return checkpoint.raw(tensor).view(_STORED_FLOATS[dtype]).reshape(shape)
+        if dtype in READABLE and self._kind != "f32":
+            return read_blocks(dtype, checkpoint.raw(tensor), (shape[0], shape[1]))
+        return checkpoint.array(tensor)
+
+    def _add(self, name: str, parts: list[Part]) -> None:
+        rows = sum(_shape(part)[0] for part in parts)
+        self._check_shape(name, (rows, _shape(parts[0])[1]))
+        if name in self._looked_up:
+            table = np.concatenate([self._floats(part) for part in parts])
+            self.tables[name] = self._upload(table, name)
+        if name in self._multiplied:
+            self.matrices[name] = tuple(self._segments(name, parts))
+
+    def _segments(self, name: str, parts: list[Part]) -> Iterator[Segment]:
+        if self._kind == "f32":
+            table = self.tables.get(name)  # one array does for both
+            if table is None:
+                table = self._upload(np.concatenate([self._floats(part) for part in parts]), name)
+            shape = (int(table.shape[0]), int(table.shape[1]))
+            yield Segment(
+                layout="rows", first_row=0, shape=shape, codes=table, scales=None, group=0
+            )
+            return
+        first_row = 0
+        for run in _runs(parts):
+            packed = self._pack(name, run)
+            scales = None if packed.scales is None else self._upload(packed.scales, name)
+            yield Segment(
+                layout=packed.layout,
+                first_row=first_row,
+                shape=packed.shape,
+                codes=self._upload(packed.codes, name),
+                scales=scales,
+                group=packed.group,
+            )
+            first_row += packed.shape[0]
+
+    def _pack(self, name: str, run: Sequence[Part]) -> PackedMatrix:
+        if _shape(run[0])[1] % PAIR_COLUMNS:
+            raise UnsupportedModelError(
+                f"{name} has {_shape(run[0])[1]} columns; the CUDA kernels of reduced precision "
+                f"want a multiple of {PAIR_COLUMNS}",
+                hint='give precision="exact"',
+            )
+        quantized = [part for part in run if isinstance(part, QuantizedMatrix)]
+        if quantized:
+            return pack_quantized(_stacked(quantized))
+        return pack_float(np.concatenate([self._floats(part) for part in run]))
+
+    def _floats(self, part: Part) -> NDArray[Any]:
+        """Values as the kernels of this kind read floats."""
+        if isinstance(part, QuantizedMatrix):
+            part = part.values()
+        if self._kind == "f32" or part.dtype == np.uint16:
+            return part
+        return to_bfloat16(part.astype(np.float32))
+
+    def _upload(self, values: NDArray[Any], name: str) -> DeviceArray:
+        array = self._device.alloc(values.shape, values.dtype, name)
+        self._device.upload(array, np.ascontiguousarray(values))
+        self.num_bytes += values.nbytes
+        return array
+
+    def _check_shape(self, name: str, found: tuple[int, ...]) -> None:
+        shape = self._shapes.get(name)
+        if shape != found:
+            raise ModelFormatError(f"{name} has shape {found}, the program wants {shape}")
+
+
+def to_bfloat16(values: NDArray[np.float32]) -> NDArray[np.uint16]:
+    """The nearest bf16 numbers, ties to even, as their bits."""
+    bits = np.ascontiguousarray(values).view(np.uint32)
+    rounded = (bits + (0x7FFF + ((bits >> 16) & 1)).astype(np.uint32)) >> 16
+    return np.where(np.isnan(values), 0x7FFF, rounded).astype(np.uint16)
+
+
+def _shape(part: Part) -> tuple[int, int]:
+    shape = part.codes.shape if isinstance(part, QuantizedMatrix) else part.shape
+    return int(shape[0]), int(shape[1])
+
+
+def _runs(parts: Sequence[Part]) -> Iterator[list[Part]]:
+    """Neighbours that can be one segment."""
+    run: list[Part] = []
+    for part in parts:
+        if run and _layout(run[-1]) != _layout(part):
+            yield run
+            run = []
+        run.append(part)
+    yield run
+
+
+def _layout(part: Part) -> tuple[bool, int]:
+    if isinstance(part, QuantizedMatrix):
+        return part.minimums is not None, part.group
+    return False, 0
+
+
+def _stacked(parts: Sequence[QuantizedMatrix]) -> QuantizedMatrix:
+    minimums = [part.minimums for part in parts if part.minimums is not None]
+    return QuantizedMatrix(
+        codes=np.concatenate([part.codes for part in parts]),
+        scales=np.concatenate([part.scales for part in parts]),
+        minimums=np.concatenate(minimums) if minimums else None,
+    )

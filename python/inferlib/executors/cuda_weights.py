@@ -1,0 +1,133 @@
+"""Packs matrices for the CUDA kernels: the layout of ``cuda/weights.cuh``, in NumPy.
+
+Codes are the file's, moved and never requantized; scales become float32, which holds the file's
+products of scales exactly or with one rounding of 24 bits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+PANEL_ROWS = 16
+PAIR_COLUMNS = 32
+Layout: TypeAlias = Literal["float", "int8", "int4"]
+
+# Fragment of mma.m16n8k16's left operand: lane and element → row and column of a 16 x 16 tile.
+_LANE, _ELEMENT = np.arange(32)[:, None], np.arange(8)
+_ROW = _LANE // 4 + _ELEMENT // 2 % 2 * 8
+_COLUMN = _LANE % 4 * 2 + _ELEMENT % 2 + _ELEMENT // 4 * 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuantizedMatrix:
+    """A matrix of small integers: ``value = scale * code (+ minimum)`` per row and group.
+
+    Attributes:
+        codes: ``[n, k]``, int8; 0 to 15 where there are minimums.
+        scales: ``[n, k / group]``, float32.
+        minimums: The same shape, or ``None``.
+    """
+
+    codes: NDArray[np.int8]
+    scales: NDArray[np.float32]
+    minimums: NDArray[np.float32] | None = None
+
+    @property
+    def group(self) -> int:
+        """Columns that share a scale."""
+        return int(self.codes.shape[1] // self.scales.shape[1])
+
+    def values(self) -> NDArray[np.float32]:
+        """Dequantized, ``[n, k]``."""
+        scales = np.repeat(self.scales, self.group, axis=1)
+        values: NDArray[np.float32] = self.codes.astype(np.float32) * scales
+        if self.minimums is None:
+            return values
+        values += np.repeat(self.minimums, self.group, axis=1)
+        return values
+
+    def rows(self, order: NDArray[np.integer]) -> QuantizedMatrix:
+        """The same rows in another order."""
+        minimums = None if self.minimums is None else self.minimums[order]
+        return QuantizedMatrix(
+            codes=self.codes[order], scales=self.scales[order], minimums=minimums
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackedMatrix:
+    """A matrix as kernels read it.
+
+    Attributes:
+        layout: Which kernels.
+        shape: ``(n, k)``.
+        codes: uint32, ``[panels, k / 32, …]``.
+        scales: float32, or ``None`` for ``"float"``.
+        group: Columns that share a scale; 0 for ``"float"``.
+    """
+
+    layout: Layout
+    shape: tuple[int, int]
+    codes: NDArray[np.uint32]
+    scales: NDArray[np.float32] | None
+    group: int
+
+
+def pack_float(values: NDArray[Any]) -> PackedMatrix:
+    """Pack ``[n, k]`` of 16-bit floats (bf16 as uint16); k is a multiple of 32."""
+    fragments = _fragments(values.view(np.uint16))
+    codes = np.ascontiguousarray(fragments).view(np.uint32)
+    return PackedMatrix(layout="float", shape=_shape(values), codes=codes, scales=None, group=0)
+
+
+def pack_quantized(matrix: QuantizedMatrix) -> PackedMatrix:
+    """Pack integers: with minimums as int4, without as int8; k is a multiple of 32."""
+    fragments = _fragments(matrix.codes)
+    panels, steps = fragments.shape[:2]
+    # A lane has the elements of both halves of a pair side by side.
+    pairs = fragments.reshape(panels, steps // 2, 2, 32, 8).transpose(0, 1, 3, 2, 4)
+    scales = _panels(matrix.scales)
+    layout: Layout = "int8"
+    if matrix.minimums is not None:
+        layout = "int4"
+        nibbles = pairs.astype(np.uint8)
+        pairs = nibbles[..., 0::2] | nibbles[..., 1::2] << 4
+        scales = np.stack([scales, _panels(matrix.minimums)], axis=-1)
+    return PackedMatrix(
+        layout=layout,
+        shape=_shape(matrix.codes),
+        codes=np.ascontiguousarray(pairs).view(np.uint32),
+        scales=np.ascontiguousarray(scales),
+        group=matrix.group,
+    )
+
+
+def _shape(array: NDArray[Any]) -> tuple[int, int]:
+    return int(array.shape[0]), int(array.shape[1])
+
+
+def _filled(array: NDArray[Any]) -> NDArray[Any]:
+    """With rows of zeros up to a multiple of 16."""
+    return np.pad(array, ((0, -len(array) % PANEL_ROWS), (0, 0)))
+
+
+def _panels(scales: NDArray[np.float32]) -> NDArray[np.float32]:
+    """``[panels, groups, 16]``."""
+    filled = _filled(scales)
+    return filled.reshape(-1, PANEL_ROWS, scales.shape[1]).transpose(0, 2, 1)
+
+
+def _fragments(array: NDArray[Any]) -> NDArray[Any]:
+    """``[panels, k / 16, 32 lanes, 8 elements]``."""
+    k = array.shape[1]
+    if k % PAIR_COLUMNS:
+        raise ValueError(f"{k} columns are not a multiple of {PAIR_COLUMNS}")
+    tiles = _filled(array).reshape(-1, PANEL_ROWS, k // 16, 16).transpose(0, 2, 1, 3)
+    fragments: NDArray[Any] = tiles[:, :, _ROW, _COLUMN]
+    return fragments

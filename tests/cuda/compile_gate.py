@@ -1,0 +1,95 @@
+"""Compiles every kernel for every architecture and keeps the table in ``cuda/README.md``.
+
+``python -m tests.cuda.compile_gate`` compares what the assembler says with the table, and fails if
+a kernel does not compile, lacks an instruction that it is about (``opcodes.py``), spills, or takes
+other registers or shared memory than the table says; ``--write`` rewrites the table. Needs the
+group ``kernels`` (NVRTC and nvdisasm), no driver, no GPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import concurrent.futures
+import os
+import sys
+from collections import defaultdict
+
+from tests.cuda import opcodes
+
+from inferlib.executors.kernels import KernelSources, source_folder
+from inferlib.executors.nvrtc import KernelUsage, Nvrtc
+
+ARCHITECTURES = ("sm_75", "sm_80", "sm_89", "sm_90", "sm_100")
+README = source_folder() / "README.md"
+START, END = "<!-- generated: make cuda-table -->\n", "<!-- end -->\n"
+
+
+def compile_everything() -> tuple[dict[str, dict[str, KernelUsage]], list[str]]:
+    """Kernel → architecture → what it uses; and what is wrong with the instructions."""
+    sources, nvrtc = KernelSources(source_folder()), Nvrtc()
+
+    def compile_one(job: tuple[str, str]) -> tuple[str, tuple[KernelUsage, ...], list[str]]:
+        file, architecture = job
+        text = sources.files[file]
+        code, usages = nvrtc.compile(f"{file}.cu", text, sources.headers, architecture)
+        if architecture == "sm_75":  # its bf16 kernels trap, and it has no asynchronous copies
+            return architecture, usages, []
+        return architecture, usages, list(opcodes.problems(architecture, opcodes.opcodes(code)))
+
+    jobs = [(file, architecture) for file in sources.files for architecture in ARCHITECTURES]
+    usages: dict[str, dict[str, KernelUsage]] = defaultdict(dict)
+    wrong: list[str] = []
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        for architecture, kernels, found in pool.map(compile_one, jobs):
+            wrong += found
+            for usage in kernels:
+                usages[usage.name][architecture] = usage
+    return usages, wrong
+
+
+def table(usages: dict[str, dict[str, KernelUsage]]) -> str:
+    """The Markdown between the marks."""
+    sources = KernelSources(source_folder())
+    lines = sum(
+        len(text.splitlines()) for text in (*sources.files.values(), *sources.headers.values())
+    )
+    architectures = " / ".join(name.removeprefix("sm_") for name in ARCHITECTURES)
+    rows = [
+        f"{len(usages)} kernels in {len(sources.files)} files, {lines:,} lines with headers.\n",
+        f"| kernel | registers, sm {architectures} | spilled bytes | static shared memory |",
+        "|---|---|---|---|",
+    ]
+    for name in sorted(usages):
+        each = [usages[name][architecture] for architecture in ARCHITECTURES]
+        registers = " / ".join(str(usage.registers) for usage in each)
+        spills = " / ".join(str(usage.spill_bytes) for usage in each)
+        if not any(usage.spill_bytes for usage in each):
+            spills = "0"
+        shared = max(usage.shared_bytes for usage in each)
+        rows.append(f"| `{name}` | {registers} | {spills} | {shared} |")
+    return "\n".join(rows) + "\n"
+
+
+def main() -> int:
+    """Compare or rewrite; the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--write", action="store_true", help="rewrite the table")
+    arguments = parser.parse_args()
+    before, rest = README.read_text().split(START)
+    found, after = rest.split(END)
+    usages, wrong = compile_everything()
+    sys.stderr.writelines(f"{line}\n" for line in wrong)
+    expected = table(usages)
+    if arguments.write:
+        README.write_text(before + START + expected + END + after)
+        return bool(wrong)
+    if found == expected:
+        return bool(wrong)
+    changed = set(expected.splitlines()) ^ set(found.splitlines())
+    sys.stderr.write("cuda/README.md is not what the assembler says:\n")
+    sys.stderr.writelines(f"{line}\n" for line in sorted(changed))
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,153 @@
+"""Mistakes planted in the real kernels: the other tests' comparisons or the emulator find each."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from tests.cuda import test_attention, test_exact_kernels, test_packed_weights, test_row_kernels
+from tests.cuda.launching import SEEDS, emulator
+from tests.cuda_emulator import Emulator, KernelError
+
+
+@pytest.fixture
+def plant(monkeypatch):
+    """Replace a text of a kernel file in all emulators that the tests use."""
+
+    def planted(file, text, by):
+        emulators = {seed: Emulator(seed=seed) for seed in SEEDS}
+        for each in emulators.values():
+            each.replace(file, text, by, keep=KEPT.get(file))
+        monkeypatch.setattr("tests.cuda.launching._emulators", emulators)
+        assert emulator(0) is emulators[0]
+
+    return planted
+
+
+def rms_norm():
+    generator = np.random.default_rng(7)
+    test_row_kernels.test_rms_norm(generator, "f32", 2, 5, 64)
+    test_row_kernels.test_rms_norm(generator, "f32", 3, 1, 516)
+
+
+def linear_few():
+    test_packed_weights.test_linear("bf16", "float", "few", 8, 33, 1056)
+
+
+def linear_many():
+    test_packed_weights.test_linear("bf16", "float", "many", 8, 33, 1056)
+    test_packed_weights.test_linear_of_many_rows("float")
+
+
+def prefill():
+    shape = test_attention.SHAPES[0]
+    case = test_attention.attention_case("bf16", lengths=[(3, 290), (19, 40)], **shape)
+    out = test_attention.attend(case, "bf16", shape, decode_rows=test_attention.ALWAYS_PREFILL)
+    test_attention.assert_close(out, case.expected, "bf16", factor=1.5)
+
+
+def decode():
+    shape = test_attention.SHAPES[0]
+    case = test_attention.attention_case("bf16", lengths=[(1, 290), (2, 33)], **shape)
+    out = test_attention.attend(case, "bf16", shape, decode_rows=test_attention.ALWAYS_DECODE)
+    test_attention.assert_close(out, case.expected, "bf16", factor=1.5)
+
+
+def exact_attention():
+    test_exact_kernels.test_attention({"num_heads": 4, "num_kv_heads": 2, "head_dim": 16})
+
+
+def argmax():
+    test_row_kernels.test_argmax_takes_the_lowest_of_equals_and_reports_what_is_no_number(
+        np.random.default_rng(7), 5000
+    )
+
+
+def rope():
+    test_row_kernels.test_rope_store_kv(np.random.default_rng(7), "f32", 5, 5, 20, 6, has_norm=True)
+
+
+# Which of a file's many kernels the checks launch: the others need not be compiled.
+KEPT = {
+    "linear_few": ("bf16_bf16_bf16", "bf16_bf16_f32"),
+    "linear_many": ("bf16_bf16_bf16", "bf16_bf16_f32"),
+    "attention_prefill": ("bf16_64",),
+    "attention_decode": ("bf16_64",),
+}
+
+PLANTED = {
+    "removed barrier, linear_few": (
+        *("linear_few", "  __syncthreads();\n\n  int output", "\n  int output", linear_few),
+    ),
+    "removed barrier before a stage is overwritten, prefill": (
+        *("attention_prefill", "    __syncthreads();  // the stage is overwritten next\n", ""),
+        prefill,
+    ),
+    "removed barrier behind the wait, linear_many": (
+        *(
+            "linear_many",
+            "    __syncthreads();  // the chunk is there",
+            "    // the chunk is there",
+        ),
+        linear_many,
+    ),
+    "removed barrier, argmax": (*("argmax", "  __syncthreads();\n", "", argmax),),
+    "removed warp barrier, rope": (
+        *("rope_store_kv", "  __syncwarp();\n  if (!is_value) {", "  if (!is_value) {", rope),
+    ),
+    "missing wait, linear_many": (
+        *("linear_many", "    wait_copies<STAGES - 2>();", "    wait_copies<STAGES - 1>();"),
+        linear_many,
+    ),
+    "missing wait, decode": (
+        *("attention_decode", "    wait_copies<1>();", "    wait_copies<2>();", decode),
+    ),
+    "wrong stride of the output, linear_few": (
+        *("linear_few", "(token) * out_stride + output", "(token) * (out_stride + 1) + output"),
+        linear_few,
+    ),
+    "wrong stride of the rows, rms_norm": (
+        "rms_norm",
+        "  x += static_cast<size_t>(blockIdx.x) * x_stride",
+        "  x += static_cast<size_t>(blockIdx.x) * out_stride",
+        rms_norm,
+    ),
+    "wrong stride of KV heads, exact attention": (
+        "attention_f32",
+        "const float* value = v_cache + ((block * num_kv_heads + kv_head)",
+        "const float* value = v_cache + ((block * num_heads + kv_head)",
+        exact_attention,
+    ),
+    "off by one KV block, exact attention": (
+        *("attention_f32", "size_t block = blocks[mine / BLOCK_SIZE];"),
+        *("size_t block = blocks[mine / BLOCK_SIZE + 1];", exact_attention),
+    ),
+    "off by one position, exact attention": (
+        *("attention_f32", "start <= position; start += 32", "start < position; start += 32"),
+        exact_attention,
+    ),
+    "one thread block's rows too many, linear_many": (
+        *("linear_many", "if (output < n && row < rows)", "if (output < n && row <= rows)"),
+        linear_many,
+    ),
+    "off by one panel, linear_many": (
+        *("linear_many", "if (first_panel + p >= panels) break;"),
+        *("if (first_panel + p > panels) break;", linear_many),
+    ),
+    "off by one slice, linear_few": (
+        *("linear_few", "slice < slices; slice++) total", "slice < slices - 1; slice++) total"),
+        linear_few,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PLANTED)
+def test_a_planted_bug_is_found(plant, name):
+    file, text, by, check = PLANTED[name]
+    plant(file, text, by)
+    with pytest.raises((AssertionError, KernelError)):
+        check()
+
+
+@pytest.mark.parametrize("check", sorted({entry[3] for entry in PLANTED.values()}, key=str))
+def test_without_the_bug_the_same_checks_pass(check):
+    check()

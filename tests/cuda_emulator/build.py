@@ -1,0 +1,112 @@
+"""Compiles a kernel file for the host, once: the library's name is a hash of all it is made of."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import functools
+import hashlib
+import os
+import re
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+HEADERS = Path(__file__).parent
+REPOSITORY = HEADERS.parent.parent
+KERNELS = REPOSITORY / "cuda"
+CACHE = REPOSITORY / "target" / "cuda_emulator"
+
+_FLAGS = (
+    *("-std=c++20", "-O2", "-g1", "-march=native", "-fPIC", "-shared", "-x", "c++"),
+    *("-fvisibility=hidden", "-fno-gnu-unique"),  # or libraries would share their registries
+    "-fno-strict-aliasing",  # kernels read 16 bytes at a time, whatever they hold
+    "-ffp-contract=off",  # only what is written as fmaf is fused, for equal bits
+    "-ftls-model=initial-exec",  # `threadIdx` is a thread-local read
+    *("-Wall", "-Werror", "-Wno-unknown-pragmas", "-Wno-attributes"),
+    "-DINFERLIB_CUDA_EMULATOR",
+)
+
+
+# A line that makes one kernel of a template: `ADD(f32, float)`.
+_INSTANTIATION = re.compile(r"^[A-Z0-9_]+\((\w+), .*\)\n", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Change:
+    """To the text of a kernel file.
+
+    Attributes:
+        text: Occurs in it exactly once.
+        by: What stands in its place.
+        keep: Names of the instantiations that stay; ``None`` means all.
+    """
+
+    text: str
+    by: str
+    keep: tuple[str, ...] | None = None
+
+    def apply(self, source: str) -> str:
+        """The changed text."""
+        if source.count(self.text) != 1:
+            raise ValueError(f"{self.text!r} occurs {source.count(self.text)} times")
+        source = source.replace(self.text, self.by)
+        if self.keep is None:
+            return source
+        keep = self.keep
+        return _INSTANTIATION.sub(lambda line: line[0] if line[1] in keep else "", source)
+
+
+def compile_all() -> None:
+    """Compile every kernel file, on all cores."""
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(compile_kernels, sorted(KERNELS.glob("*.cu"))))
+
+
+def compile_kernels(
+    source: Path, *, defines: tuple[str, ...] = (), change: Change | None = None
+) -> Path:
+    """Compile one ``.cu`` file; the path of the library.
+
+    Args:
+        source: The file.
+        defines: Macros.
+        change: To the text of the file, for planted bugs.
+
+    Raises:
+        RuntimeError: g++ refuses it; the message is g++'s.
+    """
+    text = source.read_text()
+    if change is not None:
+        text = change.apply(text)
+    flags = (*_FLAGS, *(f"-D{define}" for define in defines))
+    digest = hashlib.sha256(repr((source.name, text, flags)).encode())
+    digest.update(_environment())
+    for header in (*sorted(source.parent.glob("*.cuh")), *sorted(KERNELS.glob("*.cuh"))):
+        digest.update(header.read_bytes())
+    library = CACHE / f"{source.stem}-{digest.hexdigest()[:20]}.so"
+    if library.exists():
+        return library
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=CACHE) as folder:
+        target = Path(folder) / library.name
+        changed = Path(folder) / source.name
+        changed.write_text(text)
+        includes = [f"-I{path}" for path in (HEADERS, source.parent, KERNELS)]
+        command = ["g++", *flags, *includes, "-o", str(target), str(changed)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise RuntimeError(f"g++ refuses {source.name}:\n{done.stderr}")
+        target.replace(library)  # whole or not at all, whoever else compiles it
+    return library
+
+
+@functools.cache
+def _environment() -> bytes:
+    """The emulator, the compiler and the instruction set that ``-march=native`` means."""
+    parts = [header.read_bytes() for header in sorted(HEADERS.glob("*.h"))]
+    parts += [
+        subprocess.run(command, capture_output=True, check=True).stdout
+        for command in (["g++", "--version"], ["g++", "-march=native", "-Q", "--help=target"])
+    ]
+    return b"".join(parts)
