@@ -6,7 +6,7 @@
 //! last unit also does the phase's tail, what is too small to be shared, before it lets the others go on.
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crate::pool::Pool;
 
@@ -26,14 +26,44 @@ pub(crate) enum Share {
 #[derive(Debug, Default)]
 #[repr(align(128))]
 struct Progress {
-    done: AtomicUsize,
-    over: AtomicBool,
+    done: Counter,
+    /// The last step in which the phase ended.
+    over: AtomicU32,
 }
 
 /// The next piece of one worker's share of one phase, on its own cache line.
 #[derive(Debug, Default)]
 #[repr(align(128))]
-struct Next(AtomicUsize);
+struct Next(Counter);
+
+/// A number that begins at 0 in every step without being written: the step it was last changed in stands beside it.
+#[derive(Debug, Default)]
+struct Counter(AtomicU64);
+
+impl Counter {
+    /// Add `more` unless that exceeds `limit`; what it was before.
+    fn add(&self, step: u32, more: u32, limit: u32) -> Option<u32> {
+        let mut before = self.0.load(Ordering::Relaxed);
+        loop {
+            #[expect(clippy::cast_possible_truncation, reason = "the lower half")]
+            let count = if before >> 32 == u64::from(step) {
+                before as u32
+            } else {
+                0
+            };
+            // Looks before it writes, so that an exhausted counter's cache line stays shared.
+            let after = count.checked_add(more).filter(|&after| after <= limit)?;
+            let after = u64::from(step) << 32 | u64::from(after);
+            match self
+                .0
+                .compare_exchange_weak(before, after, Ordering::AcqRel, Ordering::Relaxed)
+            {
+                Ok(_) => return Some(count),
+                Err(now) => before = now,
+            }
+        }
+    }
+}
 
 /// The phases of a step.
 #[derive(Debug)]
@@ -42,6 +72,8 @@ pub(crate) struct Phases {
     /// `[phase][worker]`.
     next: Vec<Next>,
     workers: usize,
+    /// Number of the step, from 1.
+    step: u32,
 }
 
 impl Phases {
@@ -51,17 +83,17 @@ impl Phases {
             progress: (0..count).map(|_| Progress::default()).collect(),
             next: (0..count * workers).map(|_| Next::default()).collect(),
             workers,
+            step: 0,
         }
     }
 
     /// Before a step: no unit of any phase is done.
-    pub(crate) fn reset(&mut self) {
-        for progress in &mut self.progress {
-            *progress.done.get_mut() = 0;
-            *progress.over.get_mut() = false;
-        }
-        for next in &mut self.next {
-            *next.0.get_mut() = 0;
+    pub(crate) fn begin_step(&mut self) {
+        self.step = self.step.wrapping_add(1);
+        if self.step == 0 {
+            // The numbers begin anew: forget all of them.
+            *self = Self::new(self.progress.len(), self.workers);
+            self.step = 1;
         }
     }
 
@@ -97,52 +129,51 @@ impl Phases {
                 }
             }
         }
-        if done > 0 && progress.done.fetch_add(done, Ordering::AcqRel) + done == units {
+        let add = |done| progress.done.add(self.step, done, as_u32(units));
+        if done > 0 && add(as_u32(done)).is_some_and(|before| before as usize + done == units) {
             tail(scratch);
-            progress.over.store(true, Ordering::SeqCst);
+            progress.over.store(self.step, Ordering::SeqCst);
             pool.notify();
             return !pool.stopped();
         }
-        pool.wait(|| progress.over.load(Ordering::SeqCst))
+        pool.wait(|| progress.over.load(Ordering::SeqCst) == self.step)
     }
 
     /// The next piece of `owner`'s share, if any is left.
     fn take(
         &self,
-        next: &AtomicUsize,
+        next: &Counter,
         owner: usize,
         total: usize,
         share: Share,
     ) -> Option<Range<usize>> {
+        let claim = |count: usize| next.add(self.step, 1, as_u32(count)).map(|at| at as usize);
         match share {
             Share::Stretch => {
                 let bound = |owner: usize| total * owner / self.workers;
                 let (start, end) = (bound(owner), bound(owner + 1));
                 let size = (end - start).div_ceil(PIECES_PER_SHARE).max(1);
-                let from = start + claim(next, (end - start).div_ceil(size))? * size;
+                let from = start + claim((end - start).div_ceil(size))? * size;
                 Some(from..(from + size).min(end))
             }
             Share::Turns => {
                 let count = (total + self.workers - 1 - owner) / self.workers;
-                let unit = claim(next, count)? * self.workers + owner;
+                let unit = claim(count)? * self.workers + owner;
                 Some(unit..unit + 1)
             }
         }
     }
 }
 
-/// The next of `count`; looks before it writes, so that an exhausted counter's cache line stays shared.
-fn claim(next: &AtomicUsize, count: usize) -> Option<usize> {
-    if next.load(Ordering::Relaxed) >= count {
-        return None;
-    }
-    Some(next.fetch_add(1, Ordering::Relaxed)).filter(|&at| at < count)
+/// Units of a phase are pairs of panels, rows or attention units: far below 2^32.
+fn as_u32(units: usize) -> u32 {
+    u32::try_from(units).unwrap_or(u32::MAX)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::atomic::AtomicU32;
+    use std::sync::atomic::{AtomicBool, AtomicUsize};
 
     #[test]
     fn every_unit_is_done_once_before_the_tail_and_the_tail_before_the_next_phase() {
@@ -151,7 +182,7 @@ mod tests {
             let totals = [0, 1, 2, 5, 7, 64, 257];
             let mut phases = Phases::new(totals.len(), workers);
             for round in 0..40 {
-                phases.reset();
+                phases.begin_step();
                 let share = [Share::Stretch, Share::Turns][round % 2];
                 let counts = totals
                     .map(|total: usize| (0..total).map(|_| AtomicU32::new(0)).collect::<Vec<_>>());
@@ -188,7 +219,7 @@ mod tests {
     fn a_worker_that_sleeps_between_phases_delays_nobody() {
         let pool = Pool::new(2);
         let mut phases = Phases::new(4, 2);
-        phases.reset();
+        phases.begin_step();
         let (here, last) = (AtomicBool::new(false), AtomicBool::new(false));
         pool.run(&|worker| {
             if worker == 1 {
@@ -221,7 +252,7 @@ mod tests {
     fn a_stopped_step_is_left_by_all() {
         let pool = Pool::new(3);
         let mut phases = Phases::new(100, 3);
-        phases.reset();
+        phases.begin_step();
         let ran = AtomicUsize::new(0);
         pool.run(&|worker| {
             for phase in 0..100 {
@@ -245,5 +276,26 @@ mod tests {
         })
         .expect("a stop is no failure");
         assert_eq!(ran.load(Ordering::Relaxed), 4);
+    }
+
+    #[test]
+    fn the_numbers_of_steps_may_begin_anew() {
+        let pool = Pool::new(2);
+        let mut phases = Phases::new(1, 2);
+        phases.step = u32::MAX - 2;
+        for _ in 0..5 {
+            phases.begin_step();
+            let done = AtomicUsize::new(0);
+            pool.run(&|worker| {
+                let count = |(): &mut (), range: Range<usize>| {
+                    done.fetch_add(range.len(), Ordering::Relaxed);
+                };
+                let units = (9, Share::Stretch);
+                assert!(phases.run(&pool, (0, worker), units, &mut (), count, |()| ()));
+            })
+            .expect("no worker panics");
+            assert_eq!(done.load(Ordering::Relaxed), 9);
+            assert_ne!(phases.step, 0, "0 is what counters say that nobody touched");
+        }
     }
 }

@@ -41,7 +41,7 @@ pub(crate) fn run_step(
         }
     }
     let partial_stride = plan_attention(executor, workspace, batch);
-    workspace.phases.reset();
+    workspace.phases.begin_step();
     let activations = workspace.activations.view();
     let partials = workspace.partials.as_mut_ptr();
     let run = Run {
