@@ -8,11 +8,13 @@
     reason = "a measurement: JSON lines are its output"
 )]
 
-use std::collections::HashMap;
+mod options;
+
 use std::error::Error;
 
+use inferlib_cpu::KvDtype;
 use inferlib_cpu::measure::{Attention, Shape};
-use inferlib_cpu::{KvDtype, Tier, available_cores};
+use options::Options;
 
 const MODELS: [(&str, Shape); 4] = [
     ("smollm2", shape(9, 3, 64, 30, None)),
@@ -51,24 +53,16 @@ const fn shape(
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let mut options = HashMap::new();
-    let mut arguments = std::env::args().skip(1);
-    while let Some(name) = arguments.next() {
-        let value = arguments
-            .next()
-            .ok_or_else(|| format!("{name} needs a value"))?;
-        options.insert(name, value);
-    }
-    let get = |name: &str, default: &str| options.get(name).cloned().unwrap_or(default.to_owned());
-    let tier = Tier::choose(options.get("--tier").map(String::as_str))?.name();
-    let threads: usize = get("--threads", &available_cores().to_string()).parse()?;
-    let repeats: usize = get("--repeats", "9").parse()?;
-    let dtype = get("--dtype", "f16");
+    let options = Options::read()?;
+    let tier = options.tier()?.name();
+    let threads = options.threads()?;
+    let repeats: usize = options.number("--repeats", "9")?;
+    let dtype = options.text("--dtype", "f16");
     let dtype = KvDtype::ALL
         .into_iter()
         .find(|known| known.name() == dtype)
         .ok_or_else(|| format!("--dtype {dtype} is unknown"))?;
-    let (only, model) = (get("--only", ""), get("--model", ""));
+    let (only, model) = (options.text("--only", ""), options.text("--model", ""));
     for (name, shape) in MODELS {
         for (workload, num_seqs, rows, context) in WORKLOADS {
             if !workload.starts_with(&only) || !name.starts_with(&model) {

@@ -2,13 +2,15 @@
 //! the library. One file per measurement.
 
 mod attention;
+mod limits;
 mod linear;
 mod peak;
 mod read_bandwidth;
 mod sampling;
 
 pub use attention::{Attention, Shape};
+pub use limits::Limits;
 pub use linear::{Linear, Pass};
-pub use peak::{float_peak, int8_peak};
-pub use read_bandwidth::read_bandwidth;
+use peak::{float_peak, int8_peak};
+use read_bandwidth::read_bandwidth;
 pub use sampling::Sampling;

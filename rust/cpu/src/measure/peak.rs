@@ -9,15 +9,13 @@ use crate::tier::Tier;
 
 /// Operations per second of `threads` cores at nothing but int8 dot products of 5-bit codes, the best of a few tries: the
 /// ceiling that integer kernels are compared with. `None` on tiers of another architecture.
-#[must_use]
-pub fn int8_peak(tier: Tier, threads: usize) -> Option<f64> {
+pub(super) fn int8_peak(tier: Tier, threads: usize) -> Option<f64> {
     best(threads, 128, loops_of(tier)?.dots)
 }
 
 /// Operations per second of `threads` cores at nothing but fused multiply-adds of f32, as [`int8_peak`]: the ceiling of
 /// float panels.
-#[must_use]
-pub fn float_peak(tier: Tier, threads: usize) -> Option<f64> {
+pub(super) fn float_peak(tier: Tier, threads: usize) -> Option<f64> {
     best(threads, 2 * LANES, loops_of(tier)?.fmas)
 }
 

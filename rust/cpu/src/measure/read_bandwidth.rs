@@ -13,7 +13,7 @@ use crate::pool::Pool;
 ///
 /// # Errors
 /// If the memory cannot be had.
-pub fn read_bandwidth(bytes: usize, threads: usize) -> Result<f64, CpuError> {
+pub(super) fn read_bandwidth(bytes: usize, threads: usize) -> Result<f64, CpuError> {
     let memory = Mapping::new(bytes, "a measurement")?;
     let words = bytes / 8 / threads / 8 * 8;
     let base = Base(memory.as_ptr().cast::<u64>());
