@@ -1,5 +1,5 @@
-//! The input of a linear op in the order in which the kernels read it: tiles of rows, each tile column-major in groups
-//! of four int8 (or single f32). Written by the row phase before the linear, one row at a time, by any worker.
+//! The input of a linear op in the order in which the kernels read it: tiles of rows, each tile block by block, a block
+//! row by row in int8 (or column by column in f32). Written by the row phase before the linear, one row at a time, by any worker.
 
 use crate::formats::BLOCK_COLS;
 use crate::simd::{Isa, LANES};
@@ -29,6 +29,9 @@ pub(crate) fn tile_of(row: usize, rows: usize) -> (usize, usize) {
         .unwrap_or((row - full, 1));
     (full + first, size)
 }
+
+/// Words of four int8 in a row's block.
+pub(crate) const WORDS: usize = BLOCK_COLS / 4;
 
 /// What the formats of one matrix need of their input.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -73,9 +76,10 @@ pub(crate) const fn zero_slot(zero: i32) -> Option<usize> {
 /// Tiles of one linear op's input, reused by all.
 #[derive(Debug)]
 pub(crate) struct Activations {
-    /// `[tile][K / 4][rows]`: four int8 per entry; of two planes the upper one.
+    /// `[tile][K / 32][rows][8]`: four int8 per entry; of two planes the upper one. At the end room for a whole tile's
+    /// block, so that a matrix unit may read [`TILE_SIZES`]`[0]` rows whatever the size of the tile.
     pub(crate) int8: Vec<i32>,
-    /// `[tile][K / 4][rows]`: the lower plane; an activation is `scale * (256 * upper + lower)`.
+    /// As `int8`: the lower plane; an activation is `scale * (256 * upper + lower)`.
     pub(crate) low: Vec<i32>,
     /// `[tile][K / 32][rows]`: `max|x| / 127`, or `/ 32512` with two planes.
     pub(crate) scale: Vec<f32>,
@@ -92,10 +96,14 @@ impl Activations {
     pub(crate) fn new(rows: usize, width: usize, need: Need) -> Self {
         let blocks = width.div_ceil(BLOCK_COLS);
         let int = |n: usize, wanted: bool| if wanted { rows * n } else { 0 };
+        let words = |wanted: bool| match wanted {
+            true => vec![0; rows * blocks * WORDS + TILE_SIZES[0] * WORDS],
+            false => Vec::new(),
+        };
         let start = |slot: usize, n: usize| vec![0; int(n, need.zeros >> slot & 1 == 1)];
         Self {
-            int8: vec![0; int(blocks * 8, need.int8)],
-            low: vec![0; int(blocks * 8, need.two_planes)],
+            int8: words(need.int8),
+            low: words(need.two_planes),
             scale: vec![0.0; int(blocks, need.int8)],
             scaled_sum: vec![0.0; int(blocks, need.scaled_sum)],
             start: [
@@ -145,8 +153,8 @@ impl ActivationsView {
         let blocks = width / BLOCK_COLS;
         let start = [blocks, blocks, blocks, 2 * blocks];
         Self {
-            int8: self.int8.wrapping_add(rows * blocks * 8),
-            low: self.low.wrapping_add(rows * blocks * 8),
+            int8: self.int8.wrapping_add(rows * blocks * WORDS),
+            low: self.low.wrapping_add(rows * blocks * WORDS),
             scale: self.scale.wrapping_add(rows * blocks),
             scaled_sum: self.scaled_sum.wrapping_add(rows * blocks),
             start: std::array::from_fn(|i| self.start[i].wrapping_add(rows * start[i])),
@@ -234,14 +242,14 @@ unsafe fn quantize_row<I: Isa>(
                 let inverse = I::set(inverses[b]);
                 let q0 = I::round(I::mul(I::load(at), inverse));
                 let q1 = I::round(I::mul(I::load(at.add(LANES)), inverse));
-                let words = first * blocks * 8 + block * 8 * size + i;
+                let words = (first * blocks + block * size + i) * WORDS;
                 if need.two_planes {
                     let (u0, l0) = split::<I>(q0);
                     let (u1, l1) = split::<I>(q1);
-                    store_words::<I>(u0, u1, to.int8.add(words), size);
-                    store_words::<I>(l0, l1, to.low.add(words), size);
+                    store_words::<I>(u0, u1, to.int8.add(words));
+                    store_words::<I>(l0, l1, to.low.add(words));
                 } else {
-                    store_words::<I>(q0, q1, to.int8.add(words), size);
+                    store_words::<I>(q0, q1, to.int8.add(words));
                 }
                 let at = per_block + block * size;
                 *to.scale.add(at) = scales[b];
@@ -291,23 +299,13 @@ unsafe fn split<I: Isa>(q: I::I) -> (I::I, I::I) {
     }
 }
 
-/// 32 int8 as eight words, `size` apart.
+/// 32 int8 as eight words.
 #[inline(always)]
-unsafe fn store_words<I: Isa>(q0: I::I, q1: I::I, to: *mut i32, size: usize) {
+unsafe fn store_words<I: Isa>(q0: I::I, q1: I::I, to: *mut i32) {
     // SAFETY: the caller's tile.
     unsafe {
-        if size == 1 {
-            I::i_store_i8(to.cast(), q0);
-            I::i_store_i8(to.cast::<i8>().add(LANES), q1);
-            return;
-        }
-        let mut q = [0_i8; BLOCK_COLS];
-        I::i_store_i8(q.as_mut_ptr(), q0);
-        I::i_store_i8(q.as_mut_ptr().add(LANES), q1);
-        let words: [i32; 8] = std::mem::transmute(q);
-        for (k, word) in words.into_iter().enumerate() {
-            *to.add(k * size) = word;
-        }
+        I::i_store_i8(to.cast(), q0);
+        I::i_store_i8(to.cast::<i8>().add(LANES), q1);
     }
 }
 

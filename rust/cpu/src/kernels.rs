@@ -7,6 +7,7 @@ use crate::activations::{self, ActivationsView, Need};
 use crate::attention::{self, AttentionScratch, AttentionTask, Merge, Unit};
 use crate::formats::Format;
 use crate::kv_cache::{self, Bfloat, BfloatNative, Half, Int8, KvDtype, LayerCache, Single};
+use crate::linear::bounds::{self, Bounds};
 use crate::linear::float::{self, Bf16, F16, F32, FloatTiles};
 use crate::linear::source::{
     self, PANELS, Packed, Scaled, ScaledBytes, ScaledHalves, ScaledHalvesMin, ScaledMin, Unpacked,
@@ -37,7 +38,21 @@ mod draw {
 }
 
 /// [`tile::int_tiles`] over an unpacked chunk, and where the chunk after it lies with its bytes per block.
-type UnpackedTiles = unsafe fn(&Tiles, &PanelScratch, [*const u8; PANELS], usize);
+type UnpackedTiles = unsafe fn(&Tiles, &mut PanelScratch, [*const u8; PANELS], usize);
+
+/// A matrix unit's registers: [`MatrixUnit::begin`] and [`MatrixUnit::end`].
+///
+/// [`MatrixUnit::begin`]: crate::simd::matrix_unit::MatrixUnit::begin
+/// [`MatrixUnit::end`]: crate::simd::matrix_unit::MatrixUnit::end
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct UnitKernels {
+    pub(crate) begin: unsafe fn(usize),
+    pub(crate) end: unsafe fn(),
+}
+
+/// Largest row count that is served from packed bytes: up to it unpacking once for all rows costs more than it saves, most
+/// of all with several workers (5 to 16 % at 32 rows, two of them; `Q3_K` alone gains nothing).
+const PACKED_ROWS: usize = 64;
 
 /// The kernels of one type of KV cache.
 #[derive(Clone, Copy, Debug)]
@@ -62,6 +77,10 @@ macro_rules! kernels {
                 /// See [`tile::int_tiles`], over an unpacked chunk of this class: one plane and two.
                 pub(crate) $class: [UnpackedTiles; 2],
             )*
+            /// Largest row count that is served from packed bytes.
+            pub(crate) packed_rows: usize,
+            /// What multiplies unpacked codes, if it is not the vector unit: it wants them signed.
+            pub(crate) unit: Option<UnitKernels>,
             /// The linear kernels of each packed layout.
             pub(crate) layouts: Layouts,
         }
@@ -104,9 +123,9 @@ macro_rules! kernels {
                                 unsafe { tile::packed_tiles::<$isa, Layout, 2>(task, packed, stretch, gated) }
                             }
                             #[target_feature(enable = $features)]
-                            unsafe fn unpack(packed: Packed, from: usize, count: usize, scratch: &mut PanelScratch) {
+                            unsafe fn unpack(packed: Packed, blocks: (usize, usize), zero: u8, scratch: &mut PanelScratch) {
                                 // SAFETY: as above.
-                                unsafe { source::unpack::<$isa, Layout>(packed, from, count, scratch) }
+                                unsafe { source::unpack::<$isa, Layout>(packed, blocks, zero, scratch) }
                             }
                             #[target_feature(enable = $features)]
                             unsafe fn unpack_exact(packed: Packed, from: usize, count: usize, scratch: &mut PanelScratch) {
@@ -119,6 +138,8 @@ macro_rules! kernels {
                                 unpack,
                                 unpack_exact,
                                 zero: if <$isa as Isa>::Dot::SIGNED_BYTES && Layout::MAX_CODE > 127 { 0 } else { Layout::ZERO },
+                                #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 to 128")]
+                                code_zero: Layout::ZERO as u8,
                                 bytes: Layout::MAX_CODE > 127,
                                 has_min: <Layout as Format>::HAS_MIN,
                                 halves: <Layout as Format>::HALVES,
@@ -132,31 +153,86 @@ macro_rules! kernels {
                             use super::*;
 
                             #[target_feature(enable = $features)]
-                            pub(super) unsafe fn one(task: &Tiles, scratch: &PanelScratch, next: [*const u8; PANELS], bytes: usize) {
+                            pub(super) unsafe fn one(task: &Tiles, scratch: &mut PanelScratch, next: [*const u8; PANELS], bytes: usize) {
                                 // SAFETY: as above.
                                 unsafe { tile::int_tiles::<$isa, _, 1>(task, &Unpacked::<$class_type>::new(scratch, next, bytes)) }
                             }
                             #[target_feature(enable = $features)]
-                            pub(super) unsafe fn two(task: &Tiles, scratch: &PanelScratch, next: [*const u8; PANELS], bytes: usize) {
+                            pub(super) unsafe fn two(task: &Tiles, scratch: &mut PanelScratch, next: [*const u8; PANELS], bytes: usize) {
                                 // SAFETY: as above.
                                 unsafe { tile::int_tiles::<$isa, _, 2>(task, &Unpacked::<$class_type>::new(scratch, next, bytes)) }
                             }
                         }
                     )*
 
-                    pub(super) const TABLE: Kernels =
-                        Kernels { $($name,)* $($class: [$class::one, $class::two],)* layouts: Layouts { $($layout: $layout::KERNELS),* } };
+                    pub(super) const TABLE: Kernels = Kernels {
+                        $($name,)*
+                        $($class: [$class::one, $class::two],)*
+                        packed_rows: PACKED_ROWS,
+                        unit: None,
+                        layouts: Layouts { $($layout: $layout::KERNELS),* },
+                    };
                 }
             };
         }
 
         for_each_tier!(tier);
+
+        /// `avx512vnni` with products of many rows on the matrix unit.
+        #[cfg(target_arch = "x86_64")]
+        mod amx {
+            use super::*;
+            use crate::linear::matrix_tile::matrix_tiles;
+            use crate::simd::Avx512Vnni;
+            use crate::simd::amx::Amx;
+            use crate::simd::matrix_unit::MatrixUnit;
+
+            $(
+                mod $class {
+                    use super::*;
+
+                    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
+                    pub(super) unsafe fn one(task: &Tiles, scratch: &mut PanelScratch, next: [*const u8; PANELS], bytes: usize) {
+                        let products = scratch.products();
+                        let source = Unpacked::<$class_type>::new(scratch, next, bytes);
+                        // SAFETY: the table's contract is the kernel's; the features are enabled here.
+                        unsafe { matrix_tiles::<Avx512Vnni, Amx, _, 1>(task, &source, products) }
+                    }
+                    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
+                    pub(super) unsafe fn two(task: &Tiles, scratch: &mut PanelScratch, next: [*const u8; PANELS], bytes: usize) {
+                        let products = scratch.products();
+                        let source = Unpacked::<$class_type>::new(scratch, next, bytes);
+                        // SAFETY: as above.
+                        unsafe { matrix_tiles::<Avx512Vnni, Amx, _, 2>(task, &source, products) }
+                    }
+                }
+            )*
+
+            unsafe fn begin(words: usize) {
+                // SAFETY: the unit is the table's contract.
+                unsafe { Amx::begin(words) }
+            }
+            unsafe fn end() {
+                // SAFETY: as above.
+                unsafe { Amx::end() }
+            }
+
+            pub(super) const TABLE: Kernels = Kernels {
+                $($class: [$class::one, $class::two],)*
+                packed_rows: AMX_PACKED_ROWS,
+                unit: Some(UnitKernels { begin, end }),
+                ..avx512vnni::TABLE
+            };
+        }
     };
 }
 
+/// [`PACKED_ROWS`] where a matrix unit multiplies what is unpacked.
+const AMX_PACKED_ROWS: usize = 24;
+
 kernels! {
     layouts {
-        Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2K Q3K Q4K Q5K Q6K Iq4Nl Iq4Xs Mxfp4
+        Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q8Planes Q2K Q3K Q4K Q5K Q6K Iq4Nl Iq4Xs Mxfp4
     }
     classes {
         int_tiles_scaled: Scaled
@@ -167,6 +243,10 @@ kernels! {
     }
     /// See [`tile::gate_pair`].
     fn gate_pair(target: &Target, rows: usize, activation: Activation) = tile::gate_pair;
+    /// See [`bounds::one_plane`].
+    fn bound_one_plane(task: &Tiles, packed: Packed, stretch: Stretch, to: &Bounds) = bounds::one_plane;
+    /// See [`bounds::two_planes`].
+    fn bound_two_planes(task: &Tiles, packed: Packed, stretch: Stretch, to: &Bounds) = bounds::two_planes;
     /// See [`float::float_tiles`].
     fn float_tiles_f32(task: &FloatTiles) = float::float_tiles, F32;
     /// See [`float::float_tiles`].
@@ -216,6 +296,8 @@ impl Kernels {
     pub(crate) fn of(tier: Tier) -> Self {
         match tier {
             #[cfg(target_arch = "x86_64")]
+            Tier::Amx => amx::TABLE,
+            #[cfg(target_arch = "x86_64")]
             Tier::Avx512Vnni => avx512vnni::TABLE,
             #[cfg(target_arch = "x86_64")]
             Tier::Avx512 => avx512::TABLE,
@@ -261,6 +343,7 @@ impl Kernels {
             Packing::Q5_0 => Some(&self.layouts.Q5_0),
             Packing::Q5_1 => Some(&self.layouts.Q5_1),
             Packing::Q8_0 => Some(&self.layouts.Q8_0),
+            Packing::Q8Planes => Some(&self.layouts.Q8Planes),
             Packing::Q2K => Some(&self.layouts.Q2K),
             Packing::Q3K => Some(&self.layouts.Q3K),
             Packing::Q4K => Some(&self.layouts.Q4K),

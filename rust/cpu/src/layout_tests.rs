@@ -137,16 +137,20 @@ fn quantized(matrix: &Matrix, x: &[f32], precision: Precision) -> Quantized {
 fn plain<W: Format>(matrix: &Matrix, x: &Quantized, out: usize) -> f32 {
     let segment = &matrix.segments[0];
     let (panel, row) = (segment.panel(out / LANES), out % LANES);
+    let second = segment.second_panel(out / LANES);
     let mut acc = 0.0_f32;
     for (b, sa) in x.scale.iter().enumerate() {
         let q = &x.q[b * BLOCK_COLS..][..BLOCK_COLS];
         // SAFETY: the panel holds block `b`.
         unsafe {
             let (sup, blk) = (panel.add(b / W::BLOCKS * W::BYTES), b % W::BLOCKS);
+            let second = second.wrapping_add(b * W::SECOND_BYTES);
             let run = if W::HALVES { 16 } else { 32 };
             for from in (0..BLOCK_COLS).step_by(run) {
                 let sum: i32 = (from..from + run)
-                    .map(|col| (i32::from(W::code_at(sup, blk, row, col)) - W::ZERO) * q[col])
+                    .map(|col| {
+                        (i32::from(W::code_at(sup, second, blk, row, col)) - W::ZERO) * q[col]
+                    })
                     .sum();
                 acc = (sum as f32).mul_add(W::scale_at(sup, blk, row, from) * sa, acc);
                 if W::HAS_MIN {

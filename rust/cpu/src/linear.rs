@@ -1,7 +1,9 @@
 //! `out = x @ weight.T + bias`, a pair of panels at a time: from packed bytes for few rows, from a pair unpacked once
 //! for many. What the arithmetic is stands in `tile.rs` and `float.rs`; which path runs never changes a bit.
 
+pub(crate) mod bounds;
 pub(crate) mod float;
+pub(crate) mod matrix_tile;
 pub(crate) mod source;
 pub(crate) mod tile;
 
@@ -13,15 +15,14 @@ use crate::activations::{ActivationsView, zero_slot};
 use crate::executor::Precision;
 use crate::formats::BLOCK_COLS;
 use crate::kernels::Kernels;
+use crate::linear::bounds::Bounds;
 use crate::linear::float::FloatTiles;
+use crate::linear::matrix_tile::PRODUCT_INTS;
 use crate::linear::source::{Ahead, PANEL_CODES, PANEL_MINS, PANEL_SCALES, PANELS, Packed};
 use crate::linear::tile::{Stretch, Target, Tiles};
 use crate::matrix::{Matrix, Segment};
 use crate::simd::LANES;
 
-/// Largest row count that is served from packed bytes: up to it unpacking once for all rows costs more than it saves, most
-/// of all with several workers (5 to 16 % at 32 rows, two of them; `Q3_K` alone gains nothing).
-const MAX_PACKED_ROWS: usize = 64;
 /// Blocks unpacked at once: two panels of 768 columns are 24 KiB of codes, so that they stay in L1 with a tile of rows.
 pub(crate) const CHUNK_BLOCKS: usize = 24;
 /// Columns of floats unpacked at once: of two panels 32 KiB. Whole super-blocks.
@@ -36,6 +37,8 @@ pub(crate) struct PanelScratch {
     scales: Lines<f32>,
     mins: Lines<f32>,
     floats: Lines<f32>,
+    /// Of the matrix unit.
+    products: Lines<i32>,
     /// `[rows][PANELS][16]`.
     partial: Lines<f32>,
 }
@@ -73,8 +76,14 @@ impl PanelScratch {
             scales: Lines::new(PANELS * PANEL_SCALES),
             mins: Lines::new(PANELS * PANEL_MINS),
             floats: Lines::new(PANELS * PANEL_FLOATS),
+            products: Lines::new(PRODUCT_INTS),
             partial: Lines::new(rows * PANELS * LANES),
         }
+    }
+
+    /// Room for the sums of a matrix unit.
+    pub(crate) fn products(&mut self) -> *mut i32 {
+        self.products.as_mut_ptr()
     }
 }
 
@@ -91,6 +100,8 @@ pub(crate) struct LinearTask<'a> {
     pub(crate) bias: Option<&'a [f32]>,
     /// `[rows, out_features]`; `[rows, out_features / 2]` if `gated`.
     pub(crate) out: *mut f32,
+    /// Floats from a row of `out` to the next.
+    pub(crate) out_stride: usize,
     /// `out = act(first half) * second half`.
     pub(crate) gated: Option<Activation>,
     /// Which activations quantized weights are multiplied with.
@@ -117,11 +128,13 @@ pub(crate) struct LayoutKernels {
     /// [`tile::packed_tiles`], one plane and two.
     pub(crate) packed: [PackedTiles; 2],
     /// [`source::unpack`].
-    pub(crate) unpack: unsafe fn(Packed, usize, usize, &mut PanelScratch),
+    pub(crate) unpack: unsafe fn(Packed, (usize, usize), u8, &mut PanelScratch),
     /// [`float::unpack_exact`].
     pub(crate) unpack_exact: unsafe fn(Packed, usize, usize, &mut PanelScratch),
     /// The zero point that the accumulators start from; 0 where the tier's products count from it themselves.
     pub(crate) zero: i32,
+    /// The code that means 0.
+    pub(crate) code_zero: u8,
     /// Whether codes may exceed 127.
     pub(crate) bytes: bool,
     /// Whether blocks have minima.
@@ -176,6 +189,45 @@ pub(crate) unsafe fn linear(
     }
 }
 
+/// Bound the outputs of `pairs` of a matrix in `Q8Planes`, and write `-inf` for them.
+///
+/// # Safety
+/// As [`linear`]; the arrays of `to` hold all rows and pairs.
+pub(crate) unsafe fn bound(
+    kernels: &Kernels,
+    task: &LinearTask<'_>,
+    pairs: Range<usize>,
+    scratch: &mut PanelScratch,
+    to: &Bounds,
+) {
+    let segment = &task.matrix.segments[0];
+    let run = Run {
+        segments: [segment; PANELS],
+        step: PANELS,
+    };
+    let layout = &kernels.layouts.Q8Planes;
+    let bound = match task.precision {
+        Precision::Balanced => kernels.bound_two_planes,
+        _ => kernels.bound_one_plane,
+    };
+    let mut first = pairs.start;
+    while first < pairs.end {
+        let pair = run.pair(task, first, scratch);
+        let count = run.full(pairs.end).saturating_sub(first).max(1);
+        let tiles = tiles(task, layout, pair.target);
+        // SAFETY: the caller's.
+        unsafe {
+            bound(
+                &tiles,
+                pair.packed,
+                run.stretch(count),
+                &Bounds { first, ..*to },
+            )
+        };
+        first += count;
+    }
+}
+
 /// Pairs of one layout: neighbours in one segment, or the same panel of a gate and its up projection.
 struct Run<'a> {
     segments: [&'a Segment; PANELS],
@@ -193,13 +245,18 @@ impl Run<'_> {
     ) {
         let layout = kernels.layout(self.segments[0].packing);
         let layout = layout.filter(|_| task.precision != Precision::Exact);
+        let unit = kernels.unit.filter(|_| task.rows > kernels.packed_rows);
+        if let (Some(unit), Some(layout)) = (unit, layout) {
+            // SAFETY: the tier's unit.
+            unsafe { (unit.begin)(if layout.halves { 4 } else { 8 }) };
+        }
         let mut first = pairs.start;
         while first < pairs.end {
             // SAFETY: the caller's.
             unsafe {
                 let pair = self.pair(task, first, scratch);
                 first += match layout {
-                    Some(layout) if task.rows <= MAX_PACKED_ROWS => {
+                    Some(layout) if task.rows <= kernels.packed_rows => {
                         let count = self.full(pairs.end).saturating_sub(first).max(1);
                         self.packed(layout, task, &pair, count);
                         count
@@ -214,6 +271,10 @@ impl Run<'_> {
                     }
                 };
             }
+        }
+        if let (Some(unit), Some(_)) = (unit, layout) {
+            // SAFETY: as above.
+            unsafe { (unit.end)() };
         }
     }
 
@@ -236,11 +297,12 @@ impl Run<'_> {
         Pair {
             packed: Packed {
                 data: [0, 1].map(|i| segments[i].panel(panels[i]).cast_const()),
+                second: [0, 1].map(|i| segments[i].second_panel(panels[i]).cast_const()),
                 ahead: Ahead::new(segments[0].panel_bytes, self.stride()),
             },
             target: Target {
                 out: rows.map(|row| task.out.wrapping_add(row)),
-                stride: task.matrix.out_features / if gated { 2 } else { 1 },
+                stride: task.out_stride,
                 lanes: [0, 1].map(|i| LANES.min(segments[i].rows - panels[i] * LANES)),
                 bias: task.bias.map(|bias| rows.map(|row| bias[row..].as_ptr())),
                 partial: scratch.partial.as_mut_ptr(),
@@ -255,6 +317,16 @@ impl Run<'_> {
         self.step * self.segments[0].panel_bytes
     }
 
+    /// `count` pairs, one after another.
+    fn stretch(&self, count: usize) -> Stretch {
+        Stretch {
+            pairs: count,
+            bytes: self.stride(),
+            second_bytes: self.step * self.segments[0].second_bytes,
+            outputs: self.step * LANES,
+        }
+    }
+
     /// `count` pairs from packed bytes.
     unsafe fn packed(
         &self,
@@ -263,11 +335,7 @@ impl Run<'_> {
         pair: &Pair,
         count: usize,
     ) {
-        let stretch = Stretch {
-            pairs: count,
-            bytes: self.stride(),
-            outputs: self.step * LANES,
-        };
+        let stretch = self.stretch(count);
         let tiles = tiles(task, layout, pair.target);
         let planes = usize::from(task.precision == Precision::Balanced);
         // SAFETY: as `linear`.
@@ -292,11 +360,13 @@ impl Run<'_> {
         };
         let planes = usize::from(task.precision == Precision::Balanced);
         let mut tiles = tiles(task, layout, pair.target);
+        // A unit multiplies signed codes, the others take the zero point from where the sums start.
+        let zero = kernels.unit.map_or(0, |_| layout.code_zero);
         // SAFETY: as `linear`.
         unsafe {
             while tiles.from < tiles.width {
                 tiles.count = CHUNK_BLOCKS.min(tiles.width - tiles.from);
-                (layout.unpack)(pair.packed, tiles.from, tiles.count, scratch);
+                (layout.unpack)(pair.packed, (tiles.from, tiles.count), zero, scratch);
                 let end = tiles.from + tiles.count;
                 tiles.target.resume = tiles.from > 0;
                 tiles.target.keep = pair.target.keep || end < tiles.width;

@@ -136,13 +136,20 @@ pub(crate) fn run(
 /// The same matrix with each segment in memory of exactly its size: a sanitizer sees what is read beyond.
 fn in_exact_memory(matrix: &Matrix) -> (Matrix, Vec<Vec<u8>>) {
     let mut memory = Vec::new();
-    let copied = |segment: &Segment| {
-        let bytes = segment.num_panels() * segment.panel_bytes;
+    let mut copied = |from: *const u8, bytes: usize| {
+        if bytes == 0 {
+            return std::ptr::null_mut();
+        }
         // SAFETY: the segment's panels.
-        let mut panels = unsafe { std::slice::from_raw_parts(segment.data, bytes) }.to_vec();
+        let mut panels = unsafe { std::slice::from_raw_parts(from, bytes) }.to_vec();
         let data = panels.as_mut_ptr();
         memory.push(panels);
-        Segment { data, ..*segment }
+        data
+    };
+    let copied = |segment: &Segment| Segment {
+        data: copied(segment.data, segment.num_panels() * segment.panel_bytes),
+        second: copied(segment.second, segment.num_panels() * segment.second_bytes),
+        ..*segment
     };
     let copy = Matrix {
         segments: matrix.segments.iter().map(copied).collect(),
@@ -169,7 +176,9 @@ pub(crate) fn run_shared(
     let mut activations = Activations::new(rows, width, need);
     let view = activations.view();
     let outputs = matrix.out_features / if gated.is_some() { 2 } else { 1 };
-    let mut out = vec![f32::NAN; rows * outputs];
+    // Rows with something behind each that must stay as it is.
+    let stride = outputs + 5;
+    let mut out = vec![f32::NAN; rows * stride];
     // SAFETY: sizes match; shares do not overlap; the tier is available.
     unsafe {
         for row in 0..rows {
@@ -181,6 +190,7 @@ pub(crate) fn run_shared(
             rows,
             bias,
             out: out.as_mut_ptr(),
+            out_stride: stride,
             gated,
             precision,
         };
@@ -190,7 +200,12 @@ pub(crate) fn run_shared(
             linear(&kernels, &task, share, &mut PanelScratch::new(rows));
         }
     }
-    out
+    let rows = out.chunks_exact(stride).map(|row| row.split_at(outputs));
+    rows.flat_map(|(row, behind)| {
+        assert!(behind.iter().all(|x| x.is_nan()), "written beyond a row");
+        row.to_vec()
+    })
+    .collect()
 }
 
 #[test]

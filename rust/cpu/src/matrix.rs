@@ -23,6 +23,10 @@ pub(crate) struct Segment {
     pub(crate) data: *mut u8,
     /// Bytes per panel.
     pub(crate) panel_bytes: usize,
+    /// The second plane of its panels, of layouts that have one.
+    pub(crate) second: *mut u8,
+    /// Bytes per panel of the second plane.
+    pub(crate) second_bytes: usize,
 }
 
 // SAFETY: read-only after loading.
@@ -38,6 +42,11 @@ impl Segment {
     /// The bytes of one panel.
     pub(crate) fn panel(&self, panel: usize) -> *mut u8 {
         self.data.wrapping_add(panel * self.panel_bytes)
+    }
+
+    /// The bytes of one panel in the second plane.
+    pub(crate) fn second_panel(&self, panel: usize) -> *mut u8 {
+        self.second.wrapping_add(panel * self.second_bytes)
     }
 }
 
@@ -57,7 +66,8 @@ impl Matrix {
 
     /// Bytes of its panels.
     pub(crate) fn bytes(&self) -> usize {
-        let bytes = |segment: &Segment| segment.num_panels() * segment.panel_bytes;
+        let panel = |segment: &Segment| segment.panel_bytes + segment.second_bytes;
+        let bytes = |segment: &Segment| segment.num_panels() * panel(segment);
         self.segments.iter().map(bytes).sum()
     }
 
@@ -81,9 +91,10 @@ impl Matrix {
         };
         let row = row - segment.first_row;
         let (panel, lane) = (segment.panel(row / LANES), row % LANES);
+        let second = segment.second_panel(row / LANES);
         // SAFETY: the panel holds `in_features` columns in this layout, and `lane < 16`.
         unsafe {
-            with_layout!(segment.packing, W => quantized_row::<W>(panel, lane, out), float => {
+            with_layout!(segment.packing, W => quantized_row::<W>(panel, second, lane, out), float => {
                 match segment.packing.element() {
                     Some(Element::F16) => {
                         for (k, x) in out.iter_mut().enumerate() {
@@ -109,13 +120,19 @@ impl Matrix {
 }
 
 /// `d * (q - z)` or `d * (q - z) + m`, rounded as the file format's reference does.
-unsafe fn quantized_row<W: Format>(panel: *const u8, lane: usize, out: &mut [f32]) {
+unsafe fn quantized_row<W: Format>(
+    panel: *const u8,
+    second: *const u8,
+    lane: usize,
+    out: &mut [f32],
+) {
     for (b, values) in out.chunks_exact_mut(BLOCK_COLS).enumerate() {
         // SAFETY: the caller's panel holds this block.
         unsafe {
             let (p, blk) = (panel.add(b / W::BLOCKS * W::BYTES), b % W::BLOCKS);
+            let second = second.wrapping_add(b * W::SECOND_BYTES);
             for (col, x) in values.iter_mut().enumerate() {
-                let q = i32::from(W::code_at(p, blk, lane, col));
+                let q = i32::from(W::code_at(p, second, blk, lane, col));
                 #[expect(clippy::cast_precision_loss, reason = "at most 255: exact")]
                 let scaled = W::scale_at(p, blk, lane, col) * (q - W::ZERO) as f32;
                 *x = if W::HAS_MIN {

@@ -11,6 +11,7 @@ use crate::executor::Part;
 use crate::matrix::{Matrix, Segment};
 use crate::pack;
 use crate::packing::Packing;
+use crate::screen;
 use crate::simd::LANES;
 
 /// Where parts begin: a cache line.
@@ -34,6 +35,8 @@ struct Piece<'a> {
     tensor: Tensor<'a>,
     row_order: Option<&'a [i32]>,
     packing: Packing,
+    /// Whether it is the second plane of the piece before it.
+    is_second: bool,
     width: usize,
     rows: usize,
     first_row: usize,
@@ -63,22 +66,33 @@ impl<'a> PackedImage<'a> {
             for part in &matrix.parts {
                 let (rows, width) = size(part);
                 check_row_order(matrix.name, part)?;
-                let packing = Packing::of(part.tensor.dtype);
-                let piece = Piece {
-                    name: matrix.name,
-                    weight,
-                    tensor: part.tensor,
-                    row_order: part.row_order,
-                    packing,
-                    width,
-                    rows,
-                    first_row,
-                    panel_bytes: packing.panel_bytes(width),
-                    offset: bytes.next_multiple_of(ALIGNMENT),
+                let packing = if screen::pays(program, weight, matrix) {
+                    Packing::Q8Planes
+                } else {
+                    Packing::of(part.tensor.dtype)
                 };
-                bytes = piece.range().end;
+                let planes = [packing.panel_bytes(width), packing.second_bytes(width)];
+                for (is_second, panel_bytes) in [false, true].into_iter().zip(planes) {
+                    if is_second && panel_bytes == 0 {
+                        continue;
+                    }
+                    let piece = Piece {
+                        name: matrix.name,
+                        weight,
+                        tensor: part.tensor,
+                        row_order: part.row_order,
+                        packing,
+                        is_second,
+                        width,
+                        rows,
+                        first_row,
+                        panel_bytes,
+                        offset: bytes.next_multiple_of(ALIGNMENT),
+                    };
+                    bytes = piece.range().end;
+                    pieces.push(piece);
+                }
                 first_row += rows;
-                pieces.push(piece);
             }
         }
         Ok(Self { pieces, bytes })
@@ -148,16 +162,21 @@ impl<'a> PackedImage<'a> {
             for n in shape {
                 number(&mut text, n);
             }
+            number(&mut text, usize::from(piece.is_second));
             number(&mut text, usize::from(piece.row_order.is_some()));
             for row in piece.row_order.unwrap_or_default() {
                 text.extend(row.to_le_bytes());
             }
         }
-        let mut dtypes: Vec<Dtype> = self.pieces.iter().map(|p| p.tensor.dtype).collect();
-        dtypes.sort_by_key(|dtype| dtype.name());
-        dtypes.dedup();
-        for dtype in dtypes {
-            text.extend(layout_sample(dtype));
+        let mut layouts: Vec<(Dtype, Packing)> = self
+            .pieces
+            .iter()
+            .map(|p| (p.tensor.dtype, p.packing))
+            .collect();
+        layouts.sort_by_key(|&(dtype, packing)| (dtype.name(), packing as usize));
+        layouts.dedup();
+        for (dtype, packing) in layouts {
+            text.extend(layout_sample(dtype, packing));
         }
         xxh64(&text, 0)
     }
@@ -176,15 +195,25 @@ impl<'a> PackedImage<'a> {
                 };
                 placed.push((piece.weight, matrix));
             }
-            if let Some((_, matrix)) = placed.last_mut() {
+            let Some((_, matrix)) = placed.last_mut() else {
+                continue;
+            };
+            let data = base.wrapping_add(piece.offset);
+            if piece.is_second {
+                if let Some(segment) = matrix.segments.last_mut() {
+                    (segment.second, segment.second_bytes) = (data, piece.panel_bytes);
+                }
+            } else {
                 matrix.out_features += piece.rows;
                 matrix.segments.push(Segment {
                     dtype: piece.tensor.dtype,
                     packing: piece.packing,
                     first_row: piece.first_row,
                     rows: piece.rows,
-                    data: base.wrapping_add(piece.offset),
+                    data,
                     panel_bytes: piece.panel_bytes,
+                    second: std::ptr::null_mut(),
+                    second_bytes: 0,
                 });
             }
         }
@@ -240,7 +269,9 @@ impl Piece<'_> {
                 Some(order) => order[row].unsigned_abs() as usize, // checked by `plan`
             };
             let bytes = &self.tensor.bytes[source * row_bytes..][..row_bytes];
-            if self.packing.is_fallback() {
+            if self.is_second {
+                pack::pack_second(self.packing, Some(bytes), lane, to);
+            } else if self.packing.is_fallback() {
                 floats.resize(self.width, 0.0);
                 inferlib_weights::dequantize(self.tensor.dtype, bytes, &mut floats).map_err(
                     |_| CpuError::WeightType {
@@ -251,6 +282,11 @@ impl Piece<'_> {
                 pack::pack_values(self.packing, &floats, lane, to);
             } else {
                 pack::pack_row(self.packing, bytes, lane, to);
+            }
+        }
+        if self.is_second {
+            for lane in (self.rows - panel * LANES).min(LANES)..LANES {
+                pack::pack_second(self.packing, None, lane, to);
             }
         }
         Ok(())
@@ -314,12 +350,12 @@ fn check_row_order(name: &str, part: &Part<'_>) -> Result<(), CpuError> {
 
 /// How this build packs a type: a panel of arbitrary bytes. It changes whenever the layout does, so that nobody has to
 /// remember to count a version up.
-fn layout_sample(dtype: Dtype) -> Vec<u8> {
-    let packing = Packing::of(dtype);
+fn layout_sample(dtype: Dtype, packing: Packing) -> Vec<u8> {
     let width = 512;
     let row_bytes = width / dtype.block_size() * dtype.block_bytes();
     let mut random = 0x9e37_79b9_7f4a_7c15_u64;
     let mut panel = vec![0; packing.panel_bytes(width)];
+    let mut second = vec![0; packing.second_bytes(width)];
     for lane in 0..LANES {
         let mut row = vec![0; row_bytes];
         for byte in &mut row {
@@ -335,7 +371,9 @@ fn layout_sample(dtype: Dtype) -> Vec<u8> {
             }
         } else {
             pack::pack_row(packing, &row, lane, &mut panel);
+            pack::pack_second(packing, Some(&row), lane, &mut second);
         }
     }
+    panel.extend(second);
     panel
 }

@@ -16,6 +16,8 @@ pub enum Packing {
     Q5_0,
     Q5_1,
     Q8_0,
+    /// `Q8_0` of a large `lm_head`, the upper six bits of the codes apart from the lower two.
+    Q8Planes,
     Q2K,
     Q3K,
     Q4K,
@@ -85,7 +87,7 @@ impl Packing {
             Self::Q4_1 => Dtype::Q4_1.name(),
             Self::Q5_0 => Dtype::Q5_0.name(),
             Self::Q5_1 => Dtype::Q5_1.name(),
-            Self::Q8_0 => Dtype::Q8_0.name(),
+            Self::Q8_0 | Self::Q8Planes => Dtype::Q8_0.name(),
             Self::Q2K => Dtype::Q2K.name(),
             Self::Q3K => Dtype::Q3K.name(),
             Self::Q4K => Dtype::Q4K.name(),
@@ -106,6 +108,15 @@ impl Packing {
             let element = if self.element() == Some(Element::F32) { 4 } else { 2 };
             width * LANES * element
         })
+    }
+
+    /// Bytes of a panel with `width` columns in the second plane, 0 for layouts without: its part of the blocks, and 16
+    /// f32 bounds (see `crate::screen`).
+    pub(crate) fn second_bytes(self, width: usize) -> usize {
+        with_layout!(self, W => match W::SECOND_BYTES {
+            0 => 0,
+            bytes => width / BLOCK_COLS * bytes + 4 * LANES,
+        }, float => 0)
     }
 
     /// The element of a float panel; `None` for packed layouts.

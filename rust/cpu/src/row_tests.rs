@@ -4,7 +4,7 @@
 use inferlib_core::program::Activation;
 use inferlib_core::{LogprobsMode, SamplingParams};
 
-use crate::activations::{Activations, Need, tile_of, zero_slot};
+use crate::activations::{Activations, Need, WORDS, tile_of, zero_slot};
 use crate::formats::BLOCK_COLS;
 use crate::kernels::Kernels;
 use crate::layout_tests::{LARGER_SIZES, ODD_SIZES};
@@ -234,6 +234,13 @@ fn of_row<T: Copy>(tiled: &[T], row: usize, rows: usize, per_row: usize) -> Vec<
     (0..per_row).map(at).collect()
 }
 
+/// Words at `[first * blocks * 8 ..]` in `[blocks][size][8]`, those of one row of its tile.
+fn words_of_row(tiled: &[i32], row: usize, rows: usize, blocks: usize) -> Vec<i32> {
+    let (first, size) = tile_of(row, rows);
+    let block = |b: usize| &tiled[(first * blocks + b * size + row - first) * WORDS..][..WORDS];
+    (0..blocks).flat_map(block).copied().collect()
+}
+
 fn signed_bytes(words: Vec<i32>) -> Vec<i32> {
     let bytes = words.into_iter().flat_map(i32::to_le_bytes);
     bytes.map(|byte| i32::from(byte.cast_signed())).collect()
@@ -319,10 +326,10 @@ fn check_row(
         // Codes of a poisoned row are of no meaning.
         return;
     }
-    let upper = signed_bytes(of_row(&packed.int8, row, rows, blocks * 8));
+    let upper = signed_bytes(words_of_row(&packed.int8, row, rows, blocks));
     let codes: Vec<i32> = plain.q.iter().flatten().copied().collect();
     if two_planes {
-        let lower = signed_bytes(of_row(&packed.low, row, rows, blocks * 8));
+        let lower = signed_bytes(words_of_row(&packed.low, row, rows, blocks));
         let whole: Vec<i32> = upper.iter().zip(&lower).map(|(u, l)| 256 * u + l).collect();
         assert_eq!(whole, codes, "{what}");
         assert!(upper.iter().all(|u| (-127..=127).contains(u)), "{what}");

@@ -1,5 +1,6 @@
 //! One step: the plan over one batch, on all workers, phase by phase.
 
+mod logits;
 mod row_ops;
 
 use std::ops::Range;
@@ -17,7 +18,7 @@ use crate::executor::CpuExecutor;
 use crate::linear::{LinearTask, linear};
 use crate::phases::Share;
 use crate::plan::Step;
-use crate::workspace::{LOGITS_ROWS, Worker, Workspace};
+use crate::workspace::{Buffer, Worker, Workspace};
 
 /// Most rows of a phase of rows that becomes the tail of the phase before: one worker's time for them is less than that of
 /// one more agreement of all.
@@ -92,6 +93,7 @@ struct Product<'a> {
     bias: Option<&'a [f32]>,
     gated: Option<Activation>,
     out: *mut f32,
+    stride: usize,
 }
 
 /// One worker's way through the plan.
@@ -124,7 +126,8 @@ impl Run<'_> {
                     let product = Product {
                         bias,
                         gated: *gated,
-                        out: self.buffer(*out).0,
+                        out: self.row(*out, 0),
+                        stride: self.buffer(*out).stride,
                     };
                     let task =
                         self.product(*weight, self.num_rows(*rows), self.activations, &product);
@@ -176,18 +179,19 @@ impl Run<'_> {
         }
     }
 
-    /// First element and width.
-    fn buffer(&self, id: BufferId) -> (*mut f32, usize) {
-        let (offset, width) = self.workspace.buffers[id.0 as usize];
-        (
-            self.workspace.memory.as_ptr().wrapping_add(offset).cast(),
-            width,
-        )
+    fn buffer(&self, id: BufferId) -> &Buffer {
+        &self.workspace.buffers[id.0 as usize]
     }
 
     fn row(&self, id: BufferId, row: usize) -> *mut f32 {
-        let (base, width) = self.buffer(id);
-        base.wrapping_add(row * width)
+        let buffer = self.buffer(id);
+        let base: *mut f32 = self.floats(buffer.offset);
+        base.wrapping_add(row * buffer.stride)
+    }
+
+    /// The workspace's memory from a byte on.
+    fn floats(&self, offset: usize) -> *mut f32 {
+        self.workspace.memory.as_ptr().wrapping_add(offset).cast()
     }
 
     /// The product of `rows` packed rows with a matrix; `None` without rows.
@@ -205,6 +209,7 @@ impl Run<'_> {
             rows,
             bias: product.bias,
             out: product.out,
+            out_stride: product.stride,
             gated: product.gated,
             precision: self.executor.precision,
         })
@@ -246,13 +251,11 @@ impl Run<'_> {
             return true;
         };
         let cache = &self.executor.caches[kv.group];
-        let (q_base, q_stride) = self.buffer(q);
-        let (out_base, out_stride) = self.buffer(out);
         let task = AttentionTask {
-            q: q_base.wrapping_add(q_start),
-            q_stride,
-            out: out_base,
-            out_stride,
+            q: self.row(q, 0).wrapping_add(q_start),
+            q_stride: self.buffer(q).stride,
+            out: self.row(out, 0),
+            out_stride: self.buffer(out).stride,
             num_heads,
             scale,
             softcap,
@@ -299,64 +302,5 @@ impl Run<'_> {
         self.phase(way, scratch, (merges.len(), Share::Turns), merge, |_| {
             self.tail(tail);
         })
-    }
-
-    /// Logits and samples, a few rows at a time.
-    fn logits(&self, way: &mut Way, scratch: &mut Worker, step: &Step) -> bool {
-        let Step::Logits {
-            width,
-            weight,
-            softcap,
-        } = *step
-        else {
-            return true;
-        };
-        let vocab_size = self.executor.program.vocab_size;
-        let logits: *mut f32 = self
-            .workspace
-            .memory
-            .as_ptr()
-            .wrapping_add(self.workspace.logits)
-            .cast();
-        let kernels = &self.executor.kernels;
-        let total = self.batch.num_sampled();
-        let mut first = 0;
-        while first < total {
-            let rows = LOGITS_ROWS.min(total - first);
-            let product = Product {
-                bias: None,
-                gated: None,
-                out: logits,
-            };
-            let input = self.activations.skip_tiles(first, width);
-            let task = self.product(weight, rows, input, &product);
-            if !self.linear(way, scratch, task.as_ref(), &[]) {
-                return false;
-            }
-            let sample = |scratch: &mut Worker, range: Range<usize>| {
-                for row in range {
-                    // SAFETY: the row's logits and its result cell belong to the worker that claimed it.
-                    unsafe {
-                        let p = logits.add(row * vocab_size);
-                        if let Some(cap) = softcap {
-                            (kernels.softcap)(p, vocab_size, cap);
-                        }
-                        let sampled = &self.batch.sampled[first + row];
-                        let start = sampled.history_start as usize;
-                        let len =
-                            (sampled.history_prompt_len + sampled.history_output_len) as usize;
-                        let history = &self.batch.history[start..start + len];
-                        let logits = std::slice::from_raw_parts_mut(p, vocab_size);
-                        let result = &mut *self.workspace.results[first + row].0.get();
-                        (kernels.sample)(&mut scratch.sampler, logits, sampled, history, result);
-                    }
-                }
-            };
-            if !self.phase(way, scratch, (rows, Share::Turns), sample, |_| ()) {
-                return false;
-            }
-            first += rows;
-        }
-        true
     }
 }

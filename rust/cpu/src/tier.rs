@@ -1,10 +1,14 @@
 //! Which instruction set the kernels of one executor use: detected when it is built, or forced.
 
 use crate::error::CpuError;
+#[cfg(target_arch = "x86_64")]
+use crate::simd::amx;
 
 /// Instruction sets with kernels, best first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tier {
+    /// AVX-512 F, BW, VL, DQ, VNNI; products of many rows by AMX INT8.
+    Amx,
     /// AVX-512 F, BW, VL, DQ, VNNI.
     Avx512Vnni,
     /// AVX-512 F, BW, VL, DQ.
@@ -21,7 +25,8 @@ pub enum Tier {
 
 impl Tier {
     /// All tiers, best first.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
+        Self::Amx,
         Self::Avx512Vnni,
         Self::Avx512,
         Self::AvxVnni,
@@ -34,6 +39,7 @@ impl Tier {
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
+            Self::Amx => "amx",
             Self::Avx512Vnni => "avx512vnni",
             Self::Avx512 => "avx512",
             Self::AvxVnni => "avxvnni",
@@ -43,7 +49,8 @@ impl Tier {
         }
     }
 
-    /// Whether this machine can run it.
+    /// Whether this machine can run it, and the system lets this process: asking for [`Self::Amx`] asks Linux for its
+    /// registers, which is kept until the process ends and costs nothing until they are used.
     #[must_use]
     pub fn is_available(self) -> bool {
         #[cfg(target_arch = "x86_64")]
@@ -57,6 +64,7 @@ impl Tier {
                 && is_x86_feature_detected!("avx512vl")
                 && is_x86_feature_detected!("avx512dq");
             match self {
+                Self::Amx => Self::Avx512Vnni.is_available() && amx::is_available(),
                 Self::Avx512Vnni => avx512 && is_x86_feature_detected!("avx512vnni"),
                 Self::Avx512 => avx512,
                 Self::AvxVnni => avx2 && is_x86_feature_detected!("avxvnni"),
@@ -78,7 +86,7 @@ impl Tier {
     pub(crate) fn has_dot_bf16(self) -> bool {
         match self {
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512Vnni => is_x86_feature_detected!("avx512bf16"),
+            Self::Amx | Self::Avx512Vnni => is_x86_feature_detected!("avx512bf16"),
             _ => false,
         }
     }

@@ -6,22 +6,34 @@ use std::cell::UnsafeCell;
 use crate::activations::{Activations, TILE_SIZES};
 use crate::arena::Mapping;
 use crate::attention::{AttentionScratch, Merge, Unit};
-use crate::buffer_plan::plan_buffers;
+use crate::buffer_plan::{plan_buffers, row_stride};
 use crate::error::CpuError;
 use crate::executor::CpuExecutor;
 use crate::linear::PanelScratch;
 use crate::phases::Phases;
 use crate::sampling::{RowResult, Sampler};
+use crate::screen::Screen;
+use crate::simd::LANES;
 
 /// Rows of logits computed and sampled at a time: whole tiles.
 pub(crate) const LOGITS_ROWS: usize = 3 * TILE_SIZES[0];
+
+/// Rows of floats in the workspace's memory.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Buffer {
+    /// Byte offset of the first row.
+    pub(crate) offset: usize,
+    /// Floats of a row.
+    pub(crate) width: usize,
+    /// Floats from a row to the next.
+    pub(crate) stride: usize,
+}
 
 /// Buffers, tiles and per-worker scratch, sized for the largest batch.
 #[derive(Debug)]
 pub(crate) struct Workspace {
     pub(crate) memory: Mapping,
-    /// Byte offset and width of each buffer.
-    pub(crate) buffers: Vec<(usize, usize)>,
+    pub(crate) buffers: Vec<Buffer>,
     /// Byte offsets of each rope's cosines, then sines, `[tokens][pairs]`.
     pub(crate) ropes: Vec<(usize, usize)>,
     pub(crate) logits: usize,
@@ -33,6 +45,7 @@ pub(crate) struct Workspace {
     pub(crate) merges: Vec<Vec<Merge>>,
     pub(crate) partials: Vec<f32>,
     pub(crate) results: Vec<ResultCell>,
+    pub(crate) screen: Screen,
 }
 
 /// One worker's scratch; only that worker touches it during a step.
@@ -72,7 +85,11 @@ impl Workspace {
             .buffers
             .iter()
             .zip(plan.offsets)
-            .map(|(buffer, offset)| (first + 4 * offset.unwrap_or(0), buffer.width))
+            .map(|(buffer, offset)| Buffer {
+                offset: first + 4 * offset.unwrap_or(0),
+                width: buffer.width,
+                stride: row_stride(buffer.width),
+            })
             .collect();
         let ropes = program
             .ropes
@@ -84,7 +101,7 @@ impl Workspace {
                 )
             })
             .collect();
-        let logits = take(LOGITS_ROWS * program.vocab_size);
+        let logits = take(LOGITS_ROWS * row_stride(program.vocab_size));
         let k_head_dim = program
             .kv_groups
             .iter()
@@ -113,14 +130,15 @@ impl Workspace {
                     }))
                 })
                 .collect(),
-            // Attention may take two phases, every chunk of logits takes two.
-            phases: Phases::new(2 * executor.steps.len() + 2 * chunks, executor.threads()),
+            // Attention may take two phases, every chunk of logits takes two, or three if it is screened.
+            phases: Phases::new(2 * executor.steps.len() + 3 * chunks, executor.threads()),
             units: vec![Vec::new(); program.kv_groups.len()],
             merges: vec![Vec::new(); program.kv_groups.len()],
             partials: Vec::new(),
             results: (0..rows)
                 .map(|_| ResultCell(UnsafeCell::new(None)))
                 .collect(),
+            screen: Screen::new(program.vocab_size.div_ceil(2 * LANES)),
         })
     }
 }

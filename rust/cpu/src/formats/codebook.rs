@@ -38,7 +38,12 @@ impl Format for Iq4Nl {
     const HALVES: bool = false;
 
     #[inline(always)]
-    unsafe fn codes<I: Isa>(sup: *const u8, _blk: usize, g: usize) -> (I::B, I::B) {
+    unsafe fn codes<I: Isa>(
+        sup: *const u8,
+        _second: *const u8,
+        _blk: usize,
+        g: usize,
+    ) -> (I::B, I::B) {
         // SAFETY: nibbles come first.
         unsafe { look_up::<I>(&IQ4, sup, g) }
     }
@@ -48,7 +53,13 @@ impl Format for Iq4Nl {
         unsafe { I::load_f16(sup.add(NIBBLES).cast()) }
     }
     #[inline(always)]
-    unsafe fn code_at(sup: *const u8, _blk: usize, row: usize, col: usize) -> u8 {
+    unsafe fn code_at(
+        sup: *const u8,
+        _second: *const u8,
+        _blk: usize,
+        row: usize,
+        col: usize,
+    ) -> u8 {
         // SAFETY: nibbles come first.
         IQ4[usize::from(unsafe { nibble_at(sup, row, col) })]
     }
@@ -75,7 +86,12 @@ impl Format for Mxfp4 {
     const HALVES: bool = false;
 
     #[inline(always)]
-    unsafe fn codes<I: Isa>(sup: *const u8, _blk: usize, g: usize) -> (I::B, I::B) {
+    unsafe fn codes<I: Isa>(
+        sup: *const u8,
+        _second: *const u8,
+        _blk: usize,
+        g: usize,
+    ) -> (I::B, I::B) {
         // SAFETY: nibbles come first.
         unsafe { look_up::<I>(&E2M1, sup, g) }
     }
@@ -85,7 +101,13 @@ impl Format for Mxfp4 {
         unsafe { I::load_half_e8m0(sup.add(NIBBLES)) }
     }
     #[inline(always)]
-    unsafe fn code_at(sup: *const u8, _blk: usize, row: usize, col: usize) -> u8 {
+    unsafe fn code_at(
+        sup: *const u8,
+        _second: *const u8,
+        _blk: usize,
+        row: usize,
+        col: usize,
+    ) -> u8 {
         // SAFETY: nibbles come first.
         E2M1[usize::from(unsafe { nibble_at(sup, row, col) })]
     }
@@ -122,7 +144,12 @@ impl Format for Iq4Xs {
     const HALVES: bool = false;
 
     #[inline(always)]
-    unsafe fn codes<I: Isa>(sup: *const u8, blk: usize, g: usize) -> (I::B, I::B) {
+    unsafe fn codes<I: Isa>(
+        sup: *const u8,
+        _second: *const u8,
+        blk: usize,
+        g: usize,
+    ) -> (I::B, I::B) {
         // SAFETY: `blk < 8`: within BYTES.
         unsafe { look_up::<I>(&IQ4, sup.add(Self::HEADER + NIBBLES * blk), g) }
     }
@@ -135,7 +162,13 @@ impl Format for Iq4Xs {
         }
     }
     #[inline(always)]
-    unsafe fn code_at(sup: *const u8, blk: usize, row: usize, col: usize) -> u8 {
+    unsafe fn code_at(
+        sup: *const u8,
+        _second: *const u8,
+        blk: usize,
+        row: usize,
+        col: usize,
+    ) -> u8 {
         // SAFETY: as above.
         let plane = unsafe { sup.add(Self::HEADER + NIBBLES * blk) };
         // SAFETY: as above.

@@ -33,7 +33,7 @@ macro_rules! k_quant {
             const HALVES: bool = false;
 
             #[inline(always)]
-            unsafe fn codes<I: Isa>(sup: *const u8, blk: usize, g: usize) -> (I::B, I::B) {
+            unsafe fn codes<I: Isa>(sup: *const u8, _second: *const u8, blk: usize, g: usize) -> (I::B, I::B) {
                 // SAFETY: `blk < 8`: within BYTES.
                 unsafe {
                     let p = sup.add(Self::HEADER + blk * Self::BLOCK);
@@ -60,7 +60,7 @@ macro_rules! k_quant {
                 }
             }
             #[inline(always)]
-            unsafe fn code_at(sup: *const u8, blk: usize, row: usize, col: usize) -> u8 {
+            unsafe fn code_at(sup: *const u8, _second: *const u8, blk: usize, row: usize, col: usize) -> u8 {
                 // SAFETY: as above.
                 unsafe {
                     let p = sup.add(Self::HEADER + blk * Self::BLOCK);
@@ -121,7 +121,12 @@ impl Format for Q6K {
     const HALVES: bool = true;
 
     #[inline(always)]
-    unsafe fn codes<I: Isa>(sup: *const u8, blk: usize, g: usize) -> (I::B, I::B) {
+    unsafe fn codes<I: Isa>(
+        sup: *const u8,
+        _second: *const u8,
+        blk: usize,
+        g: usize,
+    ) -> (I::B, I::B) {
         // SAFETY: `blk < 8`, `g < 4`: within BYTES.
         unsafe {
             let p = sup.add(Self::HEADER + blk * Self::BLOCK);
@@ -140,7 +145,13 @@ impl Format for Q6K {
         }
     }
     #[inline(always)]
-    unsafe fn code_at(sup: *const u8, blk: usize, row: usize, col: usize) -> u8 {
+    unsafe fn code_at(
+        sup: *const u8,
+        _second: *const u8,
+        blk: usize,
+        row: usize,
+        col: usize,
+    ) -> u8 {
         // SAFETY: as above.
         unsafe {
             let p = sup.add(Self::HEADER + blk * Self::BLOCK);
@@ -186,7 +197,12 @@ impl Format for Q3K {
     const HALVES: bool = true;
 
     #[inline(always)]
-    unsafe fn codes<I: Isa>(sup: *const u8, blk: usize, g: usize) -> (I::B, I::B) {
+    unsafe fn codes<I: Isa>(
+        sup: *const u8,
+        _second: *const u8,
+        blk: usize,
+        g: usize,
+    ) -> (I::B, I::B) {
         // SAFETY: `blk < 8`, `g < 4`: within BYTES.
         unsafe {
             let p = sup.add(Self::HEADER + blk * Self::BLOCK);
@@ -208,7 +224,13 @@ impl Format for Q3K {
         }
     }
     #[inline(always)]
-    unsafe fn code_at(sup: *const u8, blk: usize, row: usize, col: usize) -> u8 {
+    unsafe fn code_at(
+        sup: *const u8,
+        _second: *const u8,
+        blk: usize,
+        row: usize,
+        col: usize,
+    ) -> u8 {
         // SAFETY: as above.
         unsafe {
             let p = sup.add(Self::HEADER + blk * Self::BLOCK);
@@ -253,7 +275,12 @@ impl Format for Q2K {
     const HALVES: bool = true;
 
     #[inline(always)]
-    unsafe fn codes<I: Isa>(sup: *const u8, blk: usize, g: usize) -> (I::B, I::B) {
+    unsafe fn codes<I: Isa>(
+        sup: *const u8,
+        _second: *const u8,
+        blk: usize,
+        g: usize,
+    ) -> (I::B, I::B) {
         // SAFETY: `blk < 8`, `g < 4`: within BYTES.
         unsafe {
             let codes = two_bits::<I, 0>(sup.add(Self::HEADER + blk * TWO_BITS), g);
@@ -284,7 +311,13 @@ impl Format for Q2K {
         }
     }
     #[inline(always)]
-    unsafe fn code_at(sup: *const u8, blk: usize, row: usize, col: usize) -> u8 {
+    unsafe fn code_at(
+        sup: *const u8,
+        _second: *const u8,
+        blk: usize,
+        row: usize,
+        col: usize,
+    ) -> u8 {
         // SAFETY: as above.
         unsafe { two_bits_at(sup.add(Self::HEADER + blk * TWO_BITS), row, col) | 32 }
     }

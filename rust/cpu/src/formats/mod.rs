@@ -11,6 +11,7 @@
 //! | `Q4_1` | and 16 f16 minima | 5 |
 //! | `Q5_0`, `Q5_1` | and a bit plane | 5.5, 6 |
 //! | `Q8_0` | bytes stored + 128, 16 f16 scales | 8.5 |
+//! | `Q8Planes` | nibbles, two-bit plane, 16 f16 scales; elsewhere another two-bit plane | 8.5 |
 //! | `Iq4Nl` | nibbles that look up one of 16 bytes, 16 f16 scales | 4.5 |
 //! | `Mxfp4` | the same with 16 exponent bytes | 4.25 |
 //! | `Q4K`, `Q5K` | nibbles (and a bit plane); 6-bit scale and minimum; f16 scale and minimum per eight blocks | 4.5, 5.5 |
@@ -25,12 +26,14 @@
 mod codebook;
 mod k_quants;
 mod planes;
+mod q8_planes;
 mod round_quants;
 
 use crate::simd::{Codes, Isa};
 
 pub(crate) use codebook::{Iq4Nl, Iq4Xs, Mxfp4};
 pub(crate) use k_quants::{Q2K, Q3K, Q4K, Q5K, Q6K};
+pub(crate) use q8_planes::{Q8Planes, Q8Upper};
 pub(crate) use round_quants::{Q4_0, Q4_1, Q5_0, Q5_1, Q8_0};
 
 /// Columns of a block.
@@ -60,8 +63,16 @@ pub(crate) trait Format: Codes + Copy + 'static {
     /// Whether scales and minima cover 16 columns instead of 32.
     const HALVES: bool;
 
+    /// Bytes per block in a second plane, which lies elsewhere; `second` points at the block's.
+    const SECOND_BYTES: usize = 0;
+
     /// Codes of columns `8g .. 8g + 4` and `8g + 4 .. 8g + 8`.
-    unsafe fn codes<I: Isa>(sup: *const u8, blk: usize, g: usize) -> (I::B, I::B);
+    unsafe fn codes<I: Isa>(
+        sup: *const u8,
+        second: *const u8,
+        blk: usize,
+        g: usize,
+    ) -> (I::B, I::B);
     /// Scales of the 16 rows; `half` is 0 unless `HALVES`.
     unsafe fn scale<I: Isa>(sup: *const u8, blk: usize, half: usize) -> I::F;
     /// Minima of the 16 rows; only where `HAS_MIN`. `half` is 0 unless `HALVES`.
@@ -71,7 +82,7 @@ pub(crate) trait Format: Codes + Copy + 'static {
     }
 
     /// Code of one row and column: the scalar definition of `codes`.
-    unsafe fn code_at(sup: *const u8, blk: usize, row: usize, col: usize) -> u8;
+    unsafe fn code_at(sup: *const u8, second: *const u8, blk: usize, row: usize, col: usize) -> u8;
     /// Scale of one row and column.
     unsafe fn scale_at(sup: *const u8, blk: usize, row: usize, col: usize) -> f32;
     /// Minimum of one row and column.
@@ -97,6 +108,7 @@ macro_rules! with_layout {
             Packing::Q5_0 => call!(Q5_0),
             Packing::Q5_1 => call!(Q5_1),
             Packing::Q8_0 => call!(Q8_0),
+            Packing::Q8Planes => call!(Q8Planes),
             Packing::Q2K => call!(Q2K),
             Packing::Q3K => call!(Q3K),
             Packing::Q4K => call!(Q4K),

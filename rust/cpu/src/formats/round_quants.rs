@@ -27,7 +27,7 @@ macro_rules! round_quant {
             const HALVES: bool = false;
 
             #[inline(always)]
-            unsafe fn codes<I: Isa>(sup: *const u8, _blk: usize, g: usize) -> (I::B, I::B) {
+            unsafe fn codes<I: Isa>(sup: *const u8, _second: *const u8, _blk: usize, g: usize) -> (I::B, I::B) {
                 // SAFETY: planes lie within BYTES.
                 unsafe {
                     let low = nibbles::<I>(sup, g);
@@ -45,7 +45,7 @@ macro_rules! round_quant {
                 unsafe { if $min { I::load_f16(sup.add(Self::SCALES + HALF_ROW).cast()) } else { I::zero() } }
             }
             #[inline(always)]
-            unsafe fn code_at(sup: *const u8, _blk: usize, row: usize, col: usize) -> u8 {
+            unsafe fn code_at(sup: *const u8, _second: *const u8, _blk: usize, row: usize, col: usize) -> u8 {
                 // SAFETY: planes lie within BYTES.
                 unsafe {
                     let low = nibble_at(sup, row, col);
@@ -104,7 +104,12 @@ impl Format for Q8_0 {
     const HALVES: bool = false;
 
     #[inline(always)]
-    unsafe fn codes<I: Isa>(sup: *const u8, _blk: usize, g: usize) -> (I::B, I::B) {
+    unsafe fn codes<I: Isa>(
+        sup: *const u8,
+        _second: *const u8,
+        _blk: usize,
+        g: usize,
+    ) -> (I::B, I::B) {
         // SAFETY: 512 bytes of codes.
         unsafe {
             (
@@ -119,7 +124,13 @@ impl Format for Q8_0 {
         unsafe { I::load_f16(sup.add(Self::SCALES).cast()) }
     }
     #[inline(always)]
-    unsafe fn code_at(sup: *const u8, _blk: usize, row: usize, col: usize) -> u8 {
+    unsafe fn code_at(
+        sup: *const u8,
+        _second: *const u8,
+        _blk: usize,
+        row: usize,
+        col: usize,
+    ) -> u8 {
         // SAFETY: `row < 16`, `col < 32`.
         unsafe { *sup.add((col / 4) * 64 + row * 4 + col % 4) }
     }

@@ -37,6 +37,8 @@ pub(crate) trait Source: Codes {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Packed {
     pub(crate) data: [*const u8; PANELS],
+    /// Of layouts with a second plane.
+    pub(crate) second: [*const u8; PANELS],
     pub(crate) ahead: Ahead,
 }
 
@@ -46,6 +48,13 @@ impl Packed {
     pub(crate) fn skip(self, bytes: usize) -> Self {
         let data = self.data.map(|panel| panel.wrapping_add(bytes));
         Self { data, ..self }
+    }
+
+    /// The panels `bytes` further in the second plane.
+    #[inline(always)]
+    pub(crate) fn skip_second(self, bytes: usize) -> Self {
+        let second = self.second.map(|panel| panel.wrapping_add(bytes));
+        Self { second, ..self }
     }
 
     /// Block `b` of layout `W`: its super-block and its place in it.
@@ -93,7 +102,10 @@ impl<W: Format> Source for PackedIn<W> {
     unsafe fn codes<I: Isa>(&self, panel: usize, b: usize, g: usize) -> (I::B, I::B) {
         let (sup, blk) = self.packed.at::<W>(panel, b);
         // SAFETY: the caller's block.
-        unsafe { W::codes::<I>(sup, blk, g) }
+        unsafe {
+            let second = self.packed.second[panel].wrapping_add(b * W::SECOND_BYTES);
+            W::codes::<I>(sup, second, blk, g)
+        }
     }
     #[inline(always)]
     unsafe fn scale<I: Isa>(&self, panel: usize, b: usize, half: usize) -> I::F {
@@ -211,6 +223,14 @@ impl<C: Class> Unpacked<C> {
     }
 }
 
+impl<C> Unpacked<C> {
+    /// Codes of block `b`: `[8][16][4]`.
+    #[inline(always)]
+    pub(crate) fn block(&self, panel: usize, b: usize) -> *const u8 {
+        self.codes.wrapping_add(panel * PANEL_CODES + b * 512)
+    }
+}
+
 /// Elements of one panel in the scratch.
 pub(crate) const PANEL_CODES: usize = CHUNK_BLOCKS * 8 * 64;
 pub(crate) const PANEL_SCALES: usize = CHUNK_BLOCKS * 2 * LANES;
@@ -237,7 +257,7 @@ impl<C: Class> Source for Unpacked<C> {
     unsafe fn codes<I: Isa>(&self, panel: usize, b: usize, g: usize) -> (I::B, I::B) {
         // SAFETY: `unpack` wrote this block.
         unsafe {
-            let at = self.codes.add(panel * PANEL_CODES + (b * 8 + 2 * g) * 64);
+            let at = self.block(panel, b).add(2 * g * 64);
             (I::b_load(at), I::b_load(at.add(64)))
         }
     }
@@ -261,20 +281,21 @@ impl<C: Class> Source for Unpacked<C> {
     }
 }
 
-/// Codes to bytes, scales and minima to floats: `count` blocks from `from` on, both panels.
+/// Codes less `zero` to bytes, scales and minima to floats: `count` blocks from `from` on, both panels.
 ///
 /// # Safety
 /// `count <= CHUNK_BLOCKS` blocks exist from `from` on; features of `I`.
 #[inline(always)]
 pub(crate) unsafe fn unpack<I: Isa, W: Format>(
     packed: Packed,
-    from: usize,
-    count: usize,
+    (from, count): (usize, usize),
+    zero: u8,
     scratch: &mut PanelScratch,
 ) {
     let source = PackedIn::<W>::new(packed);
     // SAFETY: the chunk fits the scratch.
     unsafe {
+        let zero = I::b_set(zero);
         for panel in 0..PANELS {
             let codes = scratch.codes.as_mut_ptr().add(panel * PANEL_CODES);
             let scales = scratch.scales.as_mut_ptr().add(panel * PANEL_SCALES);
@@ -283,8 +304,8 @@ pub(crate) unsafe fn unpack<I: Isa, W: Format>(
                 let b = from + i;
                 for g in 0..4 {
                     let (even, odd) = source.codes::<I>(panel, b, g);
-                    I::b_store(codes.add((i * 8 + 2 * g) * 64), even);
-                    I::b_store(codes.add((i * 8 + 2 * g + 1) * 64), odd);
+                    I::b_store(codes.add((i * 8 + 2 * g) * 64), I::b_sub(even, zero));
+                    I::b_store(codes.add((i * 8 + 2 * g + 1) * 64), I::b_sub(odd, zero));
                 }
                 let parts = if W::HALVES { 2 } else { 1 };
                 for part in 0..parts {

@@ -6,7 +6,7 @@
 
 use inferlib_core::program::Activation;
 
-use crate::activations::{ActivationsView, tiles};
+use crate::activations::{ActivationsView, WORDS, tiles};
 use crate::formats::Format;
 use crate::linear::source::{PANELS, Packed, PackedIn, Source};
 use crate::math;
@@ -34,7 +34,7 @@ pub(crate) struct Target {
 impl Target {
     /// Go on to what lies `outputs` further in each row.
     #[inline(always)]
-    fn skip(&mut self, outputs: usize) {
+    pub(super) fn skip(&mut self, outputs: usize) {
         self.out = self.out.map(|out| out.wrapping_add(outputs));
         let skip = |bias: *const f32| bias.wrapping_add(outputs);
         self.bias = self.bias.map(|bias| bias.map(skip));
@@ -42,7 +42,7 @@ impl Target {
 
     /// Where a row's outputs of a panel go.
     #[inline(always)]
-    fn row(&self, panel: usize, row: usize) -> *mut f32 {
+    pub(super) fn row(&self, panel: usize, row: usize) -> *mut f32 {
         self.out[panel].wrapping_add(row * self.stride)
     }
 }
@@ -117,6 +117,8 @@ pub(crate) struct Stretch {
     pub(crate) pairs: usize,
     /// Bytes from a panel to its successor in the next pair.
     pub(crate) bytes: usize,
+    /// The same in the second plane, of layouts that have one.
+    pub(crate) second_bytes: usize,
     /// Outputs from a pair's to the next one's.
     pub(crate) outputs: usize,
 }
@@ -135,7 +137,8 @@ pub(crate) unsafe fn packed_tiles<I: Isa, W: Format, const PLANES: usize>(
     for pair in 0..stretch.pairs {
         let mut task = *task;
         task.target.skip(pair * stretch.outputs);
-        let source = PackedIn::<W>::new(packed.skip(pair * stretch.bytes));
+        let packed = packed.skip(pair * stretch.bytes);
+        let source = PackedIn::<W>::new(packed.skip_second(pair * stretch.second_bytes));
         // SAFETY: the caller's.
         unsafe {
             int_tiles::<I, _, PLANES>(&task, &source);
@@ -176,8 +179,8 @@ unsafe fn int_tile<I: Isa, S: Source, const P: usize, const M: usize, const PLAN
     // SAFETY: tile offsets as in `pack_row`; the source has `count` blocks.
     unsafe {
         let base = first * task.width + task.from * stride;
-        let int8 = input.int8.add(base * 8 + i);
-        let low = input.low.wrapping_add(base * 8 + i);
+        let int8 = input.int8.add((base + i) * WORDS);
+        let low = input.low.wrapping_add((base + i) * WORDS);
         let scale = input.scale.add(base + i);
         let scaled_sum = input.scaled_sum.wrapping_add(base + i);
         let start = task
@@ -200,24 +203,29 @@ unsafe fn int_tile<I: Isa, S: Source, const P: usize, const M: usize, const PLAN
                     }
                 }
                 for g in part * 4 / parts..(part + 1) * 4 / parts {
-                    let at = (b * 8 + 2 * g) * stride;
-                    let mut codes = [(I::b_set(0), I::b_set(0)); P];
+                    let at = b * stride * WORDS + 2 * g;
+                    let mut codes = [[I::b_set(0); P]; 2];
                     for p in 0..P {
-                        codes[p] = source.codes::<I>(panel + p, b, g);
+                        let (even, odd) = source.codes::<I>(panel + p, b, g);
+                        (codes[0][p], codes[1][p]) = (even, odd);
                     }
-                    for m in 0..M {
-                        let a = (*int8.add(at + m), *int8.add(at + stride + m));
-                        for p in 0..P {
-                            let first_chain = PLANES == 2 || (two && g % 2 == 0);
-                            let chain = usize::from(!first_chain);
-                            sums[chain][p][m] = I::Dot::dot8::<S>(sums[chain][p][m], codes[p], a);
-                        }
-                    }
-                    if PLANES == 2 {
+                    // Word by word, so that a sum's products are as far apart as can be.
+                    for word in 0..2 {
                         for m in 0..M {
-                            let a = (*low.add(at + m), *low.add(at + stride + m));
+                            let a = *int8.add(at + m * WORDS + word);
                             for p in 0..P {
-                                sums[1][p][m] = I::Dot::dot8_low::<S>(sums[1][p][m], codes[p], a);
+                                let first_chain = PLANES == 2 || (two && g % 2 == 0);
+                                let sum = &mut sums[usize::from(!first_chain)][p][m];
+                                *sum = I::Dot::dot4::<S>(*sum, codes[word][p], a);
+                            }
+                        }
+                        if PLANES == 2 {
+                            for m in 0..M {
+                                let a = *low.add(at + m * WORDS + word);
+                                for p in 0..P {
+                                    let sum = &mut sums[1][p][m];
+                                    *sum = I::Dot::dot4_low::<S>(*sum, codes[word][p], a);
+                                }
                             }
                         }
                     }
@@ -264,7 +272,7 @@ unsafe fn int_tile<I: Isa, S: Source, const P: usize, const M: usize, const PLAN
 
 /// The sum of a half block's activations from its start value, `-32 *` the sum: exact.
 #[inline(always)]
-fn half_sum(start: i32) -> f32 {
+pub(super) fn half_sum(start: i32) -> f32 {
     #[expect(clippy::cast_precision_loss, reason = "32 times a number below 2^20")]
     let start = start as f32;
     start * (-1.0 / 32.0)

@@ -7,6 +7,7 @@ use inferlib_core::program::{Program, WeightDecl};
 use inferlib_weights::{Dtype, Tensor};
 
 use crate::activations::{Activations, ActivationsView, pack_row};
+use crate::buffer_plan::row_stride;
 use crate::error::CpuError;
 use crate::executor::{CpuExecutor, Options, Part, Precision, Weight};
 use crate::linear::{LinearTask, PanelScratch, linear};
@@ -126,7 +127,8 @@ impl Linear {
                 pack_row::<Portable>(x[row * width..].as_ptr(), width, row, rows, need, view);
             };
         }
-        let mut out = vec![0.0; rows * outputs];
+        let stride = row_stride(outputs);
+        let mut out = vec![0.0; rows * stride];
         let shared = Shared {
             out: out.as_mut_ptr(),
             view,
@@ -148,6 +150,7 @@ impl Linear {
                         rows,
                         bias: None,
                         out: shared.out,
+                        out_stride: stride,
                         gated: None,
                         precision: self.precision,
                     };

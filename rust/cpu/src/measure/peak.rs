@@ -4,12 +4,18 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use crate::pool::Pool;
+#[cfg(target_arch = "x86_64")]
+use crate::simd::amx;
 use crate::simd::{Codes, Dot, Isa, LANES};
 use crate::tier::Tier;
 
 /// Operations per second of `threads` cores at nothing but int8 dot products of 5-bit codes, the best of a few tries: the
 /// ceiling that integer kernels are compared with. `None` on tiers of another architecture.
 pub(super) fn int8_peak(tier: Tier, threads: usize) -> Option<f64> {
+    #[cfg(target_arch = "x86_64")]
+    if tier == Tier::Amx {
+        return best(threads, amx::LARGEST, products);
+    }
     best(threads, 128, loops_of(tier)?.dots)
 }
 
@@ -34,6 +40,13 @@ fn best(threads: usize, operations: usize, run: unsafe fn(usize)) -> Option<f64>
     Some(best)
 }
 
+/// As many products as the other loops have results.
+#[cfg(target_arch = "x86_64")]
+unsafe fn products(rounds: usize) {
+    // SAFETY: the caller's tier.
+    unsafe { amx::largest_products(rounds * CHAINS / 4) };
+}
+
 /// Rounds of a measurement.
 const ROUNDS: usize = 400_000;
 /// Independent results in flight: latency times throughput of every core so far, with room.
@@ -55,7 +68,7 @@ struct Loops {
 fn loops_of(tier: Tier) -> Option<Loops> {
     match tier {
         #[cfg(target_arch = "x86_64")]
-        Tier::Avx512Vnni => Some(avx512vnni::LOOPS),
+        Tier::Amx | Tier::Avx512Vnni => Some(avx512vnni::LOOPS),
         #[cfg(target_arch = "x86_64")]
         Tier::Avx512 => Some(avx512::LOOPS),
         #[cfg(target_arch = "x86_64")]
@@ -105,7 +118,8 @@ unsafe fn dots<I: Isa>(rounds: usize) {
             for chain in 0..CHAINS {
                 let mut dots = I::Dot::start(0);
                 for codes in codes {
-                    dots = I::Dot::dot8::<FiveBits>(dots, codes, activations[chain]);
+                    dots = I::Dot::dot4::<FiveBits>(dots, codes.0, activations[chain].0);
+                    dots = I::Dot::dot4::<FiveBits>(dots, codes.1, activations[chain].1);
                 }
                 sums[chain] = I::i_add(sums[chain], I::Dot::finish(dots));
             }

@@ -2,6 +2,7 @@
 
 mod k_quants;
 mod planes;
+mod q8_planes;
 mod round_quants;
 
 use half::f16;
@@ -19,6 +20,7 @@ pub(crate) fn pack_row(packing: Packing, row: &[u8], lane: usize, panel: &mut [u
         Packing::Q5_0 => round_quants::q5_0(row, lane, panel),
         Packing::Q5_1 => round_quants::q5_1(row, lane, panel),
         Packing::Q8_0 => round_quants::q8_0(row, lane, panel),
+        Packing::Q8Planes => q8_planes::upper(row, lane, panel),
         Packing::Iq4Nl => round_quants::iq4_nl(row, lane, panel),
         Packing::Mxfp4 => round_quants::mxfp4(row, lane, panel),
         Packing::Q2K => k_quants::q2_k(row, lane, panel),
@@ -29,6 +31,13 @@ pub(crate) fn pack_row(packing: Packing, row: &[u8], lane: usize, panel: &mut [u
         Packing::Iq4Xs => k_quants::iq4_xs(row, lane, panel),
         Packing::F32 | Packing::DequantizedF32 => elements::<4>(row, lane, panel),
         Packing::F16 | Packing::Bf16 | Packing::DequantizedF16 => elements::<2>(row, lane, panel),
+    }
+}
+
+/// Write row `lane` of a panel's second plane; `None` for a lane that is no row.
+pub(crate) fn pack_second(packing: Packing, row: Option<&[u8]>, lane: usize, panel: &mut [u8]) {
+    if packing == Packing::Q8Planes {
+        q8_planes::lower(row, lane, panel);
     }
 }
 

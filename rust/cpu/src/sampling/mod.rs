@@ -20,6 +20,7 @@
 
 mod candidates;
 mod cut;
+mod deciding;
 mod edits;
 mod exp_ln;
 mod logprobs;
@@ -35,6 +36,7 @@ use inferlib_core::{LogitsRow, LogprobsMode, RowLogprobs, RowStatus, SampledRow}
 
 use candidates::Candidates;
 use cut::PrefixEnd;
+pub(crate) use deciding::Deciding;
 use edits::Edits;
 use logprobs::Report;
 use mass::{Softmax, TileSums};

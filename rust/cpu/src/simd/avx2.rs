@@ -15,7 +15,7 @@ use std::arch::x86_64::{
     _mm256_set1_epi32, _mm256_set1_epi64x, _mm256_set1_ps, _mm256_setr_epi8, _mm256_setr_epi32,
     _mm256_setzero_ps, _mm256_shuffle_epi8, _mm256_sll_epi16, _mm256_sll_epi32, _mm256_slli_epi32,
     _mm256_sllv_epi32, _mm256_srl_epi16, _mm256_srl_epi32, _mm256_storeu_ps, _mm256_storeu_si256,
-    _mm256_sub_epi32, _mm256_sub_ps,
+    _mm256_sub_epi8, _mm256_sub_epi32, _mm256_sub_ps,
 };
 use std::marker::PhantomData;
 
@@ -241,6 +241,15 @@ impl<D: Dot<B = I, I = I>> Isa for Avx2<D> {
         }
     }
     #[inline(always)]
+    unsafe fn i_load(p: *const i32) -> I {
+        unsafe {
+            [
+                _mm256_loadu_si256(p.cast()),
+                _mm256_loadu_si256(p.add(8).cast()),
+            ]
+        }
+    }
+    #[inline(always)]
     unsafe fn i_load_i8(p: *const i8) -> I {
         unsafe {
             [
@@ -315,6 +324,10 @@ impl<D: Dot<B = I, I = I>> Isa for Avx2<D> {
     #[inline(always)]
     unsafe fn b_or(a: I, b: I) -> I {
         unsafe { both!(_mm256_or_si256(a, b)) }
+    }
+    #[inline(always)]
+    unsafe fn b_sub(a: I, b: I) -> I {
+        unsafe { both!(_mm256_sub_epi8(a, b)) }
     }
     #[inline(always)]
     unsafe fn b_shr<const N: u32>(a: I) -> I {

@@ -16,7 +16,7 @@ use std::arch::x86_64::{
     _mm512_max_ps, _mm512_min_ps, _mm512_mul_ps, _mm512_or_si512, _mm512_set1_epi8,
     _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps, _mm512_shuffle_epi8, _mm512_slli_epi16,
     _mm512_slli_epi32, _mm512_sllv_epi32, _mm512_srl_epi32, _mm512_srli_epi16, _mm512_srli_epi32,
-    _mm512_storeu_ps, _mm512_storeu_si512, _mm512_sub_epi32, _mm512_sub_ps,
+    _mm512_storeu_ps, _mm512_storeu_si512, _mm512_sub_epi8, _mm512_sub_epi32, _mm512_sub_ps,
 };
 
 use std::marker::PhantomData;
@@ -202,6 +202,10 @@ impl<D: Dot<B = __m512i, I = __m512i>> Isa for Avx512<D> {
         unsafe { _mm512_srl_epi32(a, _mm_cvtsi32_si128(n.cast_signed())) }
     }
     #[inline(always)]
+    unsafe fn i_load(p: *const i32) -> __m512i {
+        unsafe { _mm512_loadu_si512(p.cast()) }
+    }
+    #[inline(always)]
     unsafe fn i_load_i8(p: *const i8) -> __m512i {
         unsafe { _mm512_cvtepi8_epi32(_mm_loadu_si128(p.cast())) }
     }
@@ -253,6 +257,10 @@ impl<D: Dot<B = __m512i, I = __m512i>> Isa for Avx512<D> {
     #[inline(always)]
     unsafe fn b_or(a: __m512i, b: __m512i) -> __m512i {
         unsafe { _mm512_or_si512(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn b_sub(a: __m512i, b: __m512i) -> __m512i {
+        unsafe { _mm512_sub_epi8(a, b) }
     }
     #[inline(always)]
     unsafe fn b_shr<const N: u32>(a: __m512i) -> __m512i {

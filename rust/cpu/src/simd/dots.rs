@@ -188,11 +188,8 @@ impl<V: Bytes> Dot for Vnni<V> {
         unsafe { V::set(start) }
     }
     #[inline(always)]
-    unsafe fn dot8<C: Codes>(sums: V, codes: (V, V), activations: (i32, i32)) -> V {
-        unsafe {
-            let even = V::dpbusd(sums, codes.0, V::set(activations.0));
-            V::dpbusd(even, codes.1, V::set(activations.1))
-        }
+    unsafe fn dot4<C: Codes>(sums: V, codes: V, activations: i32) -> V {
+        unsafe { V::dpbusd(sums, codes, V::set(activations)) }
     }
     #[inline(always)]
     unsafe fn finish(sums: V) -> V {
@@ -264,45 +261,34 @@ impl<V: Bytes> Dot for Pairs<V> {
         }
     }
     #[inline(always)]
-    unsafe fn dot8<C: Codes>(
-        mut sums: PairSums<V>,
-        codes: (V, V),
-        activations: (i32, i32),
-    ) -> PairSums<V> {
+    unsafe fn dot4<C: Codes>(mut sums: PairSums<V>, codes: V, activations: i32) -> PairSums<V> {
         unsafe {
-            for (codes, a) in [(codes.0, activations.0), (codes.1, activations.1)] {
-                if C::MAX_CODE > 127 {
-                    let products = V::signed_products(V::signed(codes), V::set(a));
-                    sums.wide = V::add(sums.wide, V::widen(products));
-                    continue;
-                }
-                if sums.held == const { depth(C::MAX_CODE) } {
-                    sums = Self::widen(sums);
-                }
-                sums.short = V::add_short(sums.short, V::maddubs(codes, V::set(a)));
-                sums.held += 1;
+            let a = V::set(activations);
+            if C::MAX_CODE > 127 {
+                let products = V::signed_products(V::signed(codes), a);
+                sums.wide = V::add(sums.wide, V::widen(products));
+                return sums;
             }
+            if sums.held == const { depth(C::MAX_CODE) } {
+                sums = Self::widen(sums);
+            }
+            sums.short = V::add_short(sums.short, V::maddubs(codes, a));
+            sums.held += 1;
             sums
         }
     }
     #[inline(always)]
-    unsafe fn dot8_low<C: Codes>(
-        mut sums: PairSums<V>,
-        codes: (V, V),
-        activations: (i32, i32),
-    ) -> PairSums<V> {
+    unsafe fn dot4_low<C: Codes>(mut sums: PairSums<V>, codes: V, activations: i32) -> PairSums<V> {
         unsafe {
             if C::MAX_CODE <= 127 {
-                return Self::dot8::<C>(sums, codes, activations);
+                return Self::dot4::<C>(sums, codes, activations);
             }
-            for (codes, a) in [(codes.0, activations.0), (codes.1, activations.1)] {
-                // -128 has no opposite. `code - 128` is the low seven bits less 128 where the top bit is clear.
-                let a = V::set(a);
-                let low = V::and(codes, V::set(0x7f7f_7f7f));
-                let clear = V::and(V::signed(codes), V::set(0x8080_8080_u32.cast_signed()));
-                let products = V::sub(V::widen(V::maddubs(low, a)), V::widen(V::maddubs(clear, a)));
-                sums.wide = V::add(sums.wide, products);
-            }
+            // -128 has no opposite. `code - 128` is the low seven bits less 128 where the top bit is clear.
+            let a = V::set(activations);
+            let low = V::and(codes, V::set(0x7f7f_7f7f));
+            let clear = V::and(V::signed(codes), V::set(0x8080_8080_u32.cast_signed()));
+            let products = V::sub(V::widen(V::maddubs(low, a)), V::widen(V::maddubs(clear, a)));
+            sums.wide = V::add(sums.wide, products);
             sums
         }
     }

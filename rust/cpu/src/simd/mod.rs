@@ -8,7 +8,11 @@ use std::arch::x86_64::{__m256i, __m512i};
 
 use half::bf16;
 
+pub(crate) mod matrix_unit;
 mod portable;
+
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod amx;
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -194,6 +198,8 @@ pub(crate) trait Isa: Copy + 'static {
     unsafe fn i_shl<const N: u32>(a: Self::I) -> Self::I;
     /// Bits moved down by `n < 32`, zeros from above.
     unsafe fn i_shr(a: Self::I, n: u32) -> Self::I;
+    /// 16 integers.
+    unsafe fn i_load(p: *const i32) -> Self::I;
     /// 16 signed bytes, widened.
     unsafe fn i_load_i8(p: *const i8) -> Self::I;
     /// 16 unsigned bytes, widened.
@@ -212,6 +218,8 @@ pub(crate) trait Isa: Copy + 'static {
     unsafe fn b_set(x: u8) -> Self::B;
     unsafe fn b_and(a: Self::B, b: Self::B) -> Self::B;
     unsafe fn b_or(a: Self::B, b: Self::B) -> Self::B;
+    /// Differences of bytes, wrapping around.
+    unsafe fn b_sub(a: Self::B, b: Self::B) -> Self::B;
     /// Bits of each byte moved down by `N`; the bits that come from a neighbour must be masked by the caller.
     unsafe fn b_shr<const N: u32>(a: Self::B) -> Self::B;
     /// Bits of each byte moved up by `N`; the same caveat.
@@ -250,22 +258,13 @@ pub(crate) trait Dot: Copy + 'static {
 
     /// All sums at `start`.
     unsafe fn start(start: i32) -> Self::Sums;
-    /// `sums[i] + Σ_j codes.0[4i + j] * activations.0[j] + codes.1[4i + j] * activations.1[j]`: four activations in a
-    /// word, each within `-127 ..= 127`.
-    unsafe fn dot8<C: Codes>(
-        sums: Self::Sums,
-        codes: (Self::B, Self::B),
-        activations: (i32, i32),
-    ) -> Self::Sums;
-    /// [`Dot::dot8`] for activations that may be -128, as those of a lower plane.
+    /// `sums[i] + Σ_j codes[4i + j] * activations[j]`: four activations in a word, each within `-127 ..= 127`.
+    unsafe fn dot4<C: Codes>(sums: Self::Sums, codes: Self::B, activations: i32) -> Self::Sums;
+    /// [`Dot::dot4`] for activations that may be -128, as those of a lower plane.
     #[inline(always)]
-    unsafe fn dot8_low<C: Codes>(
-        sums: Self::Sums,
-        codes: (Self::B, Self::B),
-        activations: (i32, i32),
-    ) -> Self::Sums {
+    unsafe fn dot4_low<C: Codes>(sums: Self::Sums, codes: Self::B, activations: i32) -> Self::Sums {
         // SAFETY: the caller's.
-        unsafe { Self::dot8::<C>(sums, codes, activations) }
+        unsafe { Self::dot4::<C>(sums, codes, activations) }
     }
     /// The sums as integers.
     unsafe fn finish(sums: Self::Sums) -> Self::I;

@@ -8,13 +8,13 @@ use std::arch::aarch64::{
     vcltq_u32, vcombine_u8, vcvtnq_s32_f32, vcvtq_f32_s32, vcvtq_f32_u32, vdivq_f32, vdup_n_u8,
     vdupq_n_f32, vdupq_n_s8, vdupq_n_s32, vdupq_n_u8, vdupq_n_u32, veorq_u8, vfmaq_f32,
     vget_high_f32, vget_lane_f32, vget_low_f32, vget_low_s8, vget_low_s16, vget_low_u8,
-    vget_low_u16, vld1q_f32, vld1q_s8, vld1q_u8, vld1q_u16, vld1q_u32, vmovl_high_s8,
+    vget_low_u16, vld1q_f32, vld1q_s8, vld1q_s32, vld1q_u8, vld1q_u16, vld1q_u32, vmovl_high_s8,
     vmovl_high_s16, vmovl_high_u8, vmovl_high_u16, vmovl_s8, vmovl_s16, vmovl_u8, vmovl_u16,
     vmulq_f32, vorrq_u8, vqtbl1q_u8, vreinterpretq_f32_s32, vreinterpretq_f32_u32,
     vreinterpretq_s8_s32, vreinterpretq_s8_u8, vreinterpretq_s32_u32, vreinterpretq_u8_u16,
     vreinterpretq_u16_s32, vreinterpretq_u32_s32, vreinterpretq_u32_u8, vshlq_n_u32, vshlq_s32,
-    vshlq_u8, vshlq_u32, vst1q_f32, vst1q_u8, vst1q_u16, vsubq_f32, vsubq_u32, vtstq_u8, vuzp1q_u8,
-    vuzp1q_u16,
+    vshlq_u8, vshlq_u32, vst1q_f32, vst1q_u8, vst1q_u16, vsubq_f32, vsubq_u8, vsubq_u32, vtstq_u8,
+    vuzp1q_u8, vuzp1q_u16,
 };
 use std::arch::asm;
 
@@ -250,6 +250,17 @@ impl Isa for Neon {
         }
     }
     #[inline(always)]
+    unsafe fn i_load(p: *const i32) -> I {
+        unsafe {
+            [
+                vld1q_s32(p),
+                vld1q_s32(p.add(4)),
+                vld1q_s32(p.add(8)),
+                vld1q_s32(p.add(12)),
+            ]
+        }
+    }
+    #[inline(always)]
     unsafe fn i_load_i8(p: *const i8) -> I {
         unsafe {
             let bytes = vld1q_s8(p);
@@ -339,6 +350,10 @@ impl Isa for Neon {
     #[inline(always)]
     unsafe fn b_or(a: B, b: B) -> B {
         unsafe { all!(vorrq_u8(a, b)) }
+    }
+    #[inline(always)]
+    unsafe fn b_sub(a: B, b: B) -> B {
+        unsafe { all!(vsubq_u8(a, b)) }
     }
     #[inline(always)]
     unsafe fn b_shr<const N: u32>(a: B) -> B {
@@ -463,18 +478,16 @@ impl Dot for Sdot {
         unsafe { [vdupq_n_s32(start); 4] }
     }
     #[inline(always)]
-    unsafe fn dot8<C: Codes>(mut sums: I, codes: (B, B), activations: (i32, i32)) -> I {
+    unsafe fn dot4<C: Codes>(mut sums: I, codes: B, activations: i32) -> I {
         unsafe {
-            for (codes, a) in [(codes.0, activations.0), (codes.1, activations.1)] {
-                let a = vreinterpretq_s8_s32(vdupq_n_s32(a));
-                for i in 0..4 {
-                    let codes = if C::MAX_CODE > 127 {
-                        veorq_u8(codes[i], vdupq_n_u8(128))
-                    } else {
-                        codes[i]
-                    };
-                    sums[i] = sdot(sums[i], vreinterpretq_s8_u8(codes), a);
-                }
+            let a = vreinterpretq_s8_s32(vdupq_n_s32(activations));
+            for i in 0..4 {
+                let codes = if C::MAX_CODE > 127 {
+                    veorq_u8(codes[i], vdupq_n_u8(128))
+                } else {
+                    codes[i]
+                };
+                sums[i] = sdot(sums[i], vreinterpretq_s8_u8(codes), a);
             }
             sums
         }

@@ -180,6 +180,10 @@ impl Isa for Portable {
         map1(a, |x| (x.cast_unsigned() >> n).cast_signed())
     }
     #[inline(always)]
+    unsafe fn i_load(p: *const i32) -> [i32; 16] {
+        unsafe { p.cast::<[i32; 16]>().read_unaligned() }
+    }
+    #[inline(always)]
     unsafe fn i_load_i8(p: *const i8) -> [i32; 16] {
         map1(unsafe { p.cast::<[i8; 16]>().read_unaligned() }, i32::from)
     }
@@ -229,6 +233,10 @@ impl Isa for Portable {
         bytes(|i| a[i] | b[i])
     }
     #[inline(always)]
+    unsafe fn b_sub(a: [u8; 64], b: [u8; 64]) -> [u8; 64] {
+        bytes(|i| a[i].wrapping_sub(b[i]))
+    }
+    #[inline(always)]
     unsafe fn b_shr<const N: u32>(a: [u8; 64]) -> [u8; 64] {
         bytes(|i| a[i] >> N)
     }
@@ -263,32 +271,22 @@ impl Dot for PortableDot {
         [start; 16]
     }
     #[inline(always)]
-    unsafe fn dot8<C: Codes>(
-        sums: [i32; 16],
-        codes: ([u8; 64], [u8; 64]),
-        activations: (i32, i32),
-    ) -> [i32; 16] {
-        let even = dot4(sums, codes.0, activations.0);
-        dot4(even, codes.1, activations.1)
+    unsafe fn dot4<C: Codes>(sums: [i32; 16], codes: [u8; 64], activations: i32) -> [i32; 16] {
+        let a = activations.to_le_bytes();
+        let mut out = sums;
+        for i in 0..LANES {
+            let mut sum = 0;
+            for j in 0..4 {
+                sum += i32::from(codes[4 * i + j]) * i32::from(a[j].cast_signed());
+            }
+            out[i] = out[i].wrapping_add(sum);
+        }
+        out
     }
     #[inline(always)]
     unsafe fn finish(sums: [i32; 16]) -> [i32; 16] {
         sums
     }
-}
-
-#[inline(always)]
-fn dot4(sums: [i32; 16], codes: [u8; 64], activations: i32) -> [i32; 16] {
-    let a = activations.to_le_bytes();
-    let mut out = sums;
-    for i in 0..LANES {
-        let mut sum = 0;
-        for j in 0..4 {
-            sum += i32::from(codes[4 * i + j]) * i32::from(a[j].cast_signed());
-        }
-        out[i] = out[i].wrapping_add(sum);
-    }
-    out
 }
 
 #[inline(always)]

@@ -79,7 +79,7 @@ impl Run<'_> {
                     );
                 }
                 RowOp::Embedding { weight, scale, out } => {
-                    let width = self.buffer(out).1;
+                    let width = self.buffer(out).width;
                     let to = self.row(out, row);
                     if let Some(matrix) = executor.matrix(weight) {
                         let token = self.batch.token_ids[row].unsigned_abs() as usize;
@@ -135,7 +135,7 @@ impl Run<'_> {
                 RowOp::ActAndMul { x, activation, out } => {
                     (kernels.act_and_mul)(
                         self.row(x, row),
-                        self.buffer(out).1,
+                        self.buffer(out).width,
                         activation,
                         self.row(out, row),
                     );
@@ -144,18 +144,18 @@ impl Run<'_> {
                     (kernels.add)(
                         self.row(a, row),
                         self.row(b, row),
-                        self.buffer(out).1,
+                        self.buffer(out).width,
                         self.row(out, row),
                     );
                 }
                 RowOp::Gather { x, out } => {
                     let from = self.row(x, self.batch.logits_indices[row].unsigned_abs() as usize);
-                    std::ptr::copy_nonoverlapping(from, self.row(out, row), self.buffer(out).1);
+                    std::ptr::copy_nonoverlapping(from, self.row(out, row), self.buffer(out).width);
                 }
                 RowOp::Pack { x, need } => {
                     (kernels.pack_row)(
                         self.row(x, row),
-                        self.buffer(x).1,
+                        self.buffer(x).width,
                         row,
                         total,
                         need,
@@ -169,14 +169,7 @@ impl Run<'_> {
     fn angles(&self, rope: usize, row: usize) -> (*mut f32, *mut f32) {
         let (cos, sin) = self.workspace.ropes[rope];
         let pairs = self.executor.program.ropes[rope].inv_freq.len();
-        let at = |offset: usize| {
-            self.workspace
-                .memory
-                .as_ptr()
-                .wrapping_add(offset)
-                .cast::<f32>()
-                .wrapping_add(row * pairs)
-        };
+        let at = |offset: usize| self.floats(offset).wrapping_add(row * pairs);
         (at(cos), at(sin))
     }
 }

@@ -1,0 +1,193 @@
+//! A large `lm_head` is read in two steps: the upper six of eight bits of every weight bound each logit, and only pairs of
+//! panels that may hold a deciding one (see [`Deciding`]) are computed, from all bits, by the kernel that would have
+//! computed all of them. So the token is the same, and a quarter of most bytes is not read.
+//!
+//! The bound. Let `w` be a row's weights, `v` what the upper plane says of them and `x` the quantized activations. The
+//! kernel adds `n` terms, exact integers times a product of scales, by `n` fused multiply-adds, so that its sum differs
+//! from `w·x` by at most `γ |w| |x|` with `γ = (n + 4) 2^-24` (Cauchy and Schwarz, block by block; one more rounding for each
+//! of: the scales' product, an integer above 2^24, and room for the second order). The same holds of `v·x`. Hence
+//! `|sum(w) - sum(v)| <= (|w - v| + γ (|w| + |v|)) |x|`: a number per row, made when it is packed, times the length of the
+//! activations.
+
+use std::cell::UnsafeCell;
+
+use inferlib_core::SampledRow;
+use inferlib_core::program::{Op, Program};
+use inferlib_weights::Dtype;
+
+use crate::activations::{ActivationsView, WORDS};
+use crate::packed_image::MatrixSource;
+use crate::sampling::Deciding;
+
+/// Most sampled rows that are screened: with more, arithmetic takes longer than reading all bits once for all of them.
+pub(crate) const MAX_ROWS: usize = 3;
+/// Fewest rows of a matrix that is worth two passes.
+const MIN_VOCAB: usize = 1 << 15;
+/// Relative error of a bound's own additions, and of the coarse sum's.
+pub(crate) const SUM_ERROR: f32 = 1.0 / (1 << 21) as f32;
+
+/// Whether the matrix is held in two planes: a large `lm_head` of one tensor in `Q8_0`, its logits without a cap (which
+/// could round different logits to equal ones).
+pub(crate) fn pays(program: &Program, weight: usize, matrix: &MatrixSource<'_>) -> bool {
+    let is_head = |op: &Op| matches!(op, Op::LmHead { weight: head, softcap: None, .. } if head.0 as usize == weight);
+    let [part] = &matrix.parts[..] else {
+        return false;
+    };
+    let rows = program.weights[weight].shape.first();
+    part.tensor.dtype == Dtype::Q8_0
+        && part.row_order.is_none()
+        && rows.is_some_and(|&rows| rows >= MIN_VOCAB)
+        && program.ops.iter().any(is_head)
+}
+
+/// How far a row's logit can be from its coarse one, for activations of length 1: made block by block.
+#[derive(Debug, Default)]
+pub(crate) struct RowBound {
+    blocks: u32,
+    /// Sums of squares: of the weights, of the coarse weights, of their differences.
+    whole: f64,
+    coarse: f64,
+    error: f64,
+}
+
+impl RowBound {
+    /// A block's scale, and each code + 128 with the code that is taken for it.
+    pub(crate) fn add(&mut self, scale: f32, codes: [(u8, u8); 32]) {
+        let [mut whole, mut coarse, mut error] = [0_i32; 3];
+        for (code, taken) in codes {
+            let (code, taken) = (i32::from(code) - 128, i32::from(taken) - 128);
+            whole += code * code;
+            coarse += taken * taken;
+            error += (code - taken) * (code - taken);
+        }
+        let square = f64::from(scale) * f64::from(scale);
+        self.whole += square * f64::from(whole);
+        self.coarse += square * f64::from(coarse);
+        self.error += square * f64::from(error);
+        self.blocks += 1;
+    }
+
+    /// The bound, rounded up; infinite where weights are not finite.
+    pub(crate) fn finish(&self) -> f32 {
+        let gamma = f64::from(self.blocks + 4) / f64::from(1 << 24);
+        let bound = round_up(self.error.sqrt() + gamma * (self.whole.sqrt() + self.coarse.sqrt()));
+        if bound.is_nan() { f32::INFINITY } else { bound }
+    }
+}
+
+/// The next floats, by a margin that covers a few roundings; above zero.
+#[expect(clippy::cast_possible_truncation, reason = "rounded up")]
+fn round_up(x: f64) -> f32 {
+    (x * (1.0 + 1e-6)) as f32 + f32::MIN_POSITIVE
+}
+
+/// What screening works with, shared by the workers of a step.
+#[derive(Debug, Default)]
+pub(crate) struct Screen {
+    pub(crate) lower: Vec<f32>,
+    pub(crate) upper: Vec<f32>,
+    /// Pairs that may hold a deciding logit, and scratch: of the worker that chooses, until the phase is over.
+    pub(crate) chosen: UnsafeCell<Chosen>,
+}
+
+// SAFETY: `chosen` is written in the tail of a phase, by one worker, and read after that phase.
+unsafe impl Sync for Screen {}
+
+/// See [`Screen::chosen`].
+#[derive(Debug, Default)]
+pub(crate) struct Chosen {
+    pub(crate) pairs: Vec<usize>,
+    scratch: Vec<f32>,
+}
+
+impl Screen {
+    /// Room for matrices of `pairs` pairs of panels.
+    pub(crate) fn new(pairs: usize) -> Self {
+        Self {
+            lower: vec![0.0; MAX_ROWS * pairs],
+            upper: vec![0.0; MAX_ROWS * pairs],
+            chosen: UnsafeCell::new(Chosen {
+                pairs: Vec::with_capacity(pairs),
+                scratch: Vec::with_capacity(pairs),
+            }),
+        }
+    }
+}
+
+impl Chosen {
+    /// Choose from the bounds of every row's pairs, `[rows][pairs]`.
+    pub(crate) fn choose(&mut self, deciding: &[Deciding], lower: &[f32], upper: &[f32]) {
+        let pairs = lower.len() / deciding.len().max(1);
+        let mut floors = [f32::NEG_INFINITY; MAX_ROWS];
+        for (row, (deciding, floor)) in deciding.iter().zip(&mut floors).enumerate() {
+            self.scratch.clear();
+            self.scratch
+                .extend_from_slice(&lower[row * pairs..][..pairs]);
+            *floor = deciding.floor(&mut self.scratch);
+        }
+        self.pairs.clear();
+        for pair in 0..pairs {
+            // A NaN is never below.
+            let may = |(row, floor): (usize, &f32)| !(upper[row * pairs + pair] < *floor);
+            if floors[..deciding.len()].iter().enumerate().any(may) {
+                self.pairs.push(pair);
+            }
+        }
+    }
+}
+
+/// What decides each of the rows, if all can be screened.
+pub(crate) fn deciding<'a>(
+    rows: impl ExactSizeIterator<Item = (&'a SampledRow, &'a [i32])>,
+) -> Option<([Deciding; MAX_ROWS], usize)> {
+    let count = rows.len();
+    let mut all = [Deciding::Best(1); MAX_ROWS];
+    if count > MAX_ROWS {
+        return None;
+    }
+    for (to, (row, history)) in all.iter_mut().zip(rows) {
+        *to = Deciding::of(row, history)?;
+    }
+    Some((all, count))
+}
+
+/// The length of each packed row of `blocks` blocks, rounded up; NaN if the row holds one.
+///
+/// # Safety
+/// The view holds one tile of `rows` rows, at most [`MAX_ROWS`].
+pub(crate) unsafe fn lengths(
+    view: ActivationsView,
+    rows: usize,
+    blocks: usize,
+    two_planes: bool,
+) -> [f32; MAX_ROWS] {
+    let mut lengths = [0.0; MAX_ROWS];
+    for (row, length) in lengths[..rows].iter_mut().enumerate() {
+        let mut square = 0.0;
+        for at in (0..blocks).map(|b| b * rows + row) {
+            let mut sum = 0.0;
+            for word in at * WORDS..(at + 1) * WORDS {
+                // SAFETY: the caller's tile.
+                let (upper, lower, scale) = unsafe {
+                    let lower = if two_planes { *view.low.add(word) } else { 0 };
+                    (*view.int8.add(word), lower, f64::from(*view.scale.add(at)))
+                };
+                for (upper, lower) in upper.to_le_bytes().into_iter().zip(lower.to_le_bytes()) {
+                    let (upper, lower) = (
+                        i32::from(upper.cast_signed()),
+                        i32::from(lower.cast_signed()),
+                    );
+                    let q = if two_planes {
+                        256 * upper + lower
+                    } else {
+                        upper
+                    };
+                    sum += scale * scale * f64::from(q) * f64::from(q);
+                }
+            }
+            square += sum;
+        }
+        *length = round_up(f64::sqrt(square));
+    }
+    lengths
+}
