@@ -10,7 +10,7 @@ from inferlib import Model
 from inferlib._core import CpuExecutor
 from inferlib.errors import RequestError
 
-ALL = ("avx512vnni", "avx512", "avxvnni", "avx2", "neon", "scalar")
+ALL = ("amx", "avx512vnni", "avx512", "avxvnni", "avx2", "neon", "scalar")
 
 
 def run(tier, case, monkeypatch, **numerics):

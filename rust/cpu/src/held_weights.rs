@@ -36,7 +36,7 @@ impl CpuExecutor {
                     name: declared.name.clone(),
                     dtype,
                     packing: segment.packing,
-                    bytes: segment.num_panels() * segment.panel_bytes,
+                    bytes: segment.num_panels() * (segment.panel_bytes + segment.second_bytes),
                     file_bytes: blocks * dtype.block_bytes(),
                 }
             }));

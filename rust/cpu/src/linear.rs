@@ -4,6 +4,8 @@
 pub(crate) mod bounds;
 pub(crate) mod float;
 pub(crate) mod matrix_tile;
+#[cfg(test)]
+mod matrix_tile_tests;
 pub(crate) mod source;
 pub(crate) mod tile;
 

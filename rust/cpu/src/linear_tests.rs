@@ -169,6 +169,19 @@ pub(crate) fn run_shared(
     workers: usize,
 ) -> Vec<f32> {
     let kernels = Kernels::of(tier);
+    run_with(&kernels, matrix, x, rows, precision, (bias, gated), workers)
+}
+
+/// As [`run_shared`], with these kernels.
+pub(crate) fn run_with(
+    kernels: &Kernels,
+    matrix: &Matrix,
+    x: &[f32],
+    rows: usize,
+    precision: Precision,
+    (bias, gated): (Option<&[f32]>, Option<Activation>),
+    workers: usize,
+) -> Vec<f32> {
     let (exact, _memory) = in_exact_memory(matrix);
     let matrix = &exact;
     let width = matrix.in_features;
@@ -197,7 +210,7 @@ pub(crate) fn run_shared(
         let pairs = task.num_pairs();
         for worker in (0..workers).rev() {
             let share = pairs * worker / workers..pairs * (worker + 1) / workers;
-            linear(&kernels, &task, share, &mut PanelScratch::new(rows));
+            linear(kernels, &task, share, &mut PanelScratch::new(rows));
         }
     }
     let rows = out.chunks_exact(stride).map(|row| row.split_at(outputs));

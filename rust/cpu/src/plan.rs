@@ -110,11 +110,10 @@ pub(crate) fn build(
     for rope in 0..program.ropes.len() {
         builder.row(Rows::Tokens, RowOp::Angles { rope });
     }
-    for op in &program.ops {
-        if builder.fuse_gate(op, &halves) {
-            continue;
+    for (i, op) in program.ops.iter().enumerate() {
+        if !builder.fuse_gate(op, &program.ops[i + 1..], &halves) {
+            builder.push(op, &need)?;
         }
-        builder.push(op, &need)?;
     }
     Ok(builder.steps)
 }
@@ -125,13 +124,12 @@ struct Builder<'a> {
 }
 
 impl Builder<'_> {
-    /// Let the linear that computed gate and up apply the activation too, if nothing else wants their product.
-    fn fuse_gate(&mut self, op: &Op, halves: impl Fn(WeightId) -> bool) -> bool {
+    /// Let the linear that computed gate and up apply the activation too, if nothing later wants their product.
+    fn fuse_gate(&mut self, op: &Op, later: &[Op], halves: impl Fn(WeightId) -> bool) -> bool {
         let Op::ActAndMul { x, activation, out } = *op else {
             return false;
         };
-        let readers = self.program.ops.iter().flat_map(Op::reads).flatten();
-        if activation == Activation::Gelu || readers.filter(|&buffer| buffer == x).count() != 1 {
+        if activation == Activation::Gelu || is_read(later, x) {
             return false;
         }
         match self.steps.last_mut() {
@@ -298,5 +296,84 @@ impl Builder<'_> {
             Op::Capture { .. } => {} // off unless a request asks for it
         }
         Ok(())
+    }
+}
+
+/// Whether one of the ops reads what is in `buffer` now: before another product overwrites it.
+fn is_read(ops: &[Op], buffer: BufferId) -> bool {
+    let touches = |op: &&Op| {
+        let product = matches!(op, Op::Linear { out, .. } if *out == buffer);
+        product || op.reads().contains(&Some(buffer))
+    };
+    let first = ops.iter().find(touches);
+    first.is_some_and(|op| op.reads().contains(&Some(buffer)))
+}
+
+#[cfg(test)]
+mod tests {
+    use inferlib_core::program::Buffer;
+
+    use super::*;
+
+    const HIDDEN: BufferId = BufferId(0);
+    const BOTH: BufferId = BufferId(1);
+    const INNER: BufferId = BufferId(2);
+
+    fn linear(x: BufferId, weight: u32, out: BufferId) -> Op {
+        Op::Linear {
+            x,
+            weight: WeightId(weight),
+            bias: None,
+            out,
+        }
+    }
+
+    /// Two layers over the same buffers, as a model has them.
+    fn layers(extra: Option<Op>) -> Program {
+        let gate = || Op::ActAndMul {
+            x: BOTH,
+            activation: Activation::Silu,
+            out: INNER,
+        };
+        let layer = |extra: Option<Op>| {
+            let mut ops = vec![linear(HIDDEN, 0, BOTH), gate()];
+            ops.extend(extra);
+            ops.push(linear(INNER, 1, HIDDEN));
+            ops
+        };
+        let width = |width| Buffer {
+            name: String::new(),
+            rows: Rows::Tokens,
+            width,
+        };
+        Program {
+            buffers: [16, 64, 32].map(width).to_vec(),
+            ops: [layer(extra), layer(None)].concat(),
+            ..Program::default()
+        }
+    }
+
+    fn gated(program: &Program) -> Vec<bool> {
+        let steps = build(program, |_| Need::default(), |_| true).expect("known ops");
+        let linear = |step: &Step| match step {
+            Step::Linear { gated, .. } => Some(gated.is_some()),
+            _ => None,
+        };
+        steps.iter().filter_map(linear).collect()
+    }
+
+    #[test]
+    fn every_layers_gate_is_applied_by_its_product() {
+        assert_eq!(gated(&layers(None)), [true, false, true, false]);
+    }
+
+    #[test]
+    fn a_product_that_is_read_again_is_kept() {
+        let add = Op::Add {
+            a: BOTH,
+            b: BOTH,
+            out: BOTH,
+        };
+        assert_eq!(gated(&layers(Some(add))), [false, false, true, false]);
     }
 }

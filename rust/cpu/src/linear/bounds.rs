@@ -73,6 +73,9 @@ unsafe fn pairs<I: Isa, const PLANES: usize>(
         let source = PackedIn::<Q8Upper>::new(packed);
         // SAFETY: the caller's.
         unsafe {
+            for panel in second {
+                I::prefetch(panel.wrapping_add(to.bounds_at));
+            }
             int_tiles::<I, _, PLANES>(&task, &source);
             for row in 0..task.rows {
                 let length = I::set(*to.lengths.add(row));
