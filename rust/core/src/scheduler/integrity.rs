@@ -10,10 +10,12 @@ impl Scheduler {
         self.check_queues()?;
         self.check_requests()?;
         let status = &self.sequences.status;
-        self.kv.check_integrity(|slot| match status.get(slot) {
+        let num_computed = |slot| match status.get(slot) {
             Some(SequenceStatus::Running) => Some(self.sequences.num_computed_tokens[slot]),
             _ => None,
-        })
+        };
+        self.kv.check_integrity(num_computed, self.held.blocks())?;
+        self.check_held()
     }
 
     fn check_queues(&self) -> Result<(), String> {
