@@ -246,6 +246,29 @@ fn one_request_at_a_time_changes_a_sequence() {
 }
 
 #[test]
+fn a_request_that_waits_while_its_sequence_changes_uses_only_what_is_still_its_own() {
+    let mut engine = Engine::new(SchedulerConfig {
+        max_num_seqs: 1,
+        ..uncached()
+    });
+    let text = prompt(1, 50);
+    let id = engine.prefill(&text);
+    let reader = NewRequest {
+        priority: 1,
+        ..on(&engine.scheduler, id, &[1, 2], 5, false)
+    };
+    let reader = engine.submit(reader).unwrap();
+    engine.scheduler.rewind_sequence(id, 20).unwrap();
+    let writer = on(&engine.scheduler, id, &prompt(9, 30), 2, true);
+    engine.submit(writer).unwrap();
+    drain(&mut engine.scheduler, &mut engine.executor);
+    let output = engine.scheduler.take(reader).unwrap();
+    let expected = alone(&[&text[..], &[1, 2]].concat(), 5);
+    assert_eq!(output.sequences[0].token_ids, expected);
+    assert_eq!(output.num_cached_tokens, 30);
+}
+
+#[test]
 fn a_sequence_may_be_closed_while_its_request_runs() {
     let mut engine = Engine::new(uncached());
     let text = prompt(1, 20);

@@ -10,7 +10,7 @@ use crate::BLOCK_SIZE;
 pub struct HeldBlocks {
     /// `[group]`; empty without blocks.
     tables: Vec<Vec<BlockId>>,
-    /// Where publishing goes on; `None` starts over.
+    /// Where publishing goes on; `None` starts over. After a rewind it may end behind blocks that are gone.
     chain: Option<Chain>,
     /// Came from outside: they, and what is computed after them, are never published.
     is_private: bool,
@@ -78,13 +78,6 @@ impl KvCache {
                 group.release(block);
             }
         }
-        // The chain ends behind blocks that are gone; publishing finds the others again.
-        if held
-            .chain
-            .is_some_and(|chain| chain.num_blocks > num_tokens / BLOCK_SIZE)
-        {
-            held.chain = None;
-        }
     }
 
     /// Drop the references, last first, so that tails are evicted before heads.
@@ -112,7 +105,7 @@ impl KvCache {
         } else if let (Some(from), Some(chain)) = (held.chain, &mut self.chains[slot])
             && from.num_blocks <= shared
         {
-            *chain = from;
+            *chain = from; // otherwise publishing finds the shared blocks again
         }
     }
 

@@ -11,10 +11,10 @@ impl KvCache {
     ///
     /// Every reference is accounted for; no block that a sequence may still write is published or shared (a reader
     /// that only copies its computed head is allowed); equal blocks mean equal prefixes by construction of the chain.
-    pub fn check_integrity<'a>(
+    pub fn check_integrity(
         &self,
         num_computed: impl Fn(usize) -> Option<usize>,
-        held: impl Iterator<Item = (&'a HeldBlocks, usize)> + Clone,
+        held: &[(&HeldBlocks, usize)],
     ) -> Result<(), String> {
         let count = self.groups.len();
         for (index, group) in self.groups.iter().enumerate() {
@@ -32,7 +32,7 @@ impl KvCache {
                     references[source as usize] += 1;
                 }
             }
-            for (blocks, computed) in held.clone() {
+            for &(blocks, computed) in held {
                 if blocks.table(index).len() != computed.div_ceil(BLOCK_SIZE) {
                     return Err(name(format!(
                         "{} held blocks for {computed} tokens",

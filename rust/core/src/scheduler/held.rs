@@ -110,7 +110,7 @@ impl HeldSequences {
         (num_equal > 0).then_some((&held.blocks, num_equal))
     }
 
-    pub(super) fn blocks(&self) -> impl Iterator<Item = (&HeldBlocks, usize)> + Clone {
+    pub(super) fn blocks(&self) -> impl Iterator<Item = (&HeldBlocks, usize)> {
         let entries = self.entries.values();
         entries.map(|held| (&held.blocks, held.num_computed_tokens))
     }

@@ -14,7 +14,8 @@ impl Scheduler {
             Some(SequenceStatus::Running) => Some(self.sequences.num_computed_tokens[slot]),
             _ => None,
         };
-        self.kv.check_integrity(num_computed, self.held.blocks())?;
+        let held: Vec<_> = self.held.blocks().collect();
+        self.kv.check_integrity(num_computed, &held)?;
         self.check_held()
     }
 
