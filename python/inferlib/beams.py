@@ -17,6 +17,8 @@ from .sampling_params import SamplingParams
 from .validation import integer, number
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
+
     from .completion import Completion
     from .prompts import Prompt
     from .request import Request
@@ -91,6 +93,49 @@ class BeamSearching(ModelCore):
         Source: as ``early_stopping=False`` in transformers; the bound at the end is that of the
         best beam at its present length.
         """
+        search, most = self._search(prompt, num_beams, max_tokens, length_penalty, ignore_eos)
+        steps = self._steps(search, most)
+        requests = next(steps)
+        while True:
+            try:
+                requests = steps.send(self._run(requests, progress=False))
+            except StopIteration as end:
+                return cast("list[BeamOutput]", end.value)
+            except BaseException:
+                steps.close()
+                raise
+
+    async def abeam_search(
+        self,
+        prompt: Prompt,
+        *,
+        num_beams: int = 4,
+        max_tokens: int | None = None,
+        length_penalty: float = 1.0,
+        ignore_eos: bool = False,
+    ) -> list[BeamOutput]:
+        """``beam_search`` without blocking the event loop; cancelling the task cancels it."""
+        search, most = self._search(prompt, num_beams, max_tokens, length_penalty, ignore_eos)
+        steps = self._steps(search, most)
+        requests = next(steps)
+        while True:
+            try:
+                requests = steps.send(await self._arun(requests))
+            except StopIteration as end:
+                return cast("list[BeamOutput]", end.value)
+            except BaseException:
+                steps.close()
+                raise
+
+    def _search(
+        self,
+        prompt: object,
+        num_beams: int,
+        max_tokens: int | None,
+        length_penalty: float,
+        ignore_eos: bool,  # noqa: FBT001  # only from the two above
+    ) -> tuple[_Search, int]:
+        """Check the arguments; a search and its most steps."""
         self._engine.check_usable()
         if not is_one_prompt(prompt):
             raise RequestError("this call takes one prompt, not a list", field="prompt")
@@ -102,13 +147,18 @@ class BeamSearching(ModelCore):
         whole = SamplingParams(max_tokens="auto" if max_tokens is None else max_tokens)
         most = cast("int", self._parts.builder.build(encoded, whole).params.max_tokens)
         ends = frozenset() if ignore_eos else frozenset(self._parts.builder.eos_token_ids)
-        search = _Search(encoded.token_ids, num_beams, penalty, ends)
+        return _Search(encoded.token_ids, num_beams, penalty, ends), most
+
+    def _steps(
+        self, search: _Search, most: int
+    ) -> Generator[list[Request], list[Completion], list[BeamOutput]]:
+        """Yield the requests of each step, take their completions, return the results."""
         held: list[int] = []
         try:
             move(held, self._engine.sequences.open, None)
             search.beams = [_Beam(held=held[0], token_ids=[], logprob=0.0)]
             for length in range(1, most + 1):
-                completions = self._run(self._expansions(search), progress=False)
+                completions = yield self._expansions(search)
                 candidates = search.candidates(completions)
                 parents = search.advance(candidates, last=length == most)
                 self._branch(search, parents, held)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from .errors import RequestError
+from .in_thread import in_thread
 from .model_core import ModelCore
 from .prompts import encode_prompt, is_one_prompt
 from .request_builder import check_salt
@@ -71,6 +73,12 @@ class Prefilling(ModelCore):
         sequence = self._empty_sequence(cache_salt)
         sequence.restore(stored)
         return sequence
+
+    async def aload_sequence(
+        self, path: str | os.PathLike[str], *, cache_salt: str | None = None
+    ) -> Sequence:
+        """``load_sequence`` in a thread of its own."""
+        return await in_thread(partial(self.load_sequence, path, cache_salt=cache_salt))
 
     def _layout(self) -> SequenceLayout:
         groups = self._parts.checkpoint.program.kv_groups

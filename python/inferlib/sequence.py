@@ -7,11 +7,13 @@ runs. Between calls a sequence costs memory only, which it gives up when others 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Unpack
 
 from .atomic import move
 from .call_options import CallOptions, split_options
 from .errors import ClosedError, RequestError
+from .in_thread import in_thread
 from .prompts import EncodedPrompt, encode_prompt
 from .results import completion_of
 from .sampling_params import SamplingParams
@@ -287,6 +289,10 @@ class Sequence:
         num_computed = layout.num_computed(groups[0][0].size)
         stored = StoredSequence(token_ids=token_ids, num_computed=num_computed, groups=groups)
         write_sequence(path, layout, stored)
+
+    async def asave(self, path: str | os.PathLike[str]) -> None:
+        """``save`` in a thread of its own."""
+        await in_thread(partial(self.save, path))
 
     def restore(self, stored: StoredSequence) -> None:
         """Take over what a file holds; ``Model.load_sequence`` is for callers."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 
 import pytest
@@ -68,6 +69,18 @@ def test_the_results_are_those_of_a_plain_search(model, num_beams, penalty, end)
         assert (output.finish_reason == "stop") == (output.token_ids[-1] in ends)
         scored = model.loglikelihood(PROMPT, output.token_ids)
         assert output.cumulative_logprob == pytest.approx(scored.total, abs=1e-5)
+    assert model.stats()["held_sequences"] == 0
+
+
+def test_the_asynchronous_twin_gives_the_same_and_can_be_cancelled(model):
+    async def run():
+        found = await model.abeam_search(PROMPT, num_beams=3, max_tokens=6)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.005):
+                await model.abeam_search(PROMPT, num_beams=8, max_tokens=200, ignore_eos=True)
+        return found
+
+    assert asyncio.run(run()) == model.beam_search(PROMPT, num_beams=3, max_tokens=6)
     assert model.stats()["held_sequences"] == 0
 
 

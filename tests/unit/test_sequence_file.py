@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 
 import numpy as np
@@ -70,6 +71,17 @@ def test_a_sequence_comes_back_without_being_computed(kv_cache_dtype, tmp_path):
             fork.close()
         stats = model.stats()
         assert (stats["cached_blocks"], stats["used_blocks"]) == (0, 0)
+
+
+def test_asynchronous_twins_save_and_load_the_same(model, tmp_path, saved):
+    async def run():
+        async with asyncio.timeout(30):
+            sequence = await model.aload_sequence(saved)
+            await sequence.asave(tmp_path / "again")
+            sequence.close()
+
+    asyncio.run(run())
+    assert (tmp_path / "again").read_bytes() == saved.read_bytes()
 
 
 def test_files_are_read_by_others(saved):
