@@ -6,6 +6,7 @@
 //! all of its own; they stay cached as long as they are not overwritten, and the next request computes what is missing.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::Scheduler;
 use super::sequences::SequenceStatus;
@@ -17,7 +18,8 @@ use crate::request::{
 /// A sequence between its requests.
 #[derive(Debug, Default)]
 pub struct HeldSequence {
-    tokens: Vec<i32>,
+    /// Shared with forks until one of them changes its own.
+    tokens: Arc<Vec<i32>>,
     /// Tokens whose K and V are in `blocks`.
     num_computed_tokens: usize,
     blocks: HeldBlocks,
@@ -140,7 +142,7 @@ impl Scheduler {
     pub fn fork_sequence(&mut self, id: SequenceId) -> Result<SequenceId, SequenceError> {
         let held = self.held.find(id)?;
         let fork = HeldSequence {
-            tokens: held.tokens.clone(),
+            tokens: Arc::clone(&held.tokens),
             num_computed_tokens: held.num_computed_tokens,
             blocks: self.kv.fork_held(&held.blocks),
             salt: held.salt.clone(),
@@ -202,7 +204,7 @@ impl Scheduler {
             blocks = self.kv.take_private(num_computed);
         }
         let held = self.held.find(id)?;
-        held.tokens = tokens;
+        held.tokens = Arc::new(tokens);
         let has_room = blocks.is_some();
         if let Some(blocks) = blocks {
             held.blocks = blocks;
@@ -264,9 +266,7 @@ impl Scheduler {
         }
         held.used = uses;
         let tokens = request.tokens(0);
-        held.tokens.clear();
-        held.tokens.extend_from_slice(tokens.prompt);
-        held.tokens.extend_from_slice(tokens.output);
+        held.tokens = Arc::new([tokens.prompt, tokens.output].concat());
         let (blocks, num_computed) = if self.sequences.status[slot] == SequenceStatus::Running {
             self.kv.hold(slot, self.sequences.num_computed_tokens[slot])
         } else {
@@ -295,7 +295,9 @@ impl Scheduler {
 
     fn truncate_held(&mut self, id: SequenceId, num_tokens: usize) {
         if let Ok(held) = self.held.find(id) {
-            held.tokens.truncate(num_tokens);
+            if num_tokens < held.tokens.len() {
+                Arc::make_mut(&mut held.tokens).truncate(num_tokens);
+            }
             held.num_computed_tokens = held.num_computed_tokens.min(num_tokens);
             self.kv
                 .shrink_held(&mut held.blocks, held.num_computed_tokens);
