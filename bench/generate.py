@@ -83,7 +83,7 @@ def measure(path: Path, threads: int | None, repeats: int) -> dict[str, float]:
             for size in (8, 32):
                 prompts = [random_prompt(random, 64) for _ in range(size)]
                 add(f"batch_{size}", decode(model, prompts, 24))
-        weight_bytes = model.stats().details["weight_bytes"]
+        weight_bytes = model.stats()["details"]["weight_bytes"]
     result = {name: statistics.median(values) for name, values in samples.items()}
     result["best_decode_16"] = max(samples["decode_16"])
     result["load_to_first_token_seconds"] = statistics.median(first)

@@ -54,7 +54,7 @@ if fill:
     model.generate(prompt, max_tokens={OUTPUT_TOKENS}, temperature=0, ignore_eos=True)
     result["peak_at_2048_tokens_bytes"] = read("/proc/self/status")["VmHWM"]
 def memory():
-    details = model.stats().details
+    details = model.stats()["details"]
     result = {{k: v for k, v in details.items() if k.startswith("weight_") and k.endswith("bytes")}}
     return result | {{"process_proportional_bytes": read("/proc/self/smaps_rollup")["Pss"]}}
 print(json.dumps(result | memory()), flush=True)

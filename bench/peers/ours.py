@@ -92,4 +92,4 @@ class Engine:
 
     def weight_bytes(self) -> int:
         """Bytes of weights that one decode step reads."""
-        return self._model.stats().details["weight_bytes"]
+        return self._model.stats()["details"]["weight_bytes"]

@@ -18,6 +18,7 @@ __all__ = [
     "DecodeStream",
     "Events",
     "GroupBatch",
+    "HeldSequences",
     "KvGroup",
     "KvLayer",
     "Program",
@@ -328,6 +329,57 @@ class GroupBatch:
         """
 
 @final
+class HeldSequences:
+    """
+    Tokens and blocks that outlive requests. A sequence that is not there raises `ClosedError`.
+    """
+    def close(self, /, sequence: SupportsIndex) -> bool:
+        """
+        Let a sequence go; whether there was one.
+        """
+    def export(
+        self, /, sequence: SupportsIndex, executor: CpuExecutor
+    ) -> "list[tuple[NDArray[uint8], NDArray[uint8], NDArray[uint8], NDArray[uint8]]]":
+        """
+        K and V of a sequence's computed tokens, per KV group: K, V, and the scales of both where the type has them, as
+        the bytes of row-major `[layer][token][head][d]` arrays. Waits for a step that runs.
+        """
+    def fork(self, /, sequence: SupportsIndex) -> int:
+        """
+        Hold a sequence's tokens and blocks once more; the new id. Costs a reference per block.
+        """
+    def lengths(self, /, sequence: SupportsIndex) -> tuple[int, int]:
+        """
+        Tokens of a sequence, and how many of them have K and V: none once it lost its blocks to somebody who ran.
+        """
+    def open(self, /, cache_salt: str | None = None) -> int:
+        """
+        Hold a sequence without tokens; its id. A request with `keep` gives it some.
+        """
+    def restore(
+        self,
+        /,
+        sequence: SupportsIndex,
+        token_ids: NDArray[int32],
+        num_computed: SupportsIndex,
+        executor: CpuExecutor,
+        groups: "list[tuple[NDArray[uint8], NDArray[uint8], NDArray[uint8], NDArray[uint8]]]",
+    ) -> bool:
+        """
+        Give a sequence tokens, and K and V of the first `num_computed` of them as `export` gave them; whether there was
+        room for these. They are never published.
+        """
+    def rewind(self, /, sequence: SupportsIndex, num_tokens: SupportsIndex) -> None:
+        """
+        Take the last `num_tokens` tokens off. `RequestError` if it has fewer, `SequenceBusyError` if a request that
+        will change it is running.
+        """
+    def token_ids(self, /, sequence: SupportsIndex) -> NDArray[int32]:
+        """
+        All tokens of a sequence.
+        """
+
+@final
 class KvGroup:
     """
     Layers that share one block table per sequence.
@@ -590,6 +642,11 @@ class RequestOutput:
     def request_id(self, /) -> int:
         """
         As `Scheduler.submit` gave it.
+        """
+    def run_record(self, /) -> "dict[str, int | dict[str, int]]":
+        """
+        How it was run, in steps: counts by name, and `waited_for`: steps that passed before its first, by why nobody
+        more was let in (`"blocks"`, `"max_num_seqs"`, `"token_budget"`, `"preemption"`).
         """
     @property
     def sequences(self, /) -> list[SequenceOutput]:
@@ -914,6 +971,11 @@ class Scheduler:
         """
         One sequence of a request, from its token `start` on. `KeyError` as in `output`.
         """
+    @property
+    def sequences(self, /) -> HeldSequences:
+        """
+        The sequences that are held between requests.
+        """
     def stats(self, /) -> SchedulerStats:
         """
         Counters now.
@@ -933,10 +995,15 @@ class Scheduler:
         cache_salt: str | None = None,
         priority: SupportsIndex = 0,
         speculation: bool = True,
+        sequence: SupportsIndex | None = None,
+        keep: bool = False,
         now: SupportsFloat | SupportsIndex | None = None,
     ) -> int:
         """
         Queue a request; its id. Raises `RequestError`, `PromptTooLongError` or `OverloadedError` at once.
+
+        It goes on from the held `sequence`, whose salt it has; with `keep` its tokens are the sequence's once it ended.
+        `SequenceBusyError` if another such request runs.
         """
     def take(self, /, request_id: SupportsIndex) -> RequestOutput:
         """
@@ -947,6 +1014,11 @@ class Scheduler:
     ) -> Events:
         """
         Account for the result of the step in flight.
+        """
+    def why_waiting(self, /, request_id: SupportsIndex) -> "dict[str, object] | None":
+        """
+        Why a request does not run, as a plain dict; `None` if it runs, has ended, or is unknown. `reason` is that of the
+        latest step: `"blocks"`, `"max_num_seqs"`, `"token_budget"`, `"preemption"` or `None`.
         """
 
 @final
@@ -975,9 +1047,24 @@ class SchedulerStats:
         Tokens drafted, as far as the model verified them.
         """
     @property
+    def num_evictions(self, /) -> int:
+        """
+        Held sequences that lost their blocks.
+        """
+    @property
     def num_finished(self, /) -> int:
         """
         Requests finished, for whatever reason.
+        """
+    @property
+    def num_held_blocks(self, /) -> int:
+        """
+        References to blocks that they hold; forks share.
+        """
+    @property
+    def num_held_seqs(self, /) -> int:
+        """
+        Held sequences.
         """
     @property
     def num_output_tokens(self, /) -> int:
@@ -992,7 +1079,7 @@ class SchedulerStats:
     @property
     def num_preemptions(self, /) -> int:
         """
-        Sequences that lost their blocks.
+        Sequences that lost their blocks while their request ran.
         """
     @property
     def num_prompt_tokens(self, /) -> int:

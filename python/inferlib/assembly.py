@@ -14,6 +14,7 @@ from .errors import ModelFormatError, OutOfMemoryError, RequestError, TemplateEr
 from .executors import cpu
 from .host_memory import free_bytes
 from .loading import load
+from .origin import Origin, hash_files
 from .request_builder import RequestBuilder
 from .sampling_params import SamplingParams
 
@@ -48,6 +49,7 @@ class Checkpoint:
         chat_template: ``None`` if there is none; the error if it is malformed.
         generation_config: Defaults of sampling options; may be empty.
         eos_token_ids: Tokens that end a sequence.
+        hash_weights: Hashes what the model is made of; called when somebody asks, if ever.
     """
 
     name: str
@@ -60,6 +62,7 @@ class Checkpoint:
     chat_template: ChatTemplate | TemplateError | None
     generation_config: Mapping[str, Any]
     eos_token_ids: Iterable[int]
+    hash_weights: Callable[[], str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,6 +153,7 @@ def read_checkpoint(loaded: LoadedModel, *, chat_template: str | None = None) ->
         chat_template=_chat_template(loaded.text, chat_template),
         generation_config=loaded.generation_config,
         eos_token_ids={*loaded.eos_token_ids, *end_ids},
+        hash_weights=hash_files(loaded.weights.files, repr(loaded.spec)),
     )
 
 
@@ -202,8 +206,20 @@ def assemble(
             vocab_size=spec.vocab_size,
             max_model_len=size.max_model_len,
             kv_cache_tokens=size.num_blocks * BLOCK_SIZE,
+            origin=_origin(checkpoint, config, executor.info()),
         ),
         kv_cache_bytes=size.kv_cache_bytes,
+    )
+
+
+def _origin(checkpoint: Checkpoint, config: EngineConfig, executor: Mapping[str, Any]) -> Origin:
+    return Origin(
+        model=checkpoint.name,
+        device=str(executor.get("device", "cpu")),
+        tier=executor.get("tier"),
+        precision=config.precision,
+        kv_cache_dtype=str(executor.get("kv_cache_dtype", config.kv_cache_dtype)),
+        hash_weights=checkpoint.hash_weights,
     )
 
 

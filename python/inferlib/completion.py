@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from .explanation import explain_completion
+from .receipt import Receipt, ReceiptOutput
+
 if TYPE_CHECKING:
+    from .origin import Origin
     from .sampling_params import SamplingParams
 
 FinishReason = Literal["stop", "length", "abort", "error"]
@@ -138,6 +142,15 @@ class CompletionOutput:
             "stop_reason": self.stop_reason,
         }
 
+    def to_receipt(self) -> ReceiptOutput:
+        """Return what a receipt says of it."""
+        rows = None if self.logprobs is None else zip(self.token_ids, self.logprobs, strict=True)
+        return ReceiptOutput(
+            token_ids=self.token_ids,
+            finish_reason=self.finish_reason,
+            logprobs=None if rows is None else [row[token_id].logprob for token_id, row in rows],
+        )
+
     def __repr__(self) -> str:
         return (
             f"CompletionOutput({_shorten(self.text)}, {len(self.token_ids)} tokens, "
@@ -158,6 +171,9 @@ class Completion:
         timings: Where its time went.
         usage: How many tokens it took.
         params: The options that were used, with every default and the seed filled in.
+        origin: The weights and numerics that it depends on.
+        run: How it was scheduled, in steps: counts by name, for people (``explain`` says the same
+            in words). No result depends on them.
     """
 
     prompt: str | None
@@ -167,6 +183,49 @@ class Completion:
     timings: Timings
     usage: Usage
     params: SamplingParams
+    run: Mapping[str, Any] = field(default_factory=dict)
+    origin: Origin | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def receipt(self) -> Receipt:
+        """What is needed to verify this result later: see ``Model.replay``.
+
+        Its ``to_dict()`` hashes the weights, the first time.
+
+        Raises:
+            ValueError: It was not made by a model.
+        """
+        if self.origin is None:
+            raise ValueError("this completion was not made by a model, so it has no receipt")
+        return Receipt(
+            origin=self.origin,
+            prompt_token_ids=self.prompt_token_ids,
+            params=self.params,
+            outputs=[output.to_receipt() for output in self.outputs],
+        )
+
+    def best(self, *, length_penalty: float = 1.0) -> CompletionOutput:
+        """Return the most likely of the ``n`` sequences; ``logprobs`` must have been asked for.
+
+        Args:
+            length_penalty: Log-probabilities are divided by the number of tokens to this power:
+                0 compares whole sequences, 1 their mean per token.
+
+        Raises:
+            ValueError: There are no log-probabilities.
+        """
+
+        def score(output: CompletionOutput) -> float:
+            total = output.cumulative_logprob
+            if total is None:
+                raise ValueError("the best sequence is known only with logprobs=0 or more")
+            return total / float(max(len(output.token_ids), 1) ** length_penalty)
+
+        return max(self.outputs, key=score)
+
+    def explain(self) -> str:
+        """Say in words why it waited, how it was computed and drawn, and why it ended."""
+        return explain_completion(self)
 
     @property
     def text(self) -> str:
@@ -209,6 +268,7 @@ class Completion:
             "timings": self.timings.to_dict(),
             "usage": self.usage.to_dict(),
             "params": self.params.to_dict(),
+            "run": dict(self.run),
         }
 
     def __str__(self) -> str:

@@ -24,9 +24,10 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
+from ._core import CpuExecutor
 from .atomic import move
 from .driving import StepDriver
-from .errors import ClosedError, ForkedProcessError, InferlibError, InternalError
+from .errors import ClosedError, ExecutorError, ForkedProcessError, InferlibError, InternalError
 from .request import SEQUENCES_PER_REQUEST, Request
 from .request_texts import RequestTexts, TextEnd
 from .stats import ModelStats, model_stats
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
     from ._core import (
         Events,
+        HeldSequences,
         RowLogprobs,
         Scheduler,
         SequenceOutput,
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
     from .executors.base import Executor
 
     SequenceView: TypeAlias = "SequenceOutput | SequenceTail"
+    ByteArrays = tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]
 
 CLOSE_TIMEOUT_SECONDS = 60.0
 LOOK_AHEAD_TOKENS = 16
@@ -252,6 +255,8 @@ class Engine:
             cache_salt=request.cache_salt,
             priority=request.priority,
             speculation=request.speculation,
+            sequence=request.sequence,
+            keep=request.keep,
             now=time.monotonic(),
         )
         with self._driver.lock:
@@ -352,6 +357,58 @@ class Engine:
                 sequence.stop_token_id,
             )
         return self._scheduler.sequence_since(request.id, index, start)
+
+    @property
+    def sequences(self) -> HeldSequences:
+        """The sequences that are held between requests.
+
+        Raises:
+            ClosedError: The model is closed.
+            ForkedProcessError: This process was forked after the model was loaded.
+        """
+        self.check_usable()
+        return self._scheduler.sequences
+
+    def export_sequence(self, sequence: int) -> list[ByteArrays]:
+        """Read a held sequence's keys and values; see ``HeldSequences.export``.
+
+        Raises:
+            ExecutorError: Not on this device.
+        """
+        return self.sequences.export(sequence, self._cpu())
+
+    def restore_sequence(
+        self,
+        sequence: int,
+        token_ids: NDArray[np.int32],
+        num_computed: int,
+        groups: list[ByteArrays],
+    ) -> None:
+        """Give a held sequence tokens, keys and values; without room for these, tokens only.
+
+        Raises:
+            ExecutorError: Not on this device.
+        """
+        self.sequences.restore(sequence, token_ids, num_computed, self._cpu(), groups)
+
+    def _cpu(self) -> CpuExecutor:
+        if not isinstance(self._executor, CpuExecutor):
+            raise ExecutorError(
+                "keys and values can be saved and loaded on the CPU only",
+                hint="prefill the tokens again",
+            )
+        return self._executor
+
+    def why_waiting(self, request: Request) -> dict[str, object] | None:
+        """Why a request does not run; ``None`` if it runs or has ended."""
+        if not request.ids or request.is_done:
+            return None
+        return self._scheduler.why_waiting(request.id)
+
+    def close_sequence(self, sequence: int) -> None:
+        """Let a held sequence go; for finalizers, too."""
+        if os.getpid() == self._process_id:
+            self._scheduler.sequences.close(sequence)
 
     def stats(self) -> ModelStats:
         """Count requests, tokens and blocks.

@@ -104,6 +104,81 @@ class UnknownKeywordError(RequestError, TypeError):
     code = "unknown_keyword"
 
 
+class SequenceBusyError(InferlibError, RuntimeError):
+    """Another call is extending the same sequence; wait for it, or fork the sequence."""
+
+    code = "sequence_busy"
+    retryable = True
+
+
+class ReplayError(InferlibError, ValueError):
+    """A receipt's completion did not come out again, or cannot: the model is another.
+
+    Attributes:
+        field: What differs.
+        expected: As in the receipt.
+        found: As it is.
+    """
+
+    code = "replay"
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        field: str = "",
+        expected: object = None,
+        found: object = None,
+        hint: str = "",
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.field = field
+        self.expected = expected
+        self.found = found
+
+
+class SequenceFileError(InferlibError, ValueError):
+    """A file holds no sequence of inferlib's, is damaged, or is too long for this model.
+
+    Attributes:
+        path: The file.
+    """
+
+    code = "sequence_file"
+
+    def __init__(self, message: str = "", *, path: str | None = None, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.path = path
+
+
+class SequenceMismatchError(SequenceFileError):
+    """A file holds a sequence of another model, precision or version.
+
+    Attributes:
+        field: What differs: ``"weights"``, ``"precision"``, ``"kv_cache_dtype"``,
+            ``"arithmetic"``.
+        expected: This model's.
+        found: The file's.
+    """
+
+    code = "sequence_mismatch"
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        path: str | None = None,
+        field: str = "",
+        expected: str = "",
+        found: str = "",
+        hint: str = "",
+    ) -> None:
+        super().__init__(message, path=path, hint=hint)
+        self.field = field
+        self.expected = expected
+        self.found = found
+
+
 class PromptTooLongError(RequestError):
     """The prompt (and one token) does not fit the context or the KV cache."""
 
@@ -188,6 +263,10 @@ CLASSES: dict[str, type[InferlibError]] = {
         UnsupportedModelError,
         RequestError,
         UnknownKeywordError,
+        SequenceBusyError,
+        SequenceFileError,
+        SequenceMismatchError,
+        ReplayError,
         PromptTooLongError,
         TemplateError,
         GrammarError,

@@ -10,9 +10,15 @@ import numpy as np
 from .errors import RequestError
 
 if TYPE_CHECKING:
+    from typing import Any
+
+    from numpy.typing import NDArray
+
     from ._core import Tokenizer
 
-Prompt = "str | list[int] | NDArray[np.integer[Any]]"
+    Prompt = str | list[int] | NDArray[np.integer[Any]]
+    Prompts = list[str] | list[list[int]] | list[NDArray[np.integer[Any]]]
+    MixedPrompts = list[str | list[int]]
 
 _KINDS_HINT = "a prompt is a string or a list of token ids; several prompts are a list of these"
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ._core import RequestOutput
     from ._core import SamplingParams as SchedulerParams
     from .errors import InferlibError
+    from .origin import Origin
     from .sampling_params import SamplingParams
 
 SEQUENCES_PER_REQUEST = 1024
@@ -31,6 +32,9 @@ class Request:
         cache_salt: Prompts share cached blocks only under the same salt.
         priority: Smaller runs first.
         speculation: Whether tokens may be drafted.
+        sequence: The held sequence that it goes on from.
+        keep: Whether its tokens are the sequence's once it ended.
+        origin: The model's, for the receipt.
         silent_token_ids: Tokens that, as a sequence's last, are not text (stop tokens).
         ids: The scheduler's id, once submitted. A list, so that it can be filled by a call that no
             interrupt can separate from its result.
@@ -53,6 +57,9 @@ class Request:
     cache_salt: str | None = None
     priority: int = 0
     speculation: bool = True
+    sequence: int | None = None
+    keep: bool = False
+    origin: Origin | None = None
     silent_token_ids: frozenset[int] = frozenset()
 
     ids: list[int] = field(default_factory=list)

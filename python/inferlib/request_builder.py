@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ._core import Tokenizer
+    from .origin import Origin
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +31,7 @@ class RequestBuilder:
         vocab_size: Token ids are below this.
         max_model_len: Longest sequence in tokens.
         kv_cache_tokens: Tokens that the KV cache holds.
+        origin: What results depend on; ``None`` for a pretended model.
     """
 
     tokenizer: Tokenizer | None
@@ -38,6 +40,7 @@ class RequestBuilder:
     vocab_size: int
     max_model_len: int
     kv_cache_tokens: int
+    origin: Origin | None = None
 
     def build(
         self,
@@ -47,16 +50,17 @@ class RequestBuilder:
         cache_salt: str | None = None,
         priority: int = 0,
         speculation: SpeculationSwitch = "auto",
+        sequence: int | None = None,
+        keep: bool = False,
     ) -> Request:
         """Resolve the options of one request.
+
+        ``sequence`` and ``keep`` are as in ``Request``.
 
         Raises:
             RequestError: The prompt or an option does not fit this model; ``field`` names it.
         """
-        if cache_salt is not None and not isinstance(cache_salt, str):
-            raise RequestError(
-                f"cache_salt must be a string, not {type(cache_salt).__name__}", field="cache_salt"
-            )
+        check_salt(cache_salt)
         choice("speculation", speculation, get_args(SpeculationSwitch))
         priority = integer("priority", priority, -INT32_MAX, INT32_MAX)
         resolved = params.resolve(self.generation_config)
@@ -78,6 +82,9 @@ class RequestBuilder:
             cache_salt=cache_salt,
             priority=priority,
             speculation=speculation == "auto",
+            sequence=sequence,
+            keep=keep,
+            origin=self.origin,
             silent_token_ids=silent,
         )
 
@@ -154,3 +161,15 @@ class RequestBuilder:
                 if run and run not in runs:
                     runs.append(run)
         return runs
+
+
+def check_salt(cache_salt: object) -> None:
+    """Refuse what is no salt of the prefix cache.
+
+    Raises:
+        RequestError: It is neither a string nor ``None``.
+    """
+    if cache_salt is not None and not isinstance(cache_salt, str):
+        raise RequestError(
+            f"cache_salt must be a string, not {type(cache_salt).__name__}", field="cache_salt"
+        )

@@ -57,6 +57,8 @@ def completion_of(request: Request, token_text: Callable[[int], str | None]) -> 
             accepted_tokens=result.num_accepted_tokens,
         ),
         params=request.params,
+        run=result.run_record(),
+        origin=request.origin,
     )
 
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 if TYPE_CHECKING:
     from ._core import SchedulerStats
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelStats:
-    """A model at one moment, and sums since it was loaded.
+class ModelStats(TypedDict):
+    """A model at one moment, and sums since it was loaded: a plain ``dict``.
 
     Attributes:
         running_sequences: Sequences in the batch.
@@ -19,7 +17,7 @@ class ModelStats:
         waiting_requests: Requests that wait for their first step.
         waiting_tokens: Prompt tokens of those.
         total_blocks: KV blocks, of all groups of layers.
-        used_blocks: Blocks of running sequences.
+        used_blocks: Blocks of running and of held sequences.
         free_blocks: Blocks that nobody uses, cached or not.
         cached_blocks: Blocks that the prefix cache can serve, used or free.
         requests: Requests accepted.
@@ -32,6 +30,9 @@ class ModelStats:
         drafted_tokens: Tokens drafted and verified.
         accepted_tokens: Those of them that the model generates, too.
         preemptions: How often a sequence was taken out of the batch and computed again.
+        held_sequences: ``Sequence`` objects that are not closed.
+        held_blocks: Blocks that they hold; what forks share counts for each.
+        evictions: How often one of them lost its blocks to somebody who ran.
         device: Where the model runs.
         details: What the device says of itself: kernels, threads, bytes in use. On Linux also, of
             this moment, ``weight_resident_bytes``, ``weight_huge_page_bytes`` (those of them in
@@ -57,12 +58,11 @@ class ModelStats:
     drafted_tokens: int
     accepted_tokens: int
     preemptions: int
+    held_sequences: int
+    held_blocks: int
+    evictions: int
     device: str
     details: dict[str, Any]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON-like values."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
 def model_stats(scheduler: SchedulerStats, executor: dict[str, Any]) -> ModelStats:
@@ -88,6 +88,9 @@ def model_stats(scheduler: SchedulerStats, executor: dict[str, Any]) -> ModelSta
         drafted_tokens=scheduler.num_drafted_tokens,
         accepted_tokens=scheduler.num_accepted_tokens,
         preemptions=scheduler.num_preemptions,
+        held_sequences=scheduler.num_held_seqs,
+        held_blocks=scheduler.num_held_blocks,
+        evictions=scheduler.num_evictions,
         device=executor.get("device", "cpu"),
         details={name: value for name, value in executor.items() if name != "device"},
     )

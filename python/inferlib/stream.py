@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
+from .explanation import explain_waiting
 from .results import DeltaReader, completion_of
 
 if TYPE_CHECKING:
@@ -83,6 +84,20 @@ class Handle(_Pending):
     def done(self) -> bool:
         """Whether the request has ended."""
         return self._request.is_done
+
+    def explain(self) -> str:
+        """Say in words what it waits for, how far it is, or how it went.
+
+        Raises:
+            InferlibError: The request failed.
+        """
+        if self._request.is_done:
+            return completion_of(self._request, self._token_text).explain()
+        waiting = self._engine.why_waiting(self._request)
+        if waiting is not None:
+            return explain_waiting(waiting)
+        count = self._engine.num_output_tokens(self._request)
+        return f"running: {count:,} output tokens so far"
 
     def __await__(self) -> Generator[object, None, Completion]:
         """Wait for the result without blocking the event loop; may be awaited again."""

@@ -81,6 +81,7 @@ def tiny_model(
         ),
         generation_config={},
         eos_token_ids=(EOS_ID,),
+        hash_weights=lambda: f"random weights, seed {seed}, {num_layers} layers",
     )
     return Model(assemble(checkpoint, config))
 

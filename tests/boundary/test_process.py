@@ -21,7 +21,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 import inferlib
 from inferlib.testing import tiny_model
 model = tiny_model(max_position_embeddings=500_000, kv_cache="500k tokens")
-def free(): return model.stats().free_blocks == model.stats().total_blocks
+def free(): return model.stats()["free_blocks"] == model.stats()["total_blocks"]
 def say(text): print(text, flush=True)
 """
 
@@ -94,7 +94,7 @@ class TestCtrlC:
             f"""
             thread = threading.Thread(target=lambda: model.generate("y", max_tokens=2_000))
             thread.start()
-            while not model.stats().running_sequences:
+            while not model.stats()["running_sequences"]:
                 time.sleep(0.001)
             try:
                 threading.Timer(0.05, say, ["running"]).start()

@@ -145,7 +145,7 @@ def test_a_model_runs_and_the_hosts_state_stays(tmp_path):
     with tiny_model(device=CupyDevice(cupy, cache=tmp_path), **options) as model:
         found = model.generate("hello", max_tokens=6, temperature=0, ignore_eos=True)
         drawn = model.generate("hello", max_tokens=6, seed=3, ignore_eos=True)
-        assert model.stats().device == "cuda (stand-in)"
+        assert model.stats()["device"] == "cuda (stand-in)"
         assert entered == []
     with tiny_model(**options) as model:
         expected = model.generate("hello", max_tokens=6, temperature=0, ignore_eos=True)

@@ -77,6 +77,7 @@ def make_model(program, *, seed=0, kv_cache="512 tokens", **options):
         chat_template=None,
         generation_config={},
         eos_token_ids=(),
+        hash_weights=lambda: "wide",
     )
     config = EngineConfig(device=open_device(seed), kv_cache=kv_cache, **options)
     return Model(assemble(checkpoint, config))
@@ -154,7 +155,7 @@ def test_preempted_requests_give_the_same_bits(program):
             short = [[1], [2, 3], [4, 5, 6], [7], [8, 9], [10]]
             completions = model.generate(short, max_tokens=20, logprobs=1, **GREEDY)
             rows = [(each.token_ids, each.logprobs) for each in completions]
-            return rows, model.stats().preemptions
+            return rows, model.stats()["preemptions"]
 
     expected, _ = answers()
     found, preemptions = answers(kv_cache="80 tokens", seed=2)

@@ -39,10 +39,10 @@ def log_probabilities(model, golden):
 def test_a_type_rounds_as_much_as_it_must_and_no_more(case, kv_cache_dtype):
     golden = np.load(TINY / case / "reference.npz")
     with load(case) as model:
-        assert model.stats().details["kv_cache_dtype"] == "f32"
+        assert model.stats()["details"]["kv_cache_dtype"] == "f32"
         expected = log_probabilities(model, golden)
     with load(case, kv_cache_dtype=kv_cache_dtype) as model:
-        assert model.stats().details["kv_cache_dtype"] == kv_cache_dtype
+        assert model.stats()["details"]["kv_cache_dtype"] == kv_cache_dtype
         found = log_probabilities(model, golden)
     error = np.abs(found - expected).max() / golden["logits"].std()
     assert error <= TOLERANCES[kv_cache_dtype]
@@ -54,7 +54,7 @@ def test_a_type_rounds_as_much_as_it_must_and_no_more(case, kv_cache_dtype):
 )
 def test_by_default_the_precision_decides(precision, expected):
     with Model.from_pretrained(TINY / "llama", precision=precision) as model:
-        assert model.stats().details["kv_cache_dtype"] == expected
+        assert model.stats()["details"]["kv_cache_dtype"] == expected
 
 
 def test_a_size_in_bytes_holds_more_tokens_of_a_smaller_type():
@@ -62,8 +62,8 @@ def test_a_size_in_bytes_holds_more_tokens_of_a_smaller_type():
     for kv_cache_dtype in TOLERANCES:
         options = {"kv_cache": "1MiB", "kv_cache_dtype": kv_cache_dtype}
         with Model.from_pretrained(TINY / "llama", **options) as model:
-            details = model.stats().details
-            tokens[kv_cache_dtype] = model.stats().total_blocks * BLOCK_SIZE
+            details = model.stats()["details"]
+            tokens[kv_cache_dtype] = model.stats()["total_blocks"] * BLOCK_SIZE
             assert details["kv_cache_bytes"] <= 2**20
             assert details["kv_cache_bytes"] > 2**20 * 15 // 16
     assert tokens["bf16"] == tokens["f16"]

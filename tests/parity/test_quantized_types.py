@@ -27,7 +27,7 @@ def log_probabilities(path, precision):
         completion = model.generate(PROMPT, prompt_logprobs=VOCAB_SIZE, **options)
         rows = [row for row in completion.prompt_logprobs if row is not None]
         values = [[row[token].logprob for token in range(VOCAB_SIZE)] for row in rows]
-        return np.array(values), completion.token_ids, model.stats().details
+        return np.array(values), completion.token_ids, model.stats()["details"]
 
 
 # Seven types do not divide the matrices of a layer: q, k and v, gate and up differ, and the layers.

@@ -17,7 +17,7 @@ def run(tier, case, monkeypatch, **numerics):
     monkeypatch.setenv("INFERLIB_CPU", tier)
     ids = np.load(TINY / case / "reference.npz")["input_ids"]
     with Model.from_pretrained(TINY / case, **numerics, threads=2) as model:
-        assert model.stats().details["tier"] == tier
+        assert model.stats()["details"]["tier"] == tier
         options = {"max_tokens": 8, "temperature": 0, "logprobs": 3, "prompt_logprobs": 3}
         completions = model.generate(ids.tolist(), **options)
     return [(c.token_ids, c.logprobs, c.prompt_logprobs) for c in completions]
@@ -60,7 +60,7 @@ def test_the_tiers_of_this_machine_are_some_of_all_best_first():
 def test_without_a_wish_the_best_tier_is_used(monkeypatch):
     monkeypatch.delenv("INFERLIB_CPU", raising=False)
     with Model.from_pretrained(TINY / "llama") as model:
-        assert model.stats().details["tier"] == CpuExecutor.tiers()[0]
+        assert model.stats()["details"]["tier"] == CpuExecutor.tiers()[0]
 
 
 @pytest.mark.parametrize("tier", ALL)

@@ -223,13 +223,14 @@ class FakeScheduler:
                 num_drafted_tokens=0,
                 num_accepted_tokens=0,
                 timestamps=request,
+                run_record=dict,
             )
 
     def stats(self):
         names = """num_running_seqs num_waiting_seqs num_waiting_requests num_waiting_tokens
         num_requests num_finished num_steps num_scheduled_tokens num_prompt_tokens
         num_cached_tokens num_output_tokens num_preemptions num_drafted_tokens
-        num_accepted_tokens"""
+        num_accepted_tokens num_held_seqs num_held_blocks num_evictions"""
         counters = dict.fromkeys(names.split(), len(self.requests))
         return SimpleNamespace(**counters, groups=[(4, 1, 3, 2), (4, 0, 4, 0)])
 

@@ -122,7 +122,7 @@ class TestLoading:
                 assert twin.generate("x", max_tokens=5, temperature=0).token_ids == (
                     model.generate("x", max_tokens=5, temperature=0).token_ids
                 )
-                assert twin.stats().total_blocks == model.stats().total_blocks == 64
+                assert twin.stats()["total_blocks"] == model.stats()["total_blocks"] == 64
 
     def test_a_given_chat_template_replaces_the_checkpoints(self, folder):
         with Model.from_pretrained(folder, chat_template="{{ messages[0].content }}!") as model:

@@ -749,9 +749,9 @@ def test_stats_add_up_the_groups_and_name_the_device(model):
     model.submit("x")
     handle = model.submit("y")
     stats = model.stats()
-    assert (stats.requests, stats.total_blocks, stats.free_blocks) == (1, 8, 7)
-    assert (stats.device, stats.details) == ("none", {"threads": 1})
-    assert stats.to_dict()["used_blocks"] == 1
+    assert (stats["requests"], stats["total_blocks"], stats["free_blocks"]) == (1, 8, 7)
+    assert (stats["device"], stats["details"]) == ("none", {"threads": 1})
+    assert stats["used_blocks"] == 1
     handle.cancel()
 
 

@@ -395,7 +395,7 @@ class TestProcesses:
                 model.generate(rows[first : first + 240], max_tokens=1, temperature=0)
             print("ready", flush=True)
             sys.stdin.readline()
-            details = model.stats().details
+            details = model.stats()["details"]
             print(details["weight_proportional_bytes"], details["weight_bytes"], flush=True)
             sys.stdin.readline()
         """
@@ -428,7 +428,7 @@ def test_stats_tell_of_memory_and_huge_pages(checkpoint, cache):
     for options in ({}, {"packed_cache": cache}):
         with Model.from_pretrained(checkpoint, **options) as model:
             model.generate(PROMPT, max_tokens=2)
-            details = model.stats().details
+            details = model.stats()["details"]
         assert details["weight_resident_bytes"] > 0
         assert 0 <= details["weight_huge_page_bytes"] <= details["weight_resident_bytes"]
         assert 0 < details["weight_proportional_bytes"] <= details["weight_resident_bytes"]

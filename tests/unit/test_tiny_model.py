@@ -33,8 +33,8 @@ def assert_all_blocks_are_free(model):
     """No request and no used block is left, once the step that runs now is over."""
     model._engine._driver.wait_idle(30)
     stats = model.stats()
-    assert (stats.running_sequences, stats.waiting_sequences) == (0, 0)
-    assert stats.free_blocks == stats.total_blocks
+    assert (stats["running_sequences"], stats["waiting_sequences"]) == (0, 0)
+    assert stats["free_blocks"] == stats["total_blocks"]
     assert len(model._engine._texts._streams) == 0
     model._engine._scheduler.check_integrity()
 
@@ -77,7 +77,7 @@ class TestSameAnswers:
         with tiny_model(**options) as other:
             completions = other.generate(prompts, max_tokens=40, seed=5)
             if "kv_cache" in options:
-                assert other.stats().preemptions > 0
+                assert other.stats()["preemptions"] > 0
             assert_all_blocks_are_free(other)
         assert [each.token_ids for each in completions] == [each.token_ids for each in expected]
 
@@ -302,7 +302,7 @@ def test_closing_from_another_thread_ends_a_running_call():
 
     thread = threading.Thread(target=call)
     thread.start()
-    while model.stats().running_sequences == 0:
+    while model.stats()["running_sequences"] == 0:
         time.sleep(0.001)
     model.close()
     thread.join()

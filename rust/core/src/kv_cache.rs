@@ -6,6 +6,7 @@
 
 mod admission;
 pub mod block_pool;
+mod held;
 mod integrity;
 pub mod prefix_cache;
 mod tokens;
@@ -15,6 +16,7 @@ use std::num::NonZeroU64;
 
 pub use admission::PrefixMatch;
 pub use block_pool::{BlockPool, FreeEnd};
+pub use held::HeldBlocks;
 pub use prefix_cache::{BlockTokens, ContentId, PrefixCache, PrefixHash};
 pub use tokens::TokenView;
 
@@ -95,7 +97,7 @@ pub struct KvCache {
     /// `[slot * num_groups + group]`: the shared, partial block whose content the next block of the table starts with.
     /// Referenced until the copy is known to be done.
     copy_sources: Vec<Option<BlockId>>,
-    /// `[slot]`: present while the slot is open and prefix caching is on.
+    /// `[slot]`: present while the slot is open, prefix caching is on, and its blocks may be published.
     chains: Vec<Option<Chain>>,
     /// Scratch of `match_prefix`, one list per group.
     matched: Vec<Vec<BlockId>>,
@@ -216,10 +218,10 @@ impl KvCache {
             }
             self.tables[source * count + index] = from;
         }
-        if let (Some(from), Some(chain)) = (self.chains[source], &mut self.chains[target])
-            && from.num_blocks == shared
-        {
-            *chain = from; // otherwise it starts at the root, and publishing finds the shared blocks again
+        match self.chains[source] {
+            Some(from) if from.num_blocks == shared => self.chains[target] = Some(from),
+            Some(_) => {} // it starts at the root, and publishing finds the shared blocks again
+            None => self.chains[target] = None, // what a private sequence computes is never published
         }
     }
 

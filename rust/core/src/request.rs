@@ -9,6 +9,21 @@ use crate::sampling::SamplingParams;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RequestId(pub u64);
 
+/// Names a held sequence for as long as the scheduler lives; never reused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SequenceId(pub u64);
+
+/// The held sequence that a request goes on from. Of its K and V the request shares what belongs to tokens that its
+/// prompt begins with, too; the rest it computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Continuation {
+    /// Which.
+    pub sequence: SequenceId,
+    /// When the request has ended, its prompt and output are the sequence's tokens. Only one such request at a time;
+    /// one that is cancelled or fails leaves the sequence as it was.
+    pub keep: bool,
+}
+
 /// One prompt and what to do with it.
 #[derive(Clone, Debug)]
 pub struct NewRequest {
@@ -26,10 +41,12 @@ pub struct NewRequest {
     pub priority: i32,
     /// Draft tokens for it, where the scheduler drafts at all.
     pub speculation: bool,
+    /// A held sequence that it goes on from, whose salt it then has.
+    pub continues: Option<Continuation>,
 }
 
 impl NewRequest {
-    /// One sequence, seed 0, no salt, priority 0, drafts allowed.
+    /// One sequence, seed 0, no salt, priority 0, drafts allowed, from the beginning.
     #[must_use]
     pub fn new(prompt: Vec<i32>, params: Arc<SamplingParams>) -> Self {
         Self {
@@ -40,6 +57,7 @@ impl NewRequest {
             cache_salt: None,
             priority: 0,
             speculation: true,
+            continues: None,
         }
     }
 }
@@ -97,6 +115,9 @@ pub enum SubmitError {
         /// Most sequences of a request.
         limit: u32,
     },
+    /// The held sequence that it is to go on from does not allow it.
+    #[error(transparent)]
+    Sequence(#[from] SequenceError),
     /// The queue is full; try again later.
     #[error(
         "{waiting} requests with {waiting_tokens} prompt tokens are waiting already; try again later"
@@ -106,6 +127,34 @@ pub enum SubmitError {
         waiting: usize,
         /// Their prompt tokens.
         waiting_tokens: usize,
+    },
+}
+
+/// Why an operation on a held sequence is refused. Nothing changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SequenceError {
+    /// There is none of this id.
+    #[error("the sequence is closed")]
+    Closed,
+    /// A request that will change it is running.
+    #[error("another call is extending this sequence; wait for it, or fork the sequence")]
+    Busy,
+    /// The prompt of a request that is to change it does not begin with its tokens.
+    #[error("another call has changed this sequence meanwhile; try again")]
+    Changed,
+    /// More tokens than it has.
+    #[error("the sequence has {num_tokens} tokens, {wanted} cannot be taken off")]
+    TooShort {
+        /// Tokens of the sequence.
+        num_tokens: usize,
+        /// As given.
+        wanted: usize,
+    },
+    /// Its request must have one sequence.
+    #[error("a request that extends a sequence has n = 1, not {n}; fork the sequence instead")]
+    SeveralSequences {
+        /// As given.
+        n: u32,
     },
 }
 
@@ -199,6 +248,76 @@ pub struct Timestamps {
     pub finished: Option<f64>,
 }
 
+/// Why those who wait for blocks are not let in by a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum WaitReason {
+    /// Too few free blocks for the first of them, beside a spare one for everybody who runs.
+    Blocks,
+    /// `max_num_seqs` sequences run.
+    MaxNumSeqs,
+    /// Those who run use `max_num_batched_tokens` up.
+    TokenBudget,
+    /// The step had to take somebody's blocks away.
+    Preemption,
+}
+
+impl WaitReason {
+    /// All reasons, in the order of [`RunRecord::waited_for`].
+    pub const ALL: [Self; 4] = [
+        Self::Blocks,
+        Self::MaxNumSeqs,
+        Self::TokenBudget,
+        Self::Preemption,
+    ];
+
+    /// In lower case, words joined by `_`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Blocks => "blocks",
+            Self::MaxNumSeqs => "max_num_seqs",
+            Self::TokenBudget => "token_budget",
+            Self::Preemption => "preemption",
+        }
+    }
+}
+
+/// How a request was run, in steps: for people. No result depends on it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RunRecord {
+    /// Steps of its sequences, each counted by itself.
+    pub num_steps: u64,
+    /// Of these, steps that computed tokens which were there already: the prompt's, or what a preemption lost.
+    pub num_prefill_steps: u64,
+    /// Tokens that they computed.
+    pub num_prefill_tokens: u64,
+    /// Most sequences in a step of its own.
+    pub max_batch_seqs: u64,
+    /// Sum over its steps of the sequences in them.
+    pub sum_batch_seqs: u64,
+    /// Steps in which it stood back, since another request was computing a prefix that they share.
+    pub num_deferrals: u64,
+    /// Steps that passed before its first, by why nobody more was let in.
+    pub waited_for: [u64; WaitReason::ALL.len()],
+}
+
+/// Why a request does not run now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Waiting {
+    /// Of the latest step; `None`: no step was planned since, or it let everybody in.
+    pub reason: Option<WaitReason>,
+    /// Sequences that wait in front of it.
+    pub num_ahead: usize,
+    /// Blocks for its tokens, if none were shared.
+    pub num_needed_blocks: usize,
+    /// Free ones of the smallest KV group.
+    pub num_free_blocks: usize,
+    /// Sequences that run.
+    pub num_running_seqs: usize,
+    /// Whether it ran before and was preempted.
+    pub is_preempted: bool,
+}
+
 /// Results of a request, growing while it runs.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RequestOutput {
@@ -223,6 +342,8 @@ pub struct RequestOutput {
     pub num_accepted_tokens: u64,
     /// When things happened.
     pub timestamps: Timestamps,
+    /// How it was run.
+    pub run: RunRecord,
 }
 
 impl RequestOutput {

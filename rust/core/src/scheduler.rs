@@ -11,6 +11,8 @@
 //! | `scheduler/fill.rs` | the plan as a [`Batch`] |
 //! | `scheduler/update.rs` | `update`: drafts verified, tokens appended, sequences ended, blocks published |
 //! | `scheduler/sequences.rs`, `requests.rs` | hot state as parallel arrays; cold state per request |
+//! | `scheduler/held.rs` | sequences that outlive their requests: forked, rewound, extended, evicted |
+//! | `scheduler/waiting.rs` | why a request waits |
 //! | `scheduler/integrity.rs` | the invariants |
 //!
 //! Progress: the best-ranked running sequence is never preempted for another, and it fits alone (checked at submit),
@@ -18,12 +20,14 @@
 
 mod drafts;
 mod fill;
+mod held;
 mod integrity;
 mod plan;
 mod requests;
 mod sequences;
 mod stats;
 mod update;
+mod waiting;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -33,8 +37,11 @@ use crate::drafting::{MAX_LOOKUP, PromptLookup};
 use crate::kv_cache::{GroupConfig, KvCache, MAX_BLOCKS, PrefixHash};
 use crate::request::{
     FinishReason, NewRequest, PromptLimit, RequestId, RequestOutput, RequestStatus, SubmitError,
+    WaitReason,
 };
 use drafts::Drafts;
+pub use held::HeldSequence;
+use held::HeldSequences;
 use plan::Scheduled;
 use requests::{Request, Requests};
 use sequences::{Rank, SequenceStatus, Sequences};
@@ -128,6 +135,10 @@ pub struct Scheduler {
     /// The step in flight, in the order of the batch; empty when there is none.
     scheduled: Vec<Scheduled>,
     drafts: Drafts,
+    held: HeldSequences,
+    /// Why the latest step let nobody more in, and how many steps did so for which reason.
+    refusal: Option<WaitReason>,
+    refusals: [u64; WaitReason::ALL.len()],
     batch: Batch,
     events: Events,
     totals: Totals,
@@ -175,6 +186,9 @@ impl Scheduler {
             num_waiting_tokens: 0,
             scheduled: Vec::new(),
             drafts: Drafts::default(),
+            held: HeldSequences::default(),
+            refusal: None,
+            refusals: [0; WaitReason::ALL.len()],
             batch: Batch::default(),
             events: Events::default(),
             totals: Totals::default(),
@@ -185,8 +199,9 @@ impl Scheduler {
     ///
     /// `max_tokens` is capped where the context or the KV cache ends first; the request then ends with
     /// [`FinishReason::Length`].
-    pub fn submit(&mut self, new: NewRequest, now: f64) -> Result<RequestId, SubmitError> {
+    pub fn submit(&mut self, mut new: NewRequest, now: f64) -> Result<RequestId, SubmitError> {
         let max_tokens = self.check(&new)?;
+        self.begin_continuation(&mut new)?;
         let num_prompt_tokens = new.prompt.len();
         let arrival = self.num_arrivals;
         self.num_arrivals += 1;
@@ -197,9 +212,12 @@ impl Scheduler {
         let priority = new.priority;
         let speculation = self.config.speculation.as_ref();
         let max_drafts = speculation.map_or(0, |lookup| lookup.num_speculative_tokens);
+        let continues = new.continues;
         let id = self
             .requests
             .insert(|id| Request::new(id, new, max_tokens, max_drafts, now));
+        self.name_writer(id, continues);
+        self.requests[Requests::index(id)].refusals = self.refusals;
         let index = Requests::index(id);
         for sequence_index in 0..n {
             let rank = Rank {
@@ -261,6 +279,7 @@ impl Scheduler {
             sequence.logprobs.truncate(kept);
             sequence.finish_reason = Some(reason);
             sequence.stop_token_id = None;
+            self.cut_held(index, kept);
         }
         slot.is_some()
     }
@@ -396,6 +415,7 @@ impl Scheduler {
         stop_token_id: Option<i32>,
         now: f64,
     ) {
+        self.end_continuation(slot, reason);
         let rank = self.sequences.rank[slot];
         match self.sequences.status[slot] {
             SequenceStatus::Running => {

@@ -409,7 +409,10 @@ impl Pair {
     fn check(&self) {
         let sequences = &self.naive.sequences;
         self.real
-            .check_integrity(|slot| sequences[slot].as_ref().map(|sequence| sequence.computed))
+            .check_integrity(
+                |slot| sequences[slot].as_ref().map(|sequence| sequence.computed),
+                &[],
+            )
             .unwrap();
         for (index, (group, stats)) in self.naive.groups.iter().zip(self.real.stats()).enumerate() {
             assert_eq!(stats.num_free, group.free.len());

@@ -13,8 +13,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use inferlib_core::{
-    Events, FinishReason, NewRequest, PrefixHash, PromptLookup, RequestId, SamplingParams,
-    Scheduler, SchedulerConfig, SequenceOutput,
+    Continuation, Events, FinishReason, NewRequest, PrefixHash, PromptLookup, RequestId,
+    RequestOutput, SamplingParams, Scheduler, SchedulerConfig, SequenceError, SequenceId,
+    SequenceOutput,
 };
 use pretended_executor::{FakeExecutor, config, group, oracle, oracle_prompt_logprobs, prompt};
 use proptest::prelude::*;
@@ -36,6 +37,28 @@ enum Operation {
         sequence: u32,
         in_flight: bool,
     },
+    /// Something with the k-th held sequence.
+    Held {
+        which: usize,
+        change: HeldChange,
+        in_flight: bool,
+    },
+}
+
+#[derive(Clone, Debug)]
+enum HeldChange {
+    Open(Option<String>),
+    Fork,
+    Rewind(usize),
+    Close,
+    /// Its tokens and those of the request's prompt are a new request's; with `keep` they are the sequence's at its
+    /// end.
+    Continue {
+        request: NewRequest,
+        keep: bool,
+    },
+    /// Its tokens come back from a file, with K and V of the first of them.
+    Restore(Vec<i32>, usize),
 }
 
 fn arbitrary_params() -> impl Strategy<Value = SamplingParams> {
@@ -103,8 +126,28 @@ fn arbitrary_request() -> impl Strategy<Value = NewRequest> {
                 cache_salt,
                 priority,
                 speculation,
+                continues: None,
             },
         )
+}
+
+fn arbitrary_held_change() -> impl Strategy<Value = HeldChange> {
+    let extension = prop_oneof![Just(0_usize), 1..40_usize];
+    prop_oneof![
+        2 => prop::option::weighted(0.3, Just("a".to_owned())).prop_map(HeldChange::Open),
+        3 => Just(HeldChange::Fork),
+        2 => (0..40_usize).prop_map(HeldChange::Rewind),
+        1 => Just(HeldChange::Close),
+        6 => (arbitrary_request(), extension, prop::bool::weighted(0.8)).prop_map(
+            |(mut request, extension, keep)| {
+                request.prompt.truncate(extension);
+                request.n = if keep { 1 } else { request.n };
+                HeldChange::Continue { request, keep }
+            }
+        ),
+        1 => (arbitrary_prompt(), 0..100_usize)
+            .prop_map(|(tokens, computed)| HeldChange::Restore(tokens, computed)),
+    ]
 }
 
 /// What a stop string does to a request whose seed says so: the caller ends the sequence at this token.
@@ -149,6 +192,9 @@ fn arbitrary_operation() -> impl Strategy<Value = Operation> {
         1 => Just(Operation::Interrupted),
         1 => (0..8_usize, any::<bool>())
             .prop_map(|(which, in_flight)| Operation::Cancel { which, in_flight }),
+        5 => (0..6_usize, arbitrary_held_change(), prop::bool::weighted(0.2)).prop_map(
+            |(which, change, in_flight)| Operation::Held { which, change, in_flight }
+        ),
         1 => (0..8_usize, 0..3_u32, any::<bool>()).prop_map(|(which, sequence, in_flight)| {
             Operation::Finish { which, sequence, in_flight }
         }),
@@ -191,6 +237,8 @@ struct Run {
     executor: FakeExecutor,
     requests: BTreeMap<RequestId, NewRequest>,
     living: Vec<RequestId>,
+    /// What every held sequence must hold.
+    held: BTreeMap<SequenceId, Vec<i32>>,
     /// Tokens seen in events.
     streamed: BTreeMap<(RequestId, u32), Vec<i32>>,
     now: f64,
@@ -203,6 +251,7 @@ impl Run {
             executor: FakeExecutor::new(&config.groups),
             requests: BTreeMap::new(),
             living: Vec::new(),
+            held: BTreeMap::new(),
             streamed: BTreeMap::new(),
             now: 0.0,
         }
@@ -215,7 +264,111 @@ impl Run {
         }
     }
 
+    /// Change a held sequence, in the scheduler and in the model.
+    fn change(&mut self, which: usize, change: &HeldChange) {
+        if let HeldChange::Open(salt) = change {
+            let id = self.scheduler.open_sequence(salt.clone());
+            self.held.insert(id, Vec::new());
+            return;
+        }
+        let Some((&id, tokens)) = self.held.iter_mut().nth(which) else {
+            return;
+        };
+        let is_busy = self.scheduler.sequence(id).unwrap().is_busy();
+        match change {
+            HeldChange::Open(_) => {}
+            HeldChange::Fork => {
+                let tokens = tokens.clone();
+                self.held
+                    .insert(self.scheduler.fork_sequence(id).unwrap(), tokens);
+            }
+            HeldChange::Rewind(count) => {
+                let expected = match tokens.len().checked_sub(*count) {
+                    _ if is_busy => Err(SequenceError::Busy),
+                    Some(kept) => {
+                        tokens.truncate(kept);
+                        Ok(())
+                    }
+                    None => Err(SequenceError::TooShort {
+                        num_tokens: tokens.len(),
+                        wanted: *count,
+                    }),
+                };
+                assert_eq!(self.scheduler.rewind_sequence(id, *count), expected);
+            }
+            HeldChange::Close => {
+                assert!(self.scheduler.close_sequence(id));
+                assert!(!self.scheduler.close_sequence(id));
+                self.held.remove(&id);
+            }
+            HeldChange::Continue { request, keep } => {
+                let prompt = [tokens.as_slice(), &request.prompt].concat();
+                self.submit(NewRequest {
+                    prompt,
+                    continues: Some(Continuation {
+                        sequence: id,
+                        keep: *keep,
+                    }),
+                    ..request.clone()
+                });
+            }
+            HeldChange::Restore(restored, num_computed) => {
+                let restored = restored.clone();
+                let result = self
+                    .scheduler
+                    .restore_sequence(id, restored.clone(), *num_computed);
+                if is_busy {
+                    assert_eq!(result, Err(SequenceError::Busy));
+                    return;
+                }
+                if result.unwrap() {
+                    let sequence = self.scheduler.sequence(id).unwrap();
+                    let computed = &restored[..sequence.num_computed_tokens()];
+                    self.executor
+                        .write(computed, |group| sequence.table(group).to_vec());
+                }
+                *tokens = restored;
+            }
+        }
+    }
+
+    /// A request that was to change a held sequence has ended.
+    fn keep(&mut self, id: RequestId, output: &RequestOutput) {
+        let continues = self.requests[&id].continues;
+        let Some(Continuation {
+            sequence,
+            keep: true,
+        }) = continues
+        else {
+            return;
+        };
+        let reason = output.sequences[0].finish_reason.unwrap();
+        if let Some(tokens) = self.held.get_mut(&sequence)
+            && matches!(reason, FinishReason::Stop | FinishReason::Length)
+        {
+            *tokens = [
+                output.prompt_token_ids.as_slice(),
+                &output.sequences[0].token_ids,
+            ]
+            .concat();
+        }
+    }
+
+    fn check_held(&self) {
+        for (&id, tokens) in &self.held {
+            let sequence = self.scheduler.sequence(id).unwrap();
+            let busy_until_taken = sequence.is_busy() || sequence.tokens() == tokens.as_slice();
+            assert!(busy_until_taken, "a held sequence has other tokens");
+        }
+        assert_eq!(self.scheduler.stats().num_held_seqs, self.held.len());
+    }
+
     fn end(&mut self, operation: &Operation) {
+        if let Operation::Held { which, change, .. } = operation {
+            self.change(*which, change);
+            self.scheduler.check_integrity().unwrap();
+            return;
+        }
         match *operation {
             Operation::Cancel { which, .. } if which < self.living.len() => {
                 let id = self.living.remove(which);
@@ -304,8 +457,9 @@ impl Run {
 
     /// A finished request gave exactly what it gives alone, or a beginning of it if somebody ended it.
     fn check_finished(&mut self, id: RequestId) {
-        let request = &self.requests[&id];
         let output = self.scheduler.take(id).expect("finished");
+        self.keep(id, &output);
+        let request = &self.requests[&id];
         assert!(self.scheduler.output(id).is_none());
         let expected = expected_sequences(request, self.scheduler.config());
         for (index, (found, expected)) in (0..).zip(output.sequences.iter().zip(&expected)) {
@@ -346,6 +500,12 @@ impl Run {
             assert!(steps < 50_000, "no end in sight");
         }
         assert!(self.living.is_empty(), "a request was forgotten");
+        self.check_held();
+        for &id in self.held.keys() {
+            assert!(!self.scheduler.sequence(id).unwrap().is_busy());
+            self.scheduler.close_sequence(id);
+        }
+        self.scheduler.check_integrity().unwrap();
         let stats = self.scheduler.stats();
         assert_eq!((stats.num_running_seqs, stats.num_waiting_seqs), (0, 0));
         for group in stats.groups {
@@ -353,6 +513,36 @@ impl Run {
         }
     }
 }
+
+fn run_all(config: &SchedulerConfig, operations: Vec<Operation>) {
+    let mut run = Run::new(config);
+    for operation in operations {
+        match operation {
+            Operation::Submit(request) => run.submit(request),
+            Operation::Step => {
+                run.step(None);
+            }
+            Operation::Cancel {
+                in_flight: false, ..
+            }
+            | Operation::Finish {
+                in_flight: false, ..
+            }
+            | Operation::Held {
+                in_flight: false, ..
+            } => run.end(&operation),
+            _ => {
+                run.step(Some(&operation));
+            }
+        }
+        run.scheduler.check_integrity().unwrap();
+        run.check_held();
+    }
+    run.drain();
+}
+
+/// Cases of the long run, which nobody waits for.
+const LONG: u32 = 20_000;
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
@@ -362,22 +552,7 @@ proptest! {
         config in arbitrary_config(),
         operations in prop::collection::vec(arbitrary_operation(), 1..80),
     ) {
-        let mut run = Run::new(&config);
-        for operation in operations {
-            match operation {
-                Operation::Submit(request) => run.submit(request),
-                Operation::Step => {
-                    run.step(None);
-                }
-                Operation::Cancel { in_flight: false, .. }
-                | Operation::Finish { in_flight: false, .. } => run.end(&operation),
-                _ => {
-                    run.step(Some(&operation));
-                }
-            }
-            run.scheduler.check_integrity().unwrap();
-        }
-        run.drain();
+        run_all(&config, operations);
     }
 
     #[test]
@@ -399,5 +574,18 @@ proptest! {
             batches
         };
         prop_assert_eq!(batches(), batches());
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: LONG, ..ProptestConfig::default() })]
+
+    #[test]
+    #[ignore = "minutes; `make test-long`"]
+    fn whatever_happens_for_long_every_request_gets_what_it_gets_alone(
+        config in arbitrary_config(),
+        operations in prop::collection::vec(arbitrary_operation(), 1..200),
+    ) {
+        run_all(&config, operations);
     }
 }

@@ -9,6 +9,7 @@ mod element;
 mod store;
 #[cfg(test)]
 mod tests;
+mod transfer;
 
 use inferlib_core::BLOCK_SIZE;
 use inferlib_core::program::KvGroup;
@@ -19,6 +20,7 @@ use crate::simd::LANES;
 
 pub(crate) use element::{Bfloat, BfloatNative, Half, Int8, KvElement, Single};
 pub(crate) use store::store_kv;
+pub use transfer::KvRows;
 
 /// What K and V are stored as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use inferlib_core::validation::InvalidParam;
-use inferlib_core::{ConfigError, RecordError, SubmitError, UpdateError};
+use inferlib_core::{ConfigError, RecordError, SequenceError, SubmitError, UpdateError};
 use inferlib_cpu::CpuError;
 use inferlib_text::{TemplateProblem, TextError};
 use inferlib_weights::WeightsError;
@@ -217,6 +217,27 @@ fn describe_submit(error: &SubmitError) -> PyError {
         SubmitError::InvalidParams(error) => request(error.field),
         SubmitError::InvalidN { .. } => request("n"),
         SubmitError::Overloaded { .. } => PyError::new("OverloadedError", &message),
+        SubmitError::Sequence(error) => describe_sequence(*error),
+    }
+}
+
+impl From<SequenceError> for Error {
+    fn from(error: SequenceError) -> Self {
+        Self::Submit(error.into())
+    }
+}
+
+fn describe_sequence(error: SequenceError) -> PyError {
+    let message = error.to_string();
+    match error {
+        SequenceError::Closed => PyError::new("ClosedError", message),
+        SequenceError::Busy | SequenceError::Changed => PyError::new("SequenceBusyError", message),
+        SequenceError::TooShort { .. } => {
+            PyError::new("RequestError", message).with_text("field", "num_tokens")
+        }
+        SequenceError::SeveralSequences { .. } => {
+            PyError::new("RequestError", message).with_text("field", "n")
+        }
     }
 }
 

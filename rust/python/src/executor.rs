@@ -78,7 +78,7 @@ fn lock_memory(memory: &Mutex<WeightMemory>) -> MutexGuard<'_, WeightMemory> {
 
 impl PyCpuExecutor {
     /// The executor; a panic during a step leaves nothing behind that the next step reads.
-    fn lock(&self) -> MutexGuard<'_, Option<CpuExecutor>> {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Option<CpuExecutor>> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -3,8 +3,9 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use inferlib_core::{RequestOutput, RowLogprobs, SequenceOutput, Timestamps};
+use inferlib_core::{RequestOutput, RowLogprobs, SequenceOutput, Timestamps, WaitReason};
 use pyo3::prelude::*;
+use pyo3::types::PyDict;
 
 use crate::arrays::Array;
 
@@ -87,6 +88,30 @@ impl PyRequestOutput {
         PyTimestamps {
             times: self.output.timestamps,
         }
+    }
+
+    /// How it was run, in steps: counts by name, and `waited_for`: steps that passed before its first, by why nobody
+    /// more was let in (`"blocks"`, `"max_num_seqs"`, `"token_budget"`, `"preemption"`).
+    #[pyo3(signature = () -> "dict[str, int | dict[str, int]]")]
+    fn run_record<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let run = &self.output.run;
+        let dict = PyDict::new(py);
+        for (name, count) in [
+            ("num_steps", run.num_steps),
+            ("num_prefill_steps", run.num_prefill_steps),
+            ("num_prefill_tokens", run.num_prefill_tokens),
+            ("max_batch_seqs", run.max_batch_seqs),
+            ("sum_batch_seqs", run.sum_batch_seqs),
+            ("num_deferrals", run.num_deferrals),
+        ] {
+            dict.set_item(name, count)?;
+        }
+        let waited_for = PyDict::new(py);
+        for (reason, steps) in WaitReason::ALL.into_iter().zip(run.waited_for) {
+            waited_for.set_item(reason.as_str(), steps)?;
+        }
+        dict.set_item("waited_for", waited_for)?;
+        Ok(dict)
     }
 
     /// Whether every sequence ended.

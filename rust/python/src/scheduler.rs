@@ -9,18 +9,20 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use inferlib_core::kv_cache::{GroupConfig, PrefixHash};
 use inferlib_core::{
-    Events, FinishReason, NewRequest, PromptLookup, RequestId, RequestStatus, Scheduler,
-    SchedulerConfig,
+    Continuation, Events, FinishReason, NewRequest, PromptLookup, RequestId, RequestStatus,
+    Scheduler, SchedulerConfig, SequenceId, WaitReason,
 };
 use numpy::PyArray1;
 use pyo3::exceptions::PyKeyError;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
+use pyo3::types::PyDict;
 
 use crate::arrays::{Array, Vector};
 use crate::batch::{PyBatch, SharedBatch, lock};
 use crate::boundary::enter;
 use crate::errors::{Error, to_py_err};
+use crate::held_sequences::PyHeldSequences;
 use crate::request_output::{PyRequestOutput, PySequenceOutput};
 use crate::sampling_params::PySamplingParams;
 use crate::scheduler_stats::PySchedulerStats;
@@ -31,13 +33,28 @@ use crate::step_output::PyStepOutput;
 /// `now` is the time in seconds of `time.monotonic()`; without it the clock is read.
 #[pyclass(frozen, module = "inferlib._core", name = "Scheduler")]
 pub(crate) struct PyScheduler {
-    inner: Mutex<Inner>,
+    inner: Arc<Mutex<Inner>>,
 }
 
-struct Inner {
-    scheduler: Scheduler,
+pub(crate) struct Inner {
+    pub(crate) scheduler: Scheduler,
     /// Refilled for the next step if no handle on it is left.
     batch: SharedBatch,
+}
+
+/// Run `f` on the scheduler without the GIL.
+pub(crate) fn with<T: Send>(
+    py: Python<'_>,
+    inner: &Mutex<Inner>,
+    f: impl FnOnce(&mut Inner) -> Result<T, Error> + Send,
+) -> PyResult<T> {
+    enter(py, || {
+        // A panic half-way may leave anything behind: nothing is computed from it any more.
+        let poisoned = |_: PoisonError<_>| {
+            Error::Internal("the scheduler failed earlier; load the model again".to_owned())
+        };
+        f(&mut *inner.lock().map_err(poisoned)?)
+    })
 }
 
 impl PyScheduler {
@@ -47,13 +64,7 @@ impl PyScheduler {
         py: Python<'_>,
         f: impl FnOnce(&mut Inner) -> Result<T, Error> + Send,
     ) -> PyResult<T> {
-        enter(py, || {
-            // A panic half-way may leave anything behind: nothing is computed from it any more.
-            let poisoned = |_: PoisonError<_>| {
-                Error::Internal("the scheduler failed earlier; load the model again".to_owned())
-            };
-            f(&mut *self.inner.lock().map_err(poisoned)?)
-        })
+        with(py, &self.inner, f)
     }
 
     /// `f` of a request that was submitted and not taken yet.
@@ -135,13 +146,17 @@ impl PyScheduler {
             batch: SharedBatch::default(),
         };
         Ok(Self {
-            inner: Mutex::new(inner),
+            inner: Arc::new(Mutex::new(inner)),
         })
     }
 
     /// Queue a request; its id. Raises `RequestError`, `PromptTooLongError` or `OverloadedError` at once.
+    ///
+    /// It goes on from the held `sequence`, whose salt it has; with `keep` its tokens are the sequence's once it ended.
+    /// `SequenceBusyError` if another such request runs.
     #[pyo3(signature = (
-        prompt, params, *, n = 1, seed = 0, cache_salt = None, priority = 0, speculation = true, now = None
+        prompt, params, *, n = 1, seed = 0, cache_salt = None, priority = 0, speculation = true, sequence = None,
+        keep = false, now = None
     ))]
     #[expect(clippy::too_many_arguments, reason = "keyword-only in Python")]
     #[expect(
@@ -158,6 +173,8 @@ impl PyScheduler {
         cache_salt: Option<String>,
         priority: i32,
         speculation: bool,
+        sequence: Option<u64>,
+        keep: bool,
         now: Option<f64>,
     ) -> PyResult<u64> {
         let now = clock(py, now)?;
@@ -171,6 +188,10 @@ impl PyScheduler {
             cache_salt,
             priority,
             speculation,
+            continues: sequence.map(|id| Continuation {
+                sequence: SequenceId(id),
+                keep,
+            }),
         };
         self.with(py, |inner| Ok(inner.scheduler.submit(new, now)?.0))
     }
@@ -314,6 +335,36 @@ impl PyScheduler {
         status
             .map(RequestStatus::as_str)
             .ok_or_else(|| unknown(request_id))
+    }
+
+    /// Why a request does not run, as a plain dict; `None` if it runs, has ended, or is unknown. `reason` is that of the
+    /// latest step: `"blocks"`, `"max_num_seqs"`, `"token_budget"`, `"preemption"` or `None`.
+    #[pyo3(signature = (request_id) -> "dict[str, object] | None")]
+    fn why_waiting<'py>(
+        &self,
+        py: Python<'py>,
+        request_id: u64,
+    ) -> PyResult<Option<Bound<'py, PyDict>>> {
+        let waiting = self.with(py, |inner| {
+            Ok(inner.scheduler.why_waiting(RequestId(request_id)))
+        })?;
+        let Some(waiting) = waiting else {
+            return Ok(None);
+        };
+        let dict = PyDict::new(py);
+        dict.set_item("reason", waiting.reason.map(WaitReason::as_str))?;
+        dict.set_item("num_ahead", waiting.num_ahead)?;
+        dict.set_item("num_needed_blocks", waiting.num_needed_blocks)?;
+        dict.set_item("num_free_blocks", waiting.num_free_blocks)?;
+        dict.set_item("num_running_seqs", waiting.num_running_seqs)?;
+        dict.set_item("is_preempted", waiting.is_preempted)?;
+        Ok(Some(dict))
+    }
+
+    /// The sequences that are held between requests.
+    #[getter]
+    fn sequences(&self) -> PyHeldSequences {
+        PyHeldSequences::new(Arc::clone(&self.inner))
     }
 
     /// Counters now.

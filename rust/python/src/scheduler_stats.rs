@@ -34,8 +34,14 @@ pub(crate) struct PySchedulerStats {
     num_drafted_tokens: u64,
     /// Of these, tokens that were drawn.
     num_accepted_tokens: u64,
-    /// Sequences that lost their blocks.
+    /// Sequences that lost their blocks while their request ran.
     num_preemptions: u64,
+    /// Held sequences.
+    num_held_seqs: usize,
+    /// References to blocks that they hold; forks share.
+    num_held_blocks: usize,
+    /// Held sequences that lost their blocks.
+    num_evictions: u64,
     /// Blocks of each KV group: all, used, free, cached (used or free).
     groups: Vec<(usize, usize, usize, usize)>,
 }
@@ -58,6 +64,9 @@ impl PySchedulerStats {
             num_drafted_tokens: stats.num_drafted_tokens,
             num_accepted_tokens: stats.num_accepted_tokens,
             num_preemptions: stats.num_preemptions,
+            num_held_seqs: stats.num_held_seqs,
+            num_held_blocks: stats.num_held_blocks,
+            num_evictions: stats.num_evictions,
             groups: stats
                 .groups
                 .iter()

@@ -1,17 +1,20 @@
 //! The cache's invariants, as code that runs: tests call it after every step.
 
-use super::KvCache;
+use super::{HeldBlocks, KvCache};
 use crate::BLOCK_SIZE;
 
 impl KvCache {
     /// Verify pools, published blocks and tables against each other. `num_computed(slot)` gives the computed tokens of
     /// a sequence; slots without one must hold nothing.
     ///
+    /// `held` gives the blocks that sequences keep between requests, and the computed tokens in them.
+    ///
     /// Every reference is accounted for; no block that a sequence may still write is published or shared (a reader
     /// that only copies its computed head is allowed); equal blocks mean equal prefixes by construction of the chain.
     pub fn check_integrity(
         &self,
         num_computed: impl Fn(usize) -> Option<usize>,
+        held: &[(&HeldBlocks, usize)],
     ) -> Result<(), String> {
         let count = self.groups.len();
         for (index, group) in self.groups.iter().enumerate() {
@@ -27,6 +30,21 @@ impl KvCache {
                 }
                 if let Some(source) = self.copy_source(slot, index) {
                     references[source as usize] += 1;
+                }
+            }
+            for &(blocks, computed) in held {
+                if blocks.table(index).len() != computed.div_ceil(BLOCK_SIZE) {
+                    return Err(name(format!(
+                        "{} held blocks for {computed} tokens",
+                        blocks.table(index).len()
+                    )));
+                }
+                for &block in blocks.table(index) {
+                    in_tables[block as usize] += 1;
+                    references[block as usize] += 1;
+                    if blocks.is_private() && group.cache.content(block).is_some() {
+                        return Err(name(format!("private block {block} is published")));
+                    }
                 }
             }
             for (block, (&found, expected)) in references.iter().zip(0..).enumerate() {

@@ -10,10 +10,13 @@ impl Scheduler {
         self.check_queues()?;
         self.check_requests()?;
         let status = &self.sequences.status;
-        self.kv.check_integrity(|slot| match status.get(slot) {
+        let num_computed = |slot| match status.get(slot) {
             Some(SequenceStatus::Running) => Some(self.sequences.num_computed_tokens[slot]),
             _ => None,
-        })
+        };
+        let held: Vec<_> = self.held.blocks().collect();
+        self.kv.check_integrity(num_computed, &held)?;
+        self.check_held()
     }
 
     fn check_queues(&self) -> Result<(), String> {

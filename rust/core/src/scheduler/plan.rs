@@ -7,6 +7,7 @@ use super::Scheduler;
 use super::requests::Request;
 use super::sequences::SequenceStatus;
 use crate::batch::Batch;
+use crate::request::WaitReason;
 
 /// Most sequences of a step that are left waiting for a prefix which somebody else computes; bounds the time spent on
 /// looking past them.
@@ -66,9 +67,12 @@ impl Scheduler {
         self.plan_decode_rows(&mut budget);
         self.plan_prefill_chunks(&mut budget);
         // What was just taken from a victim is not given to somebody else.
-        if num_preemptions == self.totals.num_preemptions {
-            self.plan_admissions(&mut budget, now);
-        }
+        let refusal = if num_preemptions == self.totals.num_preemptions {
+            self.plan_admissions(&mut budget, now)
+        } else {
+            Some(WaitReason::Preemption)
+        };
+        self.note_refusal(refusal);
         self.plan_drafts(&mut budget);
         debug_assert!(
             !self.scheduled.is_empty() || !self.has_work(),
@@ -119,7 +123,8 @@ impl Scheduler {
         }
     }
 
-    fn plan_admissions(&mut self, budget: &mut usize, now: f64) {
+    /// Let waiting sequences in as long as they fit; why no more of them were let in.
+    fn plan_admissions(&mut self, budget: &mut usize, now: f64) -> Option<WaitReason> {
         // Each running sequence must be able to get its one token in every step.
         let max_num_seqs = self
             .config
@@ -128,21 +133,28 @@ impl Scheduler {
         let mut after = Unbounded;
         let mut num_deferred = 0;
         while *budget > 0 && self.running.len() < max_num_seqs && num_deferred < MAX_DEFERRED {
-            let Some(&next) = self.waiting.range((after, Unbounded)).next() else {
-                return;
-            };
-            match self.admit(next.1) {
+            let &next = self.waiting.range((after, Unbounded)).next()?;
+            match self.admit_or_evict(next.1) {
                 Admission::Admitted => {
                     self.waiting.remove(&next);
                     self.start(next.1, now);
                     self.plan_chunk(next.1, budget);
                 }
                 Admission::Deferred => {
+                    let request = self.sequences.request[next.1];
+                    self.requests[request].output.run.num_deferrals += 1;
                     num_deferred += 1;
                     after = Excluded(next);
                 }
-                Admission::Refused => return,
+                Admission::Refused => return Some(WaitReason::Blocks),
             }
+        }
+        if *budget == 0 {
+            Some(WaitReason::TokenBudget)
+        } else if self.running.len() >= max_num_seqs {
+            Some(WaitReason::MaxNumSeqs)
+        } else {
+            None
         }
     }
 
@@ -171,10 +183,13 @@ impl Scheduler {
         });
     }
 
-    /// Blocks for the next token of `slot`, from victims if need be; the worst-ranked loses its blocks first. `false`
-    /// if it was the victim itself.
+    /// Blocks for the next token of `slot`: from held sequences, then from victims, of which the worst-ranked loses its
+    /// blocks first. `false` if it was the victim itself.
     fn make_room(&mut self, slot: usize) -> bool {
         while !self.kv.grow(slot, self.sequences.num_tokens[slot]) {
+            if self.evict_held(None) {
+                continue;
+            }
             let victim = self.running.pop().expect("`slot` itself is running");
             self.preempt(victim);
             if victim == slot {
@@ -195,7 +210,21 @@ impl Scheduler {
         self.totals.num_preemptions += 1;
     }
 
-    /// Give a waiting sequence blocks for all its tokens: shared with a sibling, cached, or new. It must fit now, and
+    /// [`Scheduler::admit`]; held sequences lose their blocks, the one that it goes on from last, where that can help.
+    fn admit_or_evict(&mut self, slot: usize) -> Admission {
+        loop {
+            let admission = self.admit(slot);
+            let spare = self.running.len();
+            let needed = self.sequences.num_tokens[slot].div_ceil(crate::BLOCK_SIZE) + spare;
+            if admission != Admission::Refused || !self.can_evict(needed) {
+                return admission;
+            }
+            let request = &self.requests[self.sequences.request[slot]];
+            self.evict_held(request.continues.map(|continuation| continuation.sequence));
+        }
+    }
+
+    /// Give a waiting sequence blocks for all its tokens: shared with a sibling or a held sequence, cached, or new. It must fit now, and
     /// leave a spare block for every running sequence, each of which will need one within 16 steps; otherwise it
     /// would be admitted only to thrash.
     fn admit(&mut self, slot: usize) -> Admission {
@@ -211,8 +240,22 @@ impl Scheduler {
             };
         }
         let tokens = request.tokens(self.sequences.rank[slot].sequence_index);
-        let max_blocks = request.max_cached_tokens(num_tokens) / crate::BLOCK_SIZE;
+        let max_cached = request.max_cached_tokens(num_tokens);
+        let max_blocks = max_cached / crate::BLOCK_SIZE;
         let found = self.kv.match_prefix(slot, tokens, max_blocks);
+        let held = request.continues.map(|continuation| continuation.sequence);
+        if let Some((held, num_shared)) = self.held.prefix(held, tokens, max_cached)
+            && num_shared > found.num_blocks * crate::BLOCK_SIZE
+        {
+            let new = num_tokens.div_ceil(crate::BLOCK_SIZE) - num_shared / crate::BLOCK_SIZE;
+            if !self.kv.can_grow(new + spare) {
+                return Admission::Refused;
+            }
+            self.kv.adopt(slot, held, num_shared);
+            self.sequences.num_computed_tokens[slot] = num_shared;
+            self.kv.grow(slot, num_tokens);
+            return Admission::Admitted;
+        }
         if found.num_blocks < max_blocks && self.kv.is_announced(&found, tokens) {
             return Admission::Deferred;
         }
@@ -276,6 +319,10 @@ impl Scheduler {
             request.started = true;
             request.output.timestamps.first_scheduled = Some(now);
             request.output.num_cached_tokens = cached;
+            let waited = request.output.run.waited_for.iter_mut();
+            for (waited, (now, before)) in waited.zip(self.refusals.iter().zip(request.refusals)) {
+                *waited = now - before;
+            }
             self.num_waiting_requests -= 1;
             self.num_waiting_tokens -= request.num_prompt_tokens();
             self.totals.num_prompt_tokens += request.num_prompt_tokens() as u64;

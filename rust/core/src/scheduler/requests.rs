@@ -4,7 +4,10 @@ use std::ops::{Index, IndexMut};
 use std::sync::Arc;
 
 use crate::kv_cache::TokenView;
-use crate::request::{NewRequest, RequestId, RequestOutput, SequenceOutput, Timestamps};
+use crate::request::{
+    Continuation, NewRequest, RequestId, RequestOutput, RunRecord, SequenceOutput, Timestamps,
+    WaitReason,
+};
 use crate::sampling::SamplingParams;
 
 #[derive(Debug)]
@@ -12,6 +15,8 @@ pub(super) struct Request {
     pub(super) params: Arc<SamplingParams>,
     pub(super) seed: u64,
     pub(super) cache_salt: Option<String>,
+    /// The held sequence that it goes on from.
+    pub(super) continues: Option<Continuation>,
     /// Effective: capped by context and KV cache.
     pub(super) max_tokens: usize,
     /// Slots of the living sequences, `[n]`.
@@ -24,6 +29,8 @@ pub(super) struct Request {
     pub(super) next_scored: usize,
     /// Most drafted tokens of a sequence in one step.
     pub(super) max_drafts: usize,
+    /// The scheduler's counts of steps that let nobody in, by reason, when it was submitted.
+    pub(super) refusals: [u64; WaitReason::ALL.len()],
     /// Sampling reads the tokens so far.
     pub(super) needs_history: bool,
     pub(super) output: RequestOutput,
@@ -49,12 +56,14 @@ impl Request {
         Self {
             seed: new.seed,
             cache_salt: new.cache_salt,
+            continues: new.continues,
             max_tokens,
             slots: Vec::with_capacity(new.n as usize),
             started: false,
             prompt_done: false,
             next_scored: if scored { start } else { new.prompt.len() },
             max_drafts: if new.speculation { max_drafts } else { 0 },
+            refusals: [0; WaitReason::ALL.len()],
             needs_history: params.needs_history(),
             output: RequestOutput {
                 request_id: id,
@@ -70,6 +79,7 @@ impl Request {
                     arrival: now,
                     ..Timestamps::default()
                 },
+                run: RunRecord::default(),
             },
             params,
         }

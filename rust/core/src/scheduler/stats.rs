@@ -18,6 +18,7 @@ pub(super) struct Totals {
     pub(super) num_drafted_tokens: u64,
     pub(super) num_accepted_tokens: u64,
     pub(super) num_preemptions: u64,
+    pub(super) num_evictions: u64,
 }
 
 /// The scheduler at one moment, and sums since construction.
@@ -51,8 +52,14 @@ pub struct Stats {
     pub num_drafted_tokens: u64,
     /// Of these, tokens that were drawn.
     pub num_accepted_tokens: u64,
-    /// Sequences that lost their blocks.
+    /// Sequences that lost their blocks while their request ran.
     pub num_preemptions: u64,
+    /// Held sequences.
+    pub num_held_seqs: usize,
+    /// References to blocks that they hold; forks share.
+    pub num_held_blocks: usize,
+    /// Held sequences that lost their blocks; they are computed again when they are used.
+    pub num_evictions: u64,
     /// One per KV group.
     pub groups: Vec<GroupStats>,
 }
@@ -80,6 +87,9 @@ impl Scheduler {
             num_drafted_tokens: self.totals.num_drafted_tokens,
             num_accepted_tokens: self.totals.num_accepted_tokens,
             num_preemptions: self.totals.num_preemptions,
+            num_held_seqs: self.held.len(),
+            num_held_blocks: self.held.num_blocks(),
+            num_evictions: self.totals.num_evictions,
             groups: self.kv.stats().collect(),
         }
     }

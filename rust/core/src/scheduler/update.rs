@@ -66,8 +66,10 @@ impl Scheduler {
         self.events.clear();
         let mut scheduled = std::mem::take(&mut self.scheduled);
         let mut row = 0;
+        let num_seqs = scheduled.len() as u64;
         for entry in scheduled.drain(..) {
             if self.sequences.generation[entry.slot] == entry.generation {
+                self.record(&entry, num_seqs);
                 self.advance(entry, output, row, now);
             }
             row += entry.num_rows();

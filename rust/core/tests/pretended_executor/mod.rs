@@ -124,6 +124,23 @@ impl FakeExecutor {
         }
     }
 
+    /// K and V of `tokens` from outside, into the blocks of `table(group)`.
+    pub fn write(&mut self, tokens: &[i32], table: impl Fn(usize) -> Vec<u32>) {
+        for (group, slots) in self.slots.iter_mut().enumerate() {
+            let (table, mut before) = (table(group), 0);
+            for (position, &token) in tokens.iter().enumerate() {
+                before = state(before, token, position);
+                let slot = table[position / BLOCK_SIZE] as usize * BLOCK_SIZE;
+                slots[slot + position % BLOCK_SIZE] = Some(Entry {
+                    token,
+                    position,
+                    state: before,
+                    writer: (u64::MAX, 0),
+                });
+            }
+        }
+    }
+
     fn copy_blocks(&mut self, batch: &Batch) {
         for (slots, arrays) in self.slots.iter_mut().zip(&batch.groups) {
             let before = slots.clone();

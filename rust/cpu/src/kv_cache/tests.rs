@@ -168,3 +168,51 @@ fn bytes_per_block_are_the_types_own() {
     assert_eq!(bytes(KvDtype::Bf16), bytes(KvDtype::F16));
     assert_eq!(bytes(KvDtype::Int8), 30 * 3 * (128 + 4));
 }
+
+#[test]
+fn exported_rows_are_what_was_stored_and_come_back_in_other_blocks() {
+    for dtype in KvDtype::ALL {
+        for (k_dim, v_dim) in [(64, 64), (33, 17)] {
+            let group = group(k_dim, v_dim);
+            let mut cache = GroupCache::new(&group, 6, dtype).expect("memory");
+            let tier = Tier::available()[0];
+            let store = Kernels::of(tier).of_cache(tier, dtype).store;
+            let blocks = [4, 1, 3];
+            let num_tokens = 37;
+            for position in 0..num_tokens {
+                let slot =
+                    blocks[position / BLOCK_SIZE] as usize * BLOCK_SIZE + position % BLOCK_SIZE;
+                let row = |n: usize| -> Vec<f32> {
+                    let value = |i: usize| u16::try_from((i * 31 + position * 7) % 97);
+                    (0..n)
+                        .map(|i| f32::from(value(i).expect("below 97")) - 40.0)
+                        .collect()
+                };
+                let (k, v) = (row(2 * k_dim), row(2 * v_dim));
+                for layer in 0..group.num_layers {
+                    // SAFETY: a slot of the cache, rows of all heads, this machine's tier.
+                    unsafe { store(&cache.layer(layer), slot, k.as_ptr(), v.as_ptr()) };
+                }
+            }
+            let rows = cache.export(&blocks, num_tokens);
+            cache.import(&[0, 2, 5], num_tokens, &rows);
+            assert_eq!(cache.export(&[0, 2, 5], num_tokens), rows);
+            for position in 0..num_tokens {
+                let slot = |blocks: [u32; 3]| {
+                    blocks[position / BLOCK_SIZE] as usize * BLOCK_SIZE + position % BLOCK_SIZE
+                };
+                let (old, new) = (slot(blocks), slot([0, 2, 5]));
+                assert_eq!(read(&cache, dtype, old), read(&cache, dtype, new));
+            }
+            if dtype == KvDtype::F32 {
+                let (k, _) = read(&cache, dtype, 4 * BLOCK_SIZE + 3); // layer 2, head 1, position 3
+                let start = ((2 * num_tokens + 3) * 2 + 1) * k_dim * 4;
+                let exported = rows.k[start..start + k_dim * 4].chunks_exact(4);
+                let exported: Vec<f32> = exported
+                    .map(|bytes| f32::from_le_bytes(bytes.try_into().expect("four bytes")))
+                    .collect();
+                assert_eq!(exported, k);
+            }
+        }
+    }
+}

@@ -1,0 +1,198 @@
+"""What all calls of a model stand on: its parts, and requests run to their ends."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+from .call_options import CallOptions, split_options
+from .config import format_bytes
+from .errors import ModelError, RequestError
+from .in_thread import in_thread
+from .progress import progress_of
+from .prompts import encode_prompt, is_one_prompt
+from .results import completion_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from types import TracebackType
+    from typing import Any, Self
+
+    from ._core import Tokenizer
+    from .assembly import ModelParts
+    from .completion import Completion
+    from .engine import Engine
+    from .prompts import EncodedPrompt
+    from .request import Request
+    from .sampling_params import SamplingParams
+    from .stats import ModelStats
+
+    TokenText = Callable[[int], str | None]
+
+PROGRESS_SECONDS = 0.1
+
+
+class ModelCore:
+    """A model without its calls."""
+
+    def __init__(self, parts: ModelParts) -> None:
+        self._parts = parts
+        self._engine = parts.engine
+        self._token_texts: dict[int, str] = {}
+
+    # About the model
+
+    @property
+    def tokenizer(self) -> Tokenizer | None:
+        """Text to token ids and back; ``None`` if the checkpoint has none."""
+        return self._parts.checkpoint.tokenizer
+
+    @property
+    def max_model_len(self) -> int:
+        """Longest sequence in tokens, prompt and output."""
+        return self._parts.builder.max_model_len
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether ``close`` was called."""
+        return self._engine.is_closed
+
+    def stats(self) -> ModelStats:
+        """Count requests, tokens and KV blocks, now and since loading.
+
+        Raises:
+            ClosedError: The model is closed.
+        """
+        return self._engine.stats()
+
+    def __repr__(self) -> str:
+        parts = self._parts
+        state = ", closed" if self.is_closed else ""
+        return (
+            f"<Model {parts.checkpoint.name}: {parts.checkpoint.spec.architecture}, "
+            f"context {self.max_model_len:,}, "
+            f"KV cache {parts.builder.kv_cache_tokens:,} tokens "
+            f"({format_bytes(parts.kv_cache_bytes)}), "
+            f"precision {parts.config.precision}{state}>"
+        )
+
+    # The end
+
+    def close(self) -> None:
+        """Give memory and threads back; requests that still run fail with ``ClosedError``.
+
+        May be called again. ``with`` and ``del`` do the same.
+        """
+        self._engine.close()
+
+    async def aclose(self) -> None:
+        """``close`` without blocking the event loop."""
+        await in_thread(self.close)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    def __del__(self) -> None:
+        """Close a model that nobody can use any more: streams and handles keep it alive."""
+        engine = getattr(self, "_engine", None)  # absent if loading failed
+        if engine is not None:
+            engine.close_finally()
+
+    # From arguments to requests
+
+    def _requests(
+        self, prompt: object, params: SamplingParams | None, options: Mapping[str, Any]
+    ) -> tuple[bool, list[Request]]:
+        """Whether ``prompt`` is one prompt, not a list; and a request per prompt."""
+        self._engine.check_usable()
+        sampling, call, _ = split_options(params, options, CallOptions.__annotations__)
+        one = is_one_prompt(prompt)
+        prompts = [prompt] if one else cast("Sequence[object]", prompt)
+        encoded = [encode_prompt(each, self.tokenizer) for each in prompts]
+        return one, self._build(encoded, sampling, call)
+
+    def _build(
+        self, prompts: Sequence[EncodedPrompt], params: SamplingParams, call: Mapping[str, Any]
+    ) -> list[Request]:
+        return [self._parts.builder.build(prompt, params, **call) for prompt in prompts]
+
+    # From requests to results
+
+    def _run(self, requests: list[Request], *, progress: bool | None) -> list[Completion]:
+        """Run requests to their ends; if that fails or is interrupted, cancel them all."""
+        bar = progress_of(len(requests), progress=progress)
+        try:
+            self._engine.submit(requests)
+            if bar is None:
+                self._engine.wait(requests)
+            else:
+                with bar:
+                    while not self._engine.wait(requests, timeout_seconds=PROGRESS_SECONDS):
+                        bar.show(sum(request.is_done for request in requests))
+                    bar.show(len(requests))
+            return [completion_of(request, self._token_text) for request in requests]
+        except BaseException:
+            self._engine.cancel(requests)
+            raise
+
+    async def _arun(self, requests: list[Request]) -> list[Completion]:
+        try:
+            self._engine.submit(requests)
+            await self._engine.wait_async(requests)
+            return [completion_of(request, self._token_text) for request in requests]
+        except BaseException:
+            self._engine.cancel(requests)
+            raise
+
+    def _one(self, one_and_requests: tuple[bool, list[Request]]) -> Request:
+        one, requests = one_and_requests
+        if not one:
+            raise RequestError(
+                "this call takes one prompt or conversation, not a list",
+                field="prompt",
+                hint="call it once per prompt: requests that overlap run as one batch",
+            )
+        return requests[0]
+
+    def _pending(self, request: Request) -> tuple[Engine, Request, TokenText, ModelCore]:
+        """What a stream or handle is made from."""
+        return self._engine, request, self._token_text, self
+
+    def _fingerprint(self) -> dict[str, str]:
+        """What results depend on; hashes the weights the first time.
+
+        Raises:
+            ModelError: The files were changed or removed since the model was loaded.
+        """
+        origin = self._parts.builder.origin
+        if origin is None:
+            raise ModelError("a pretended model has no weights to identify it by")
+        return origin.fingerprint()
+
+    def _token_text(self, token_id: int) -> str | None:
+        """Text of one token by itself, for ``Logprob.decoded_token``."""
+        if self.tokenizer is None:
+            return None
+        text = self._token_texts.get(token_id)
+        if text is None:
+            text = self.tokenizer.decode([token_id], skip_special=False)
+            self._token_texts[token_id] = text
+        return text

@@ -1,0 +1,79 @@
+"""``Model.replay``: compute a completion again and see that it is the same."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .errors import ReplayError
+from .model_core import ModelCore
+from .prompts import EncodedPrompt
+from .receipt import StoredReceipt
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from .completion import Completion
+    from .receipt import Receipt
+    from .request import Request
+
+
+class Replaying(ModelCore):
+    """Verifies receipts."""
+
+    def replay(self, receipt: Receipt | Mapping[str, Any]) -> Completion:
+        """Compute the completion of a receipt again, and verify that it comes out the same.
+
+        Args:
+            receipt: ``completion.receipt``, or its ``to_dict()``, also after a way through JSON.
+
+        Returns:
+            The completion, equal in tokens, reasons to end, and log-probabilities bit for bit.
+
+        Raises:
+            ReplayError: The model differs in ``field`` (``"weights"``, ``"precision"``,
+                ``"kv_cache_dtype"``, ``"arithmetic"``), or the result does (``"outputs"``).
+            RequestError: This is no receipt.
+            ModelError: The model's files were changed or removed since it was loaded.
+            InferlibError: A step failed, or the model was closed.
+        """
+        stored = self._check_receipt(receipt)
+        (completion,) = self._run([self._replayed(stored)], progress=False)
+        return _verify(stored, completion)
+
+    async def areplay(self, receipt: Receipt | Mapping[str, Any]) -> Completion:
+        """``replay`` without blocking the event loop, but for a first hash of the weights."""
+        stored = self._check_receipt(receipt)
+        (completion,) = await self._arun([self._replayed(stored)])
+        return _verify(stored, completion)
+
+    def _check_receipt(self, receipt: Receipt | Mapping[str, Any]) -> StoredReceipt:
+        self._engine.check_usable()
+        stored = StoredReceipt.read(receipt)
+        for field, found in self._fingerprint().items():
+            expected = stored.fingerprint[field]
+            if expected != found:
+                raise ReplayError(
+                    f"the receipt's {field} is {expected!r}, this model's {found!r}",
+                    field=field,
+                    expected=expected,
+                    found=found,
+                    hint="load the same files with the same options, and the same inferlib",
+                )
+        return stored
+
+    def _replayed(self, stored: StoredReceipt) -> Request:
+        prompt = EncodedPrompt(text=None, token_ids=stored.prompt_token_ids)
+        return self._parts.builder.build(prompt, stored.params)
+
+
+def _verify(stored: StoredReceipt, completion: Completion) -> Completion:
+    found = [output.to_receipt() for output in completion.outputs]
+    if found != stored.outputs:
+        raise ReplayError(
+            "the completion did not come out the same",
+            field="outputs",
+            expected=[output.to_dict() for output in stored.outputs],
+            found=[output.to_dict() for output in found],
+            hint="if it had finish_reason='abort' it cannot; otherwise please report this",
+        )
+    return completion
