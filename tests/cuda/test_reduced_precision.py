@@ -58,7 +58,7 @@ def program():
     return record(wide_spec())
 
 
-def make_model(program, *, seed=0, kv_cache="512 tokens", **options):
+def make_model(program, *, seed=0, device=None, kv_cache="512 tokens", **options):
     weights = weights_of(program)
 
     def load(receiver, _):
@@ -78,7 +78,7 @@ def make_model(program, *, seed=0, kv_cache="512 tokens", **options):
         generation_config={},
         eos_token_ids=(),
     )
-    config = EngineConfig(device=open_device(seed), kv_cache=kv_cache, **options)
+    config = EngineConfig(device=device or open_device(seed), kv_cache=kv_cache, **options)
     return Model(assemble(checkpoint, config))
 
 

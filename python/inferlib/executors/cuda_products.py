@@ -125,30 +125,27 @@ def _attention(model: DeviceModel, op: dict[str, Any]) -> Launch:
             *(inputs.block_tables, inputs.block_table_start_loc),
             *(i32(model.width(op["q"])), *heads, *settings),
         )
-        prefill, items, tiles = inputs.prefill_tiles, inputs.decode_items, inputs.decode_tiles
-        if len(prefill):
+        if len(inputs.prefill_tiles):
             device.launch(
                 f"attention_prefill_{name}",
-                (len(prefill) // 2, num_kv_heads),
+                (len(inputs.prefill_tiles) // 2, num_kv_heads),
                 128,
-                (out, prefill, *common),
+                (out, inputs.prefill_tiles, *common),
                 shared_bytes=prefill_shared_bytes(head_dim),
             )
-        if len(items):
-            num_items = len(items) // 3
-            outputs, softmax = model.partials.arrays(num_items * num_kv_heads * 16, head_dim)
+        for items, tiles in inputs.decode_rounds:
             device.launch(
                 f"attention_decode_{name}",
-                (num_items, num_kv_heads),
+                (len(items) // 3, num_kv_heads),
                 32,
-                (outputs, softmax, items, *common),
+                (*model.partials, items, *common),
                 shared_bytes=decode_shared_bytes(head_dim),
             )
             device.launch(
                 f"attention_decode_combine_{name}",
                 (len(tiles) // 4, num_kv_heads, 16),
                 128,
-                (out, outputs, softmax, tiles, step.query_start_loc, *heads),
+                (out, *model.partials, tiles, step.query_start_loc, *heads),
             )
 
     return launch
