@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 from tests.cuda import launching
 from tests.cuda_emulator.build import compile_all
+from tests.cuda_emulator.device import EmulatedDevice
 
 from inferlib import InferlibError
+from inferlib.devices import register_device
 
 HERE = Path(__file__).parent
 EMULATOR_ONLY = {"test_emulator", "test_planted_bugs", "test_cupy_device"}
@@ -23,7 +25,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Choose before anything is launched."""
+    """Choose before anything is launched; ``device="cuda-emulated"`` is known to these tests."""
+    register_device("cuda-emulated", EmulatedDevice)
     if config.getoption("--device", default="emulated") == "gpu":
         try:
             launching.use_gpu()
