@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     import numpy as np
     from numpy.typing import DTypeLike, NDArray
@@ -52,6 +53,10 @@ class Device(Protocol):
     @property
     def has_bfloat16(self) -> bool:
         """Whether its tensor cores multiply bf16; if not, reduced precision is f16."""
+
+    @property
+    def cache_folder(self) -> Path | None:
+        """Where to keep what was measured with these kernels; ``None``: nothing is measured."""
 
     def free_bytes(self) -> int:
         """Bytes that ``alloc`` may still give, roughly."""

@@ -59,6 +59,7 @@ class EmulatedDevice:
     """
 
     name = "cuda-emulated"
+    cache_folder = None
 
     def __init__(
         self,

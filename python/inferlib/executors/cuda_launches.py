@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..config import BLOCK_SIZE
+from .cuda_choices import KernelChoices
 from .cuda_draws import Draws
 from .cuda_inputs import InputBuffer
 from .cuda_memory import DTYPES, buffer_shapes, max_items, partial_rows
@@ -96,12 +97,14 @@ class ProgramLaunches:
             buffers=buffers,
             weights=weights,
             kv=kv,
+            choices=KernelChoices(device),
             partials=partials,
         )
         ops = program.ops
         first = next(place for place, (op, _) in enumerate(ops) if op == "gather_rows")
         self.of_tokens: list[Launch] = plan_launches(model, ops[:first])
         self._of_sampled = plan_launches(model, ops[first:])
+        model.choices.save()
         logits = buffers[next(str(op["out"]) for name, op in ops if name == "lm_head")]
         self._rows_per_turn = int(logits.shape[0])
         self.draws = Draws(device, logits)

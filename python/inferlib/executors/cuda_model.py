@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from .._core import Program
     from ..devices import Device, DeviceArray
+    from .cuda_choices import KernelChoices
     from .cuda_inputs import StepInputs
     from .cuda_matrices import DeviceWeights, Kind
 
@@ -42,6 +43,7 @@ class DeviceModel:
         buffers: Name → ``[rows, width]``.
         weights: All of them.
         kv: (group, layer) → K and V, ``[num_blocks, num_kv_heads, 16, head_dim]``.
+        choices: Which of several kernels with the same bits to launch.
         partials: Room for decode attention's partial outputs and sums, for all layers in turn; of
             ``None`` where no kernel needs it.
         constants: Rotary frequencies by number.
@@ -54,6 +56,7 @@ class DeviceModel:
     buffers: Mapping[str, DeviceArray]
     weights: DeviceWeights
     kv: Mapping[tuple[int, int], tuple[DeviceArray, DeviceArray]]
+    choices: KernelChoices
     partials: tuple[DeviceArray, DeviceArray]
     constants: dict[int, DeviceArray] = field(default_factory=dict)
     attended: dict[int, int] = field(default_factory=dict)

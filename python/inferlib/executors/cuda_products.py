@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +12,8 @@ from .cuda_attention import HEAD_DIMS, decode_shared_bytes, prefill_shared_bytes
 from .cuda_model import ceil_divide, kind_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ..devices import DeviceArray
     from .cuda_inputs import StepInputs
     from .cuda_matrices import Segment
@@ -61,16 +64,34 @@ def _packed_product(
     sizes = (i32(n), i32(k), i32(matrix.group), i32(model.width(out)))
     shared_bytes = ceil_divide(k, _SLICE_COLUMNS) * 512
 
-    def launch(_: StepInputs, rows: int) -> None:
-        arguments = (*arrays, i32(rows), *sizes)
-        if rows <= _FEW_ROWS:
-            few, grid = f"linear_few_{name}", (ceil_divide(n, 16),)
-            device.launch(few, grid, 128, arguments, shared_bytes=shared_bytes)
-        else:
-            tiles = (ceil_divide(n, 128), ceil_divide(rows, 64))
-            device.launch(f"linear_many_{name}", tiles, 128, arguments)
+    def few(rows: int) -> None:
+        device.launch(
+            f"linear_few_{name}",
+            (ceil_divide(n, 16),),
+            128,
+            (*arrays, i32(rows), *sizes),
+            shared_bytes=shared_bytes,
+        )
 
-    return launch
+    def many(rows: int) -> None:
+        tiles = (ceil_divide(n, 128), ceil_divide(rows, 64))
+        device.launch(f"linear_many_{name}", tiles, 128, (*arrays, i32(rows), *sizes))
+
+    most = min(_FEW_ROWS, int(model.buffers[x].shape[0]))
+    chosen = [_quickest(model, f"{name} {n}x{k}", few, many, rows) for rows in range(1, most + 1)]
+    return lambda _, rows: (chosen[rows - 1] if rows <= most else many)(rows)
+
+
+def _quickest(
+    model: DeviceModel,
+    shape: str,
+    few: Callable[[int], None],
+    many: Callable[[int], None],
+    rows: int,
+) -> Callable[[int], None]:
+    """The kernel for a number of rows that both have."""
+    candidates = {"few": partial(few, rows), "many": partial(many, rows)}
+    return few if model.choices.choose(f"linear {shape}, {rows}", candidates) == "few" else many
 
 
 def attention(model: DeviceModel, op: dict[str, Any]) -> Launch:

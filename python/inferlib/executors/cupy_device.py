@@ -84,7 +84,7 @@ class CupyDevice:
     Attributes:
         name: ``"cuda"`` or ``"cuda:1"``, and the card.
         has_bfloat16: See ``Device``.
-        cache_folder: Where what belongs to this GPU and these kernels is kept.
+        cache_folder: See ``Device``; the folder of the cubins.
     """
 
     def __init__(self, cupy: Any, *, index: int = 0, cache: Path | None = None) -> None:  # noqa: ANN401  # untyped
@@ -101,7 +101,7 @@ class CupyDevice:
         card = name.decode() if isinstance(name, bytes) else name
         self.name = f"{'cuda' if index == 0 else f'cuda:{index}'} ({card})"
         self.has_bfloat16 = capability >= _BFLOAT16_CAPABILITY
-        self.cache_folder = self._cubins.folder
+        self.cache_folder: Path | None = self._cubins.folder
         self._modules: dict[str, Any] = {}
         self._kernels: dict[str, Any] = {}
         self._cubins.compile_ahead()
