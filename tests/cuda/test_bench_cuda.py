@@ -9,7 +9,6 @@ import pytest
 from bench import cuda
 from bench.cuda_kernels import Case, KernelTime, step_of
 from bench.cuda_models import CONFIGS, RandomWeights, spec_of
-from tests.cuda.launching import is_gpu
 from tests.cuda_emulator.device import EmulatedDevice
 
 from inferlib.executors.cuda_matrices import DeviceWeights
@@ -17,7 +16,6 @@ from inferlib.transformer import record
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.skipif(is_gpu(), reason="about the emulator")
 def test_a_dry_run_measures_every_kernel_of_a_step_and_a_whole_model(tmp_path, capsys):
     assert cuda.main(["--dry-run", "--weights", "int4", "--json", str(tmp_path / "x.json")]) == 0
     found = json.loads((tmp_path / "x.json").read_text())

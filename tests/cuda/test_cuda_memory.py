@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tests.cuda.launching import CountedDevice, is_gpu
+from tests.cuda.launching import CountedDevice
 from tests.cuda.test_reduced_precision import make_model, prompts, wide_spec
 from tests.cuda_emulator.device import EmulatedDevice
 
@@ -15,8 +15,6 @@ from inferlib.transformer import record
 
 EXACT = {"precision": "exact", "kv_cache": "2k tokens"}
 GREEDY = {"temperature": 0, "ignore_eos": True}
-
-pytestmark = pytest.mark.skipif(is_gpu(), reason="about what the emulated device was asked for")
 
 
 class Accounted(CountedDevice):

@@ -6,7 +6,7 @@ import logging
 
 import numpy as np
 import pytest
-from tests.cuda.launching import CountedDevice, is_gpu
+from tests.cuda.launching import CountedDevice
 from tests.cuda.test_reduced_precision import make_model, prompts, wide_spec
 from tests.cuda_emulator.device import EmulatedDevice
 
@@ -18,8 +18,6 @@ from inferlib.transformer import record
 EXACT = {"precision": "exact", "kv_cache": "2k tokens", "speculation": "off"}
 GREEDY = {"temperature": 0, "ignore_eos": True}
 TEXTS = ["a", "bc", "def", "gh", "i"]
-
-pytestmark = pytest.mark.skipif(is_gpu(), reason="about what the emulated device saw")
 
 
 def residency(model):
