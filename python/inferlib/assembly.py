@@ -11,7 +11,13 @@ from ._core import ChatTemplate, Scheduler, TextStreams, Tokenizer
 from .config import BLOCK_SIZE, format_bytes
 from .device_choice import open_device
 from .engine import Engine
-from .errors import ModelFormatError, OutOfMemoryError, RequestError, TemplateError
+from .errors import (
+    ModelFormatError,
+    OutOfMemoryError,
+    RequestError,
+    TemplateError,
+    UnsupportedModelError,
+)
 from .executors import cpu
 from .host_memory import free_bytes
 from .loading import load
@@ -166,12 +172,12 @@ def assemble(
     spec, tokenizer = checkpoint.spec, checkpoint.tokenizer
     device = open_device(config)
     try:
-        size = size_of(checkpoint, config, device)
-    except BaseException:
-        if device is not None:
-            device.close()
-        raise
-    executor = _make_executor(checkpoint, config, device, size)
+        size, executor = _make_executor(checkpoint, config, device)
+    except (UnsupportedModelError, OutOfMemoryError) as error:
+        if config.device != "auto" or device is None:
+            raise
+        _logger.warning('device="auto" is the CPU for %s: %s', checkpoint.name, error)
+        size, executor = _make_executor(checkpoint, config, None)
     # The model keeps the checkpoint for what it says, not the opened files and their vocabulary.
     checkpoint = replace(checkpoint, load_weights=_already_loaded)
     scheduler = Scheduler(
@@ -214,14 +220,21 @@ def assemble(
 
 
 def _make_executor(
-    checkpoint: Checkpoint, config: EngineConfig, device: Device | None, size: ModelSize
-) -> Executor:
+    checkpoint: Checkpoint, config: EngineConfig, device: Device | None
+) -> tuple[ModelSize, Executor]:
+    """Reserve memory and load the weights; a failure closes the device."""
     program, load_weights = checkpoint.program, checkpoint.load_weights
     if device is None:
-        return cpu.make_executor(program, config, size.num_blocks, load_weights)
+        size = size_of(checkpoint, config)
+        return size, cpu.make_executor(program, config, size.num_blocks, load_weights)
     from .executors import cuda  # not for those who stay on the CPU
 
-    return cuda.make_executor(
+    try:
+        size = size_of(checkpoint, config, device)
+    except BaseException:
+        device.close()
+        raise
+    return size, cuda.make_executor(
         program,
         config,
         device,

@@ -183,10 +183,10 @@ class EngineConfig:
 
     Attributes:
         device: ``"cpu"``, ``"cuda"`` (the first GPU, through CuPy: not yet run on one, only
-            emulated), ``"cuda:1"``, or ``"auto"``: a GPU where CuPy and one are there, else the
-            CPU. Or a ``devices.Device`` of your own, or a name given to ``register_device``. The
-            CUDA kernels compute ``"exact"`` in float32, else with bf16 activations and KV cache
-            (f16 on GPUs without bf16).
+            emulated), ``"cuda:1"``, or ``"auto"``: the first GPU where CuPy and one are there, the
+            model fits and has kernels, else the CPU. Or a ``devices.Device`` of your own, or a name
+            given to ``devices.register_device``. The CUDA kernels compute ``"exact"`` in float32,
+            else with bf16 activations and KV cache (f16 on GPUs without bf16).
         precision: ``"fast"`` (8-bit activations for quantized weights), ``"balanced"`` (15-bit
             activations: decode as fast, prefill slower) or ``"exact"`` (float32 activations).
         kv_cache_dtype: What keys and values are stored as: ``"f16"``, ``"bf16"``, ``"int8"`` (a

@@ -25,7 +25,7 @@ def open_device(config: EngineConfig) -> Device | None:
     if isinstance(device, Device):
         return device
     if device == "auto":
-        return _open_automatic()
+        return None if config.packed_cache is not None else _open_automatic()  # it is the CPU's
     registered = registered_device(device)
     if registered is not None:
         return registered()

@@ -8,6 +8,7 @@ It shows what is asked of CuPy, not that CuPy does it: that takes a GPU.
 from __future__ import annotations
 
 import ctypes
+import math
 import sys
 import types
 
@@ -120,6 +121,9 @@ def stand_in(  # noqa: C901  # one function for each of CuPy's
     class NoMemoryError(Exception):
         pass
 
+    class DriverError(Exception):
+        pass
+
     class Device(Current):
         compute_capability = capability
 
@@ -178,6 +182,8 @@ def stand_in(  # noqa: C901  # one function for each of CuPy's
             assert [type(each) for each in entered[-2:]] == [Device, Stream]
             assert shared_mem <= max(48 << 10, self.max_dynamic_shared_size_bytes)
             assert not any(isinstance(each, int | float) for each in arguments)
+            if math.prod(grid) == 0:
+                raise DriverError("CUDA_ERROR_INVALID_VALUE")
             values = [
                 None if isinstance(each, np.uint64) and not each else each for each in arguments
             ]
@@ -215,6 +221,7 @@ def stand_in(  # noqa: C901  # one function for each of CuPy's
             set_pinned_memory_allocator=_forbidden,
             alloc=_forbidden,
             alloc_pinned_memory=_forbidden,
+            driver=types.SimpleNamespace(CUDADriverError=DriverError),
             memory=types.SimpleNamespace(OutOfMemoryError=NoMemoryError),
             runtime=types.SimpleNamespace(
                 CUDARuntimeError=RuntimeError,

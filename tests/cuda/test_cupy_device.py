@@ -121,6 +121,12 @@ def test_the_kernels_own_tests_run_on_it(tmp_path):
     assert (ids.tolist(), failed.tolist()) == ([1, 0], [0, 1])
 
 
+def test_what_cuda_refuses_to_launch_is_a_typed_error(tmp_path):
+    device = CupyDevice(stand_in()[0], cache=tmp_path)
+    with pytest.raises(ExecutorError, match=r"add_f32 .*INVALID_VALUE"):
+        device.launch("add_f32", (0,), 256, (None, None, None, np.int32(0)))
+
+
 class TestCubins:
     def test_all_files_are_compiled_in_the_background_with_one_line(
         self, tmp_path, compiled, caplog
@@ -194,6 +200,16 @@ class TestChoice:
         monkeypatch.setattr("inferlib.executors.cupy_device.CACHE", tmp_path)
         with tiny_model(device="auto", **OPTIONS) as model:
             assert model.stats().device.startswith(expected)
+
+    def test_auto_is_the_cpu_for_a_model_without_kernels(self, tmp_path, monkeypatch, caplog):
+        cupy, _ = stand_in()
+        cupy.__spec__ = object()
+        monkeypatch.setitem(sys.modules, "cupy", cupy)
+        monkeypatch.setattr("inferlib.executors.cupy_device.CACHE", tmp_path)
+        with caplog.at_level(logging.WARNING), tiny_model(device="auto") as model:
+            assert model.stats().device.startswith("cpu")
+            assert model.generate("a", max_tokens=2).token_ids
+        assert "heads of 16" in caplog.text
 
     @pytest.mark.parametrize(("capability", "expected"), [("75", False), ("80", True)])
     def test_gpus_before_sm_80_compute_in_f16(self, capability, expected, tmp_path):

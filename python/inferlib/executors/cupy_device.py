@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import ExecutorError, OutOfMemoryError, RequestError
-from .cupy_transfers import Staging, StartedDownload
+from .cupy_transfers import STAGED_BYTES, Staging, StartedDownload
 from .kernels import CACHE, CubinCache, KernelSources, source_folder
 
 if TYPE_CHECKING:
@@ -89,6 +89,7 @@ class CupyDevice:
 
     def __init__(self, cupy: Any, *, index: int = 0, cache: Path | None = None) -> None:  # noqa: ANN401  # untyped
         self._cupy = cupy
+        self._errors = (cupy.cuda.runtime.CUDARuntimeError, cupy.cuda.driver.CUDADriverError)
         self._device = cupy.cuda.Device(index)
         capability = int(self._device.compute_capability)
         self._sources = KernelSources(source_folder())
@@ -134,7 +135,11 @@ class CupyDevice:
 
     def download(self, source: DeviceArray) -> NDArray[Any]:
         """Copy to the host, after all launches before."""
-        return self.start_download(source).wait()
+        if source.nbytes <= STAGED_BYTES:
+            return self.start_download(source).wait()
+        with self._device:
+            result: NDArray[Any] = source.get(stream=self._stream)
+        return result
 
     def start_download(self, source: DeviceArray) -> StartedDownload:
         """Begin to copy to the host."""
@@ -151,12 +156,15 @@ class CupyDevice:
         shared_bytes: int = 0,
     ) -> None:
         """Start a kernel; see ``Device``."""
-        function = self._kernels.get(kernel) or self._load(kernel)
-        if shared_bytes > max(_STATIC_LIMIT_BYTES, function.max_dynamic_shared_size_bytes):
-            function.max_dynamic_shared_size_bytes = shared_bytes
         values = tuple(np.uint64(0) if value is None else value for value in arguments)
-        with self._device, self._stream:
-            function(tuple(grid), (threads,), values, shared_mem=shared_bytes)
+        try:
+            function = self._kernels.get(kernel) or self._load(kernel)
+            if shared_bytes > max(_STATIC_LIMIT_BYTES, function.max_dynamic_shared_size_bytes):
+                function.max_dynamic_shared_size_bytes = shared_bytes
+            with self._device, self._stream:
+                function(tuple(grid), (threads,), values, shared_mem=shared_bytes)
+        except self._errors as error:
+            raise ExecutorError(f"{kernel} cannot be launched: {error}") from error
 
     def _load(self, kernel: str) -> Any:  # noqa: ANN401  # CuPy has no types
         file = self._sources.file_of(kernel)
@@ -169,7 +177,6 @@ class CupyDevice:
 
     def graph(self, record: Callable[[], None]) -> CapturedGraph:
         """Capture what ``record`` launches; see ``Device``."""
-        runtime_error = self._cupy.cuda.runtime.CUDARuntimeError
         with self._device, self._stream:
             try:
                 self._stream.begin_capture()
@@ -179,14 +186,14 @@ class CupyDevice:
                     self._end_capture()
                     raise
                 return CapturedGraph(self._device, self._stream, self._stream.end_capture())
-            except runtime_error as error:
+            except self._errors as error:
                 raise ExecutorError(f"CUDA refuses to capture a graph: {error}") from error
 
     def _end_capture(self) -> None:
         """Leave the state of capturing; the graph is nothing after a failure."""
         try:
             self._stream.end_capture()
-        except self._cupy.cuda.runtime.CUDARuntimeError:
+        except self._errors:
             return  # a failed capture ends with this error
 
     def synchronize(self) -> None:
@@ -194,7 +201,7 @@ class CupyDevice:
         try:
             with self._device:
                 self._stream.synchronize()
-        except self._cupy.cuda.runtime.CUDARuntimeError as error:
+        except self._errors as error:
             raise ExecutorError(f"the GPU failed: {error}") from error
 
     def close(self) -> None:

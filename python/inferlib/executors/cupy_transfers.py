@@ -16,8 +16,9 @@ from ..errors import ExecutorError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_STAGED_BYTES = 16 << 20
-"""Larger arrays (weights) are copied by CuPy from where they lie, while the host waits."""
+STAGED_BYTES = 16 << 20
+"""Larger arrays (weights, logits) are copied by CuPy from and to where they lie, while the host
+waits."""
 _SLOTS = 4
 """Uploads that may be under way; the next one waits for the first."""
 _TO_DEVICE, _TO_HOST = 1, 2  # cudaMemcpyKind
@@ -66,7 +67,7 @@ class Staging:
         """Copy to the device; ``values`` may be changed at once."""
         if not values.nbytes:
             return
-        if values.nbytes > _STAGED_BYTES:
+        if values.nbytes > STAGED_BYTES:
             target.set(np.ascontiguousarray(values), stream=self._stream)
             self._stream.synchronize()
             return
