@@ -84,6 +84,9 @@ class TestGraphs:
                 graphs = residency(model)["graphs"]
             assert (graphs > 0) == (device.num_replays > 0) == (len(answers) == 1)
         assert answers[0] == answers[1]
+        with tiny_model(device=EmulatedDevice(), **EXACT) as model:  # buckets of one: none to spare
+            completions = [model.generate(text, **options) for text in TEXTS[:count]]
+        assert answers[0] == [(each.token_ids, each.logprobs) for each in completions]
 
     def test_in_reduced_precision_too(self):
         program = record(wide_spec())
@@ -150,6 +153,15 @@ class TestStepsAhead:
         assert found == expected
         assert stats["steps_foreseen"] > 0
 
+    def test_blocks_that_are_full_are_left_to_the_scheduler(self):
+        """The slot behind a full block is another sequence's."""
+        with tiny_model(device=EmulatedDevice(), **EXACT) as model:
+            found = model.generate(TEXTS[:3], max_tokens=22, **GREEDY)
+            assert residency(model)["steps_foreseen"] > 8
+        with tiny_model(**EXACT) as model:
+            expected = model.generate(TEXTS[:3], max_tokens=22, **GREEDY)
+        assert tokens_of(found) == tokens_of(expected)
+
     def test_stop_tokens_end_sequences_whose_next_step_is_under_way(self):
         with tiny_model(**EXACT) as model:
             plain = model.generate(TEXTS, max_tokens=16, **GREEDY)
@@ -194,7 +206,9 @@ class TestDraws:
                     for i, (text, options) in enumerate(zip(TEXTS, self.OPTIONS, strict=True))
                 ]
                 answers.append(tokens_of([handle.result() for handle in handles]))
+                details = residency(model)
         assert answers[0] == answers[1]
+        assert details["steps_foreseen"] > 10
         assert device.launched["sample_f32"] > 0
         assert device.downloaded_bytes < 64 * 60  # ids; one row of logits would be 1,032 bytes
 

@@ -97,6 +97,18 @@ def test_a_host_array_may_change_as_soon_as_it_is_uploaded(tmp_path):
         assert set(download.wait().tolist()) == {number}
 
 
+def test_a_download_that_nobody_waits_for_keeps_its_memory(tmp_path):
+    """Else an upload behind it would be filled by it."""
+    cupy, _ = stand_in()
+    device = CupyDevice(cupy, cache=tmp_path)
+    first, second = (device.alloc((100,), np.int32, "x") for _ in range(2))
+    device.upload(first, np.zeros(100, np.int32))
+    device.synchronize()
+    device.start_download(first)
+    device.upload(second, np.full(100, 7, np.int32))
+    assert set(device.download(second).tolist()) == {7}
+
+
 def test_out_of_memory_says_how_much_and_what_to_do(tmp_path):
     cupy, entered = stand_in(num_bytes=700_000)
     with pytest.raises(OutOfMemoryError) as failure:

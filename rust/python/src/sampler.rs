@@ -55,9 +55,12 @@ impl PyLogitsSampler {
             check("logits", logits.ncols(), self.vocab_size)?;
             check("token_ids", token_ids.len(), batch.num_sampled())?;
             check("failed", failed.len(), batch.num_sampled())?;
-            let status = |&failed: &bool| match failed {
-                true => RowStatus::Failed,
-                false => RowStatus::Ok,
+            let status = |&failed: &bool| {
+                if failed {
+                    RowStatus::Failed
+                } else {
+                    RowStatus::Ok
+                }
             };
             let mut output = StepOutput {
                 token_ids: token_ids.to_vec(),
@@ -68,7 +71,7 @@ impl PyLogitsSampler {
             let mut values = Vec::with_capacity(self.vocab_size);
             for (logits, &row) in logits.rows().into_iter().zip(rows) {
                 let index = usize::try_from(row).unwrap_or(usize::MAX);
-                let Some(sampled) = batch.sampled.get(index) else {
+                let Some(drawn_row) = batch.sampled.get(index) else {
                     let message = format!(
                         "rows holds {row}, the batch has {} rows",
                         batch.num_sampled()
@@ -80,10 +83,10 @@ impl PyLogitsSampler {
                 };
                 values.clear();
                 values.extend(logits);
-                let start = sampled.history_start as usize;
-                let len = sampled.history_prompt_len + sampled.history_output_len;
+                let start = drawn_row.history_start as usize;
+                let len = drawn_row.history_prompt_len + drawn_row.history_output_len;
                 let history = batch.history.get(start..start + len as usize);
-                let result = sampler.run(&mut values, sampled, history.unwrap_or_default());
+                let result = sampler.run(&mut values, drawn_row, history.unwrap_or_default());
                 output.token_ids[index] = result.token_id;
                 output.status[index] = result.status;
                 output.logprobs[index] = match result.status {
