@@ -8,7 +8,8 @@ Decode steps are graphs (``cuda_graphs``). Where the next decode step can be for
 at once, from the ids that this step leaves on the device: the host reads the ids, updates the
 scheduler and the texts while the device works on. If the scheduler then asks for what was foreseen,
 or for some of its rows (others ended), the result is there; if not, it is thrown away. What was
-foreseen has written keys and values only behind the end of sequences, where nobody reads.
+foreseen has written keys and values only behind the end of sequences, where nobody reads. Whoever
+writes blocks otherwise than by a step must first drop what was foreseen: it read them as they were.
 """
 
 from __future__ import annotations
