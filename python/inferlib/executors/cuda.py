@@ -273,6 +273,7 @@ class CudaExecutor:
         """Describe the device and what is in use."""
         return {
             "device": self._device.name,
+            "kv_cache_dtype": self._kind,
             "weight_bytes": self._weights.num_bytes,
             "kv_cache_bytes": sum(array.nbytes for pair in self._kv.values() for array in pair),
         }
