@@ -21,6 +21,7 @@ __all__ = [
     "HeldSequences",
     "KvGroup",
     "KvLayer",
+    "LogitsSampler",
     "Program",
     "ProgramRecorder",
     "RequestOutput",
@@ -39,7 +40,6 @@ __all__ = [
     "Weights",
     "dequantize",
     "read_tokenizer_config",
-    "sample_rows",
     "set_error_classes",
 ]
 
@@ -420,6 +420,31 @@ class KvLayer:
     """
 
 @final
+class LogitsSampler:
+    """
+    Draws or scores rows from logits on the host, all options included. One per executor: it keeps its scratch.
+    """
+    def __new__(cls, /, vocab_size: SupportsIndex) -> LogitsSampler:
+        """
+        For rows of `vocab_size` logits.
+        """
+    def complete(
+        self,
+        /,
+        batch: Batch,
+        rows: NDArray[int32],
+        logits: NDArray[float32],
+        token_ids: NDArray[int32],
+        failed: NDArray[bool_],
+    ) -> StepOutput:
+        """
+        Complete a step: rows `rows` of the batch from their `logits` `[len(rows), vocab_size]`, the others as `token_ids`
+        and `failed` `[num_sampled]` say, drawn elsewhere.
+
+        The same bits as the CPU executor gives for the same logits. Without the GIL.
+        """
+
+@final
 class Program:
     """
     A recorded forward pass: ops over named buffers, weights by canonical name, KV groups.
@@ -717,14 +742,30 @@ class SampledRows:
         `[num_sampled]`: whether the row's token is that of the largest logit, and nothing else is asked of it.
         """
     @property
+    def is_plain(self, /) -> NDArray[bool_]:
+        """
+        `[num_sampled]`: whether the row is drawn by temperature, `top_k`, `top_p` and `min_p` alone, and nothing else is
+        asked of it.
+        """
+    @property
     def is_scored(self, /) -> NDArray[bool_]:
         """
         `[num_sampled]`: whether the row scores a prompt token; the others draw the next token.
         """
     @property
+    def min_p(self, /) -> NDArray[float32]:
+        """
+        `[num_sampled]`.
+        """
+    @property
     def num_output_tokens(self, /) -> NDArray[int32]:
         """
         `[num_sampled]`: output tokens so far.
+        """
+    @property
+    def num_tokens_left(self, /) -> NDArray[int32]:
+        """
+        `[num_sampled]`: how many tokens the request's `max_tokens` allows behind this one.
         """
     @property
     def params(self, /) -> list[SamplingParams]:
@@ -755,6 +796,21 @@ class SampledRows:
     def targets(self, /) -> NDArray[int32]:
         """
         `[is_scored.sum()]`: the tokens that are scored, in the order of their rows.
+        """
+    @property
+    def temperature(self, /) -> NDArray[float32]:
+        """
+        `[num_sampled]`: as in the request, and so the next three.
+        """
+    @property
+    def top_k(self, /) -> NDArray[int32]:
+        """
+        `[num_sampled]`: 0 keeps all.
+        """
+    @property
+    def top_p(self, /) -> NDArray[float32]:
+        """
+        `[num_sampled]`.
         """
 
 @final
@@ -1457,13 +1513,6 @@ def read_tokenizer_config(json: bytes) -> tuple[dict[str, str], dict[str, str]]:
 
     Special tokens are those of `bos_token`, `eos_token`, `unk_token` and `pad_token` that are set. A single chat template
     has the name `default`.
-    """
-
-def sample_rows(batch: Batch, logits: NDArray[float32]) -> StepOutput:
-    """
-    Draw or score every row of a batch from its logits, `[num_sampled, vocab_size]`.
-
-    The same bits as the CPU executor gives for the same logits, all options included. Without the GIL.
     """
 
 def set_error_classes(classes: "dict[str, Any]") -> None:

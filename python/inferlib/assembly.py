@@ -9,8 +9,15 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from ._core import ChatTemplate, Scheduler, TextStreams, Tokenizer
 from .config import BLOCK_SIZE, format_bytes
+from .device_choice import open_device
 from .engine import Engine
-from .errors import ModelFormatError, OutOfMemoryError, RequestError, TemplateError
+from .errors import (
+    ModelFormatError,
+    OutOfMemoryError,
+    RequestError,
+    TemplateError,
+    UnsupportedModelError,
+)
 from .executors import cpu
 from .host_memory import free_bytes
 from .loading import load
@@ -167,9 +174,14 @@ def assemble(
         RequestError: A setting does not fit the model; ``field`` names it.
     """
     spec, tokenizer = checkpoint.spec, checkpoint.tokenizer
-    device = _open_device(config)
-    size = size_of(checkpoint, config, device)
-    executor = _make_executor(checkpoint, config, device, size.num_blocks)
+    device = open_device(config)
+    try:
+        size, executor = _make_executor(checkpoint, config, device)
+    except (UnsupportedModelError, OutOfMemoryError) as error:
+        if config.device != "auto" or device is None:
+            raise
+        _logger.warning('device="auto" is the CPU for %s: %s', checkpoint.name, error)
+        size, executor = _make_executor(checkpoint, config, None)
     # The model keeps the checkpoint for what it says, not the opened files and their vocabulary.
     checkpoint = replace(checkpoint, load_weights=_already_loaded)
     scheduler = Scheduler(
@@ -223,24 +235,29 @@ def _origin(checkpoint: Checkpoint, config: EngineConfig, executor: Mapping[str,
     )
 
 
-def _open_device(config: EngineConfig) -> Device | None:
-    """The device of the CUDA executor; ``None`` for the CPU's."""
-    if config.device == "cuda":
-        from .executors.kernels import cupy_device  # not for those who stay on the CPU
-
-        return cupy_device()
-    return None if isinstance(config.device, str) else config.device
-
-
 def _make_executor(
-    checkpoint: Checkpoint, config: EngineConfig, device: Device | None, num_blocks: int
-) -> Executor:
+    checkpoint: Checkpoint, config: EngineConfig, device: Device | None
+) -> tuple[ModelSize, Executor]:
+    """Reserve memory and load the weights; a failure closes the device."""
     program, load_weights = checkpoint.program, checkpoint.load_weights
     if device is None:
-        return cpu.make_executor(program, config, num_blocks, load_weights)
-    from .executors import cuda  # the same
+        size = size_of(checkpoint, config)
+        return size, cpu.make_executor(program, config, size.num_blocks, load_weights)
+    from .executors import cuda  # not for those who stay on the CPU
 
-    return cuda.make_executor(program, config, device, num_blocks, load_weights)
+    try:
+        size = size_of(checkpoint, config, device)
+    except BaseException:
+        device.close()
+        raise
+    return size, cuda.make_executor(
+        program,
+        config,
+        device,
+        size.num_blocks,
+        load_weights,
+        max_model_len=size.max_model_len,
+    )
 
 
 def _already_loaded(executor: WeightReceiver, packed_cache: Path | None) -> None:
@@ -291,11 +308,28 @@ def size_of(
             available=free,
             hint="use a smaller or more strongly quantized model",
         )
-    bytes_per_block = cpu.block_bytes(checkpoint.program, config.precision, config.kv_cache_dtype)
+    program, rest = checkpoint.program, free - checkpoint.weight_bytes
+    if device is None:
+        bytes_per_block = cpu.block_bytes(program, config.precision, config.kv_cache_dtype)
+    else:
+        from .executors import cuda_memory  # not for those who stay on the CPU
+
+        kind = cuda_memory.kind_for(config, device)
+        bytes_per_block = cuda_memory.block_bytes(program, kind)
+        limits = cuda_memory.StepLimits.of(config, max_model_len)
+        workspace_bytes = cuda_memory.workspace_bytes(program, kind, limits)
+        if workspace_bytes > rest:
+            raise OutOfMemoryError(
+                f"the buffers of a step of {limits.rows:,} tokens take "
+                f"{format_bytes(workspace_bytes)} but {format_bytes(max(0, rest))} are free "
+                "beside the weights",
+                required=workspace_bytes,
+                available=max(0, rest),
+                hint="give a smaller max_num_batched_tokens or max_model_len",
+            )
+        rest -= workspace_bytes
     num_blocks = config.kv_cache.num_blocks(
-        block_bytes=bytes_per_block,
-        max_model_len=max_model_len,
-        free_bytes=free - checkpoint.weight_bytes,
+        block_bytes=bytes_per_block, max_model_len=max_model_len, free_bytes=rest
     )
     if config.max_model_len is None:  # fit the context to the cache
         max_model_len = min(max_model_len, num_blocks * BLOCK_SIZE)

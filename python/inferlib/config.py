@@ -8,15 +8,14 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
-from .devices import Device
+from .devices import Device, gpu_index, registered_device
 from .errors import OutOfMemoryError, RequestError
 from .validation import INT32_MAX, boolean, choice, integer
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-DeviceName = Literal["auto", "cpu", "cuda"]
-DeviceChoice: TypeAlias = DeviceName | Device
+DeviceChoice: TypeAlias = str | Device
 Precision = Literal["fast", "balanced", "exact"]
 KvCacheDtype = Literal["auto", "f16", "bf16", "int8", "f32"]
 Driver = Literal["caller", "thread"]
@@ -183,15 +182,17 @@ class EngineConfig:
     """How a model runs.
 
     Attributes:
-        device: ``"auto"`` (the CPU, so far) or ``"cpu"``. ``"cuda"`` is the first GPU, through
-            CuPy: not yet run on one, only emulated. Or a ``devices.Device`` of your own. The CUDA
-            kernels compute ``"exact"`` in float32, else with bf16 activations and KV cache.
+        device: ``"cpu"``, ``"cuda"`` (the first GPU, through CuPy: not yet run on one, only
+            emulated), ``"cuda:1"``, or ``"auto"``: the first GPU where CuPy and one are there, the
+            model fits and has kernels, else the CPU. Or a ``devices.Device`` of your own, or a name
+            given to ``devices.register_device``. The CUDA kernels compute ``"exact"`` in float32,
+            else with bf16 activations and KV cache (f16 on GPUs without bf16).
         precision: ``"fast"`` (8-bit activations for quantized weights), ``"balanced"`` (15-bit
             activations: decode as fast, prefill slower) or ``"exact"`` (float32 activations).
         kv_cache_dtype: What keys and values are stored as: ``"f16"``, ``"bf16"``, ``"int8"`` (a
             scale per token and head; half the memory of 16 bits) or ``"f32"``. ``"auto"`` is
             ``"f32"`` in exact precision, else ``"f16"``, with CUDA kernels ``"bf16"``; they know
-            no others.
+            no others (``"f16"`` on GPUs without bf16).
         kv_cache: Memory for the KV cache; text is parsed.
         max_model_len: Longest sequence in tokens; ``None`` is what the model was made for.
         threads: CPU threads; ``None`` is one per usable core.
@@ -230,8 +231,7 @@ class EngineConfig:
             RequestError: A value is of the wrong kind or out of range; ``field`` names it.
         """
         object.__setattr__(self, "kv_cache", KvCacheSize.parse(self.kv_cache))
-        if not isinstance(self.device, Device):
-            choice("device", self.device, get_args(DeviceName))
+        _check_device(self.device)
         choice("precision", self.precision, get_args(Precision))
         choice("kv_cache_dtype", self.kv_cache_dtype, get_args(KvCacheDtype))
         choice("driver", self.driver, get_args(Driver))
@@ -251,6 +251,20 @@ class EngineConfig:
         if isinstance(self.speculation, PromptLookup):
             return self.speculation
         return PromptLookup() if self.speculation == "auto" else None
+
+
+def _check_device(device: object) -> None:
+    if isinstance(device, Device) or device in ("auto", "cpu"):
+        return
+    if isinstance(device, str) and (
+        gpu_index(device) is not None or registered_device(device) is not None
+    ):
+        return
+    raise RequestError(
+        f"device={device!r} is no device",
+        field="device",
+        hint='give "auto", "cpu", "cuda", "cuda:1", or a Device',
+    )
 
 
 def _folder(field: str, value: object) -> Path | None:

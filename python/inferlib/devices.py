@@ -1,7 +1,7 @@
-"""What an executor of kernels needs of the machine that runs them: arrays, copies, launches.
+"""What an executor of kernels needs of a machine: arrays, copies, launches, graphs.
 
 ``executors/cuda.py`` knows a GPU only through this. CuPy implements it for real ones
-(``executors/kernels.py``); NumPy and an emulator do in this project's tests, so that the whole
+(``executors/cupy_device.py``); NumPy and an emulator do in this project's tests, so that the whole
 engine runs its CUDA path on a machine without a GPU.
 """
 
@@ -10,7 +10,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     import numpy as np
     from numpy.typing import DTypeLike, NDArray
@@ -23,6 +24,24 @@ KernelArgument: TypeAlias = "DeviceArray | np.int32 | np.float32 | None"
 """What a kernel takes. Scalars carry their width: a Python ``int`` would travel as eight bytes."""
 
 
+class Download(Protocol):
+    """A copy to the host that is under way."""
+
+    def wait(self) -> NDArray[Any]:
+        """Block until it is there, without the GIL; what was launched behind it may still run.
+
+        Raises:
+            ExecutorError: A kernel before it failed.
+        """
+
+
+class Graph(Protocol):
+    """Launches that were recorded once; its arrays stay allocated as long as it lives."""
+
+    def launch(self) -> None:
+        """Start all of them, in order, behind all that was launched before."""
+
+
 @runtime_checkable
 class Device(Protocol):
     """A machine that runs the kernels of ``cuda/``; used by one thread at a time."""
@@ -30,6 +49,14 @@ class Device(Protocol):
     @property
     def name(self) -> str:
         """For people: ``"cuda"`` and the card, or ``"cuda-emulated"``."""
+
+    @property
+    def has_bfloat16(self) -> bool:
+        """Whether its tensor cores multiply bf16; if not, reduced precision is f16."""
+
+    @property
+    def cache_folder(self) -> Path | None:
+        """Where to keep what was measured with these kernels; ``None``: nothing is measured."""
 
     def free_bytes(self) -> int:
         """Bytes that ``alloc`` may still give, roughly."""
@@ -42,10 +69,19 @@ class Device(Protocol):
         """
 
     def upload(self, target: DeviceArray, values: NDArray[Any]) -> None:
-        """Copy host values of the same shape and type into an array, in the order of the stream."""
+        """Copy host values of the same shape and type into an array, in the order of the stream.
+
+        ``values`` may be changed as soon as this returns, which may be before the copy is made.
+        """
 
     def download(self, source: DeviceArray) -> NDArray[Any]:
         """Copy an array to the host, after all that was launched before."""
+
+    def start_download(self, source: DeviceArray) -> Download:
+        """Begin the same without waiting; what is launched later may overwrite ``source``.
+
+        The result need not be waited for.
+        """
 
     def launch(
         self,
@@ -69,5 +105,50 @@ class Device(Protocol):
             ExecutorError: The kernel cannot be compiled or started.
         """
 
+    def graph(self, record: Callable[[], None]) -> Graph:
+        """Keep what ``record`` launches, without running it.
+
+        Every kernel in it must have been launched before with as much shared memory, and ``record``
+        may neither allocate nor copy.
+
+        Raises:
+            ExecutorError: It cannot be recorded; the device is as it was before.
+        """
+
+    def synchronize(self) -> None:
+        """Wait for all that was launched, without the GIL.
+
+        Raises:
+            ExecutorError: A kernel failed.
+        """
+
     def close(self) -> None:
         """Give everything back; arrays of this device must not be used any more."""
+
+
+_registered: dict[str, Callable[[], Device]] = {}
+
+
+def register_device(name: str, open_device: Callable[[], Device]) -> None:
+    """Let ``device=name`` mean a device of your own; for tests and for new hardware.
+
+    Args:
+        name: Not one of the built-in ones; the last registration of a name counts.
+        open_device: Called at every load; what it gives is closed with the model.
+    """
+    if name in ("auto", "cpu") or name.partition(":")[0] == "cuda":
+        raise ValueError(f"{name!r} is a built-in device")
+    _registered[name] = open_device
+
+
+def registered_device(name: str) -> Callable[[], Device] | None:
+    """What was registered under a name."""
+    return _registered.get(name)
+
+
+def gpu_index(name: str) -> int | None:
+    """The number of the GPU in ``"cuda"`` (0) or ``"cuda:1"``; ``None`` if it names none."""
+    kind, colon, number = name.partition(":")
+    if kind != "cuda" or (colon and not (number.isascii() and number.isdecimal())):
+        return None
+    return int(number or 0)

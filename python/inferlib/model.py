@@ -61,7 +61,7 @@ class Model(Generating, Chatting, Prefilling, Scoring, BeamSearching, Replaying)
         Args:
             name_or_path: A directory in Hugging Face's layout, a ``.gguf`` file, or the alias of
                 an installed model package (``"smollm2"``).
-            device: ``"auto"`` or ``"cpu"``; see ``EngineConfig``.
+            device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:1"``; see ``EngineConfig``.
             precision: ``"fast"``, ``"balanced"`` or ``"exact"``; see ``EngineConfig``.
             kv_cache_dtype: What keys and values are stored as: ``"f16"``, ``"bf16"``, ``"int8"``,
                 ``"f32"`` or ``"auto"``; see ``EngineConfig``.

@@ -10,11 +10,16 @@ from pathlib import Path
 import pytest
 from tests.cuda import launching
 from tests.cuda_emulator.build import compile_all
+from tests.cuda_emulator.device import EmulatedDevice
 
 from inferlib import InferlibError
+from inferlib.devices import register_device
 
 HERE = Path(__file__).parent
-EMULATOR_ONLY = {"test_emulator", "test_planted_bugs", "test_cupy_device"}
+EMULATOR_ONLY = {
+    *("test_emulator", "test_planted_bugs", "test_cupy_device", "test_cuda_steps"),
+    *("test_cuda_memory", "test_device_choice", "test_kernel_choices", "test_bench_cuda"),
+}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -23,7 +28,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Choose before anything is launched."""
+    """Choose before anything is launched; ``device="cuda-emulated"`` is known to these tests."""
+    register_device("cuda-emulated", EmulatedDevice)
     if config.getoption("--device", default="emulated") == "gpu":
         try:
             launching.use_gpu()

@@ -56,10 +56,10 @@ def emulator(seed: int) -> Emulator:
 
 def use_gpu() -> None:
     """Run everything on the first GPU instead: what ``--device=gpu`` does."""
-    from inferlib.executors.kernels import cupy_device
+    from inferlib.executors.cupy_device import open_gpu
 
-    cupy_device().close()  # or say now what is missing
-    _gpu.append(cupy_device)
+    open_gpu().close()  # or say now what is missing
+    _gpu.append(open_gpu)
 
 
 def is_gpu() -> bool:
@@ -68,7 +68,7 @@ def is_gpu() -> bool:
 
 
 class CountedDevice:
-    """A device that counts its launches."""
+    """A device that counts its launches, those inside of graphs when they are recorded."""
 
     def __init__(self, device: Device) -> None:
         self._device = device

@@ -1,163 +1,118 @@
-"""``CupyDevice`` on a stand-in for CuPy whose kernels are emulated: calls, arguments, manners.
-
-It shows what is asked of CuPy, not that CuPy does it: that takes a GPU.
-"""
+"""``CupyDevice`` on a stand-in for CuPy: calls, arguments, order, manners."""
 
 from __future__ import annotations
 
+import logging
+import sys
+import threading
 import types
 
 import numpy as np
 import pytest
+from tests.cuda.cupy_stand_in import stand_in
 from tests.cuda.launching import Out, launch_on
-from tests.cuda_emulator import Emulator
 
-from inferlib import OutOfMemoryError, RequestError
+from inferlib import ExecutorError, OutOfMemoryError, RequestError
 from inferlib.executors import kernels
-from inferlib.executors.kernels import CupyDevice
+from inferlib.executors.cupy_device import CupyDevice, open_gpu
+from inferlib.executors.kernels import CubinCache, KernelSources, source_folder
 from inferlib.testing import tiny_model
 
-
-class Array(np.ndarray):
-    """Enough of ``cupy.ndarray``."""
-
-    def set(self, values, stream):
-        assert stream is not None
-        assert (self.shape, self.dtype) == (values.shape, values.dtype)
-        self[...] = values
-
-    def get(self, stream):
-        assert stream is not None
-        return np.array(self)
-
-
-class Current:
-    """Something that is current inside of a ``with``, and must not be made so in any other way."""
-
-    entered: list[object]
-
-    def __enter__(self):
-        self.entered.append(self)
-        return self
-
-    def __exit__(self, *_):
-        assert self.entered.pop() is self
-
-    def use(self):
-        raise AssertionError("the host's current device or stream was changed")
-
-
-def stand_in(num_bytes=1 << 30):  # noqa: C901  # one class for each of CuPy's
-    """A module ``cupy``; ``entered`` holds the devices and streams that are current."""
-    entered, emulator = [], Emulator(seed=1)
-
-    class NoMemoryError(Exception):
-        pass
-
-    class Device(Current):
-        compute_capability = "90"
-
-        def __init__(self, number):
-            assert number == 0
-            self.entered = entered
-
-    class Stream(Current):
-        def __init__(self, *, non_blocking):
-            assert non_blocking
-            self.entered = entered
-
-        def synchronize(self):
-            pass
-
-    class Pool:
-        used = 0
-
-        def malloc(self, size):
-            assert [type(each) for each in entered] == [Device, Stream]
-            if self.used + size > num_bytes:
-                raise NoMemoryError
-            self.used += size
-            return size
-
-        def free_bytes(self):
-            return 0
-
-        def free_all_blocks(self):
-            self.used = 0
-
-    class Function:
-        max_dynamic_shared_size_bytes = 0
-
-        def __init__(self, name):
-            self.name = name
-
-        def __call__(self, grid, block, arguments, *, shared_mem):
-            assert [type(each) for each in entered] == [Device, Stream]
-            assert shared_mem <= max(48 << 10, self.max_dynamic_shared_size_bytes)
-            assert not any(isinstance(each, int | float) for each in arguments)
-            values = [
-                None if isinstance(each, np.uint64) and not each else each for each in arguments
-            ]
-            emulator.launch(self.name, grid, block[0], values, shared_bytes=shared_mem)
-
-    def make_array(shape, dtype, *, memptr):
-        array = emulator.buffers.empty(shape, dtype).view(Array)
-        assert array.nbytes == memptr
-        return array
-
-    def open_module(*, path):
-        assert path.endswith(".cubin")
-        return types.SimpleNamespace(get_function=Function)
-
-    def forbidden(*_):
-        raise AssertionError("CuPy's global state was changed")
-
-    module = types.SimpleNamespace(
-        ndarray=make_array,
-        RawModule=open_module,
-        cuda=types.SimpleNamespace(
-            Device=Device,
-            Stream=Stream,
-            MemoryPool=Pool,
-            set_allocator=forbidden,
-            set_pinned_memory_allocator=forbidden,
-            memory=types.SimpleNamespace(OutOfMemoryError=NoMemoryError),
-            runtime=types.SimpleNamespace(
-                CUDARuntimeError=RuntimeError,
-                getDeviceCount=lambda: 1,
-                getDeviceProperties=lambda _: {"name": b"stand-in"},
-                memGetInfo=lambda: (num_bytes, num_bytes),
-            ),
-        ),
-    )
-    return module, entered
+OPTIONS = {"precision": "exact", "kv_cache": "256 tokens"}
+GREEDY = {"temperature": 0, "ignore_eos": True}
 
 
 @pytest.fixture(autouse=True)
-def _no_compiler(monkeypatch):
-    compiler = types.SimpleNamespace(version="0.0", compile=lambda *_: (b"cubin", ()))
+def compiled(monkeypatch):
+    """No compiler; the names of the files that it was given."""
+    files = []
+
+    def compile_file(name, *_):
+        files.append(name)
+        return b"cubin", ()
+
+    compiler = types.SimpleNamespace(version="0.0", compile=compile_file)
     monkeypatch.setattr(kernels, "Nvrtc", lambda: compiler)
+    return files
 
 
 def test_a_model_runs_and_the_hosts_state_stays(tmp_path):
+    """On a stream that does everything as late as it may: nothing is read or reused too early."""
     cupy, entered = stand_in()
-    options = {"precision": "exact", "kv_cache": "256 tokens"}
-    with tiny_model(device=CupyDevice(cupy, cache=tmp_path), **options) as model:
-        found = model.generate("hello", max_tokens=6, temperature=0, ignore_eos=True)
+    with tiny_model(device=CupyDevice(cupy, cache=tmp_path), **OPTIONS) as model:
+        found = model.generate(["hello", "you"], max_tokens=8, **GREEDY)
         drawn = model.generate("hello", max_tokens=6, seed=3, ignore_eos=True)
-        assert model.stats()["device"] == "cuda (stand-in)"
+        stats = model.stats()
+        assert stats["device"] == "cuda (stand-in 0)"
+        assert stats["details"]["graphs"] > 0
+        assert stats["details"]["steps_foreseen"] > 0
         assert entered == []
-    with tiny_model(**options) as model:
-        expected = model.generate("hello", max_tokens=6, temperature=0, ignore_eos=True)
-        assert found.token_ids == expected.token_ids
+    with tiny_model(**OPTIONS) as model:
+        expected = model.generate(["hello", "you"], max_tokens=8, **GREEDY)
+        assert [each.token_ids for each in found] == [each.token_ids for each in expected]
         assert drawn.token_ids == model.generate("hello", params=drawn.params).token_ids
     assert list(tmp_path.rglob("attention_f32.sm_90.cubin"))
 
 
+def test_a_capture_that_cuda_refuses_is_said_and_costs_only_time(tmp_path, caplog):
+    cupy, entered = stand_in(refuses_graphs=True)
+    with (
+        caplog.at_level(logging.WARNING, "inferlib.cuda"),
+        tiny_model(device=CupyDevice(cupy, cache=tmp_path), **OPTIONS) as model,
+    ):
+        found = model.generate("hello", max_tokens=8, **GREEDY)
+        assert model.stats()["details"]["graphs"] == 0
+    assert "CaptureInvalidated" in caplog.text
+    assert entered == []
+    with tiny_model(**OPTIONS) as model:
+        assert found.token_ids == model.generate("hello", max_tokens=8, **GREEDY).token_ids
+
+
+def test_an_error_while_recording_leaves_the_capture(tmp_path):
+    cupy, entered = stand_in()
+    device = CupyDevice(cupy, cache=tmp_path)
+
+    def interrupted():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        device.graph(interrupted)
+    array = device.alloc((4,), np.int32, "x")
+    device.upload(array, np.arange(4, dtype=np.int32))
+    assert device.download(array).tolist() == [0, 1, 2, 3]
+    assert entered == []
+
+
+def test_a_host_array_may_change_as_soon_as_it_is_uploaded(tmp_path):
+    cupy, _ = stand_in()
+    device = CupyDevice(cupy, cache=tmp_path)
+    arrays = [device.alloc((100,), np.int32, "x") for _ in range(9)]
+    values = np.empty(100, np.int32)
+    for number, array in enumerate(arrays):
+        values[:] = number
+        device.upload(array, values)
+    downloads = [device.start_download(array) for array in arrays]
+    device.upload(arrays[0], np.full(100, 99, np.int32))  # behind the download
+    for number, download in enumerate(downloads):
+        assert set(download.wait().tolist()) == {number}
+
+
+def test_a_download_that_nobody_waits_for_keeps_its_memory(tmp_path):
+    """Else an upload behind it would be filled by it."""
+    cupy, _ = stand_in()
+    device = CupyDevice(cupy, cache=tmp_path)
+    first, second = (device.alloc((100,), np.int32, "x") for _ in range(2))
+    device.upload(first, np.zeros(100, np.int32))
+    device.synchronize()
+    device.start_download(first)
+    device.upload(second, np.full(100, 7, np.int32))
+    assert set(device.download(second).tolist()) == {7}
+
+
 def test_out_of_memory_says_how_much_and_what_to_do(tmp_path):
-    cupy, entered = stand_in(num_bytes=300_000)
+    cupy, entered = stand_in(num_bytes=700_000)
     with pytest.raises(OutOfMemoryError) as failure:
-        tiny_model(device=CupyDevice(cupy, cache=tmp_path), precision="exact", kv_cache="16 tokens")
+        tiny_model(device=CupyDevice(cupy, cache=tmp_path), **OPTIONS)
     assert failure.value.required > 0
     assert failure.value.hint
     assert entered == []
@@ -178,9 +133,105 @@ def test_the_kernels_own_tests_run_on_it(tmp_path):
     assert (ids.tolist(), failed.tolist()) == ([1, 0], [0, 1])
 
 
+def test_what_cuda_refuses_to_launch_is_a_typed_error(tmp_path):
+    device = CupyDevice(stand_in()[0], cache=tmp_path)
+    with pytest.raises(ExecutorError, match=r"add_f32 .*INVALID_VALUE"):
+        device.launch("add_f32", (0,), 256, (None, None, None, np.int32(0)))
+
+
+class TestCubins:
+    def test_all_files_are_compiled_in_the_background_with_one_line(
+        self, tmp_path, compiled, caplog
+    ):
+        cupy, _ = stand_in()
+        with caplog.at_level(logging.INFO, "inferlib.cuda"):
+            device = CupyDevice(cupy, cache=tmp_path)
+            for file in KernelSources(source_folder()).files:
+                device._cubins.path(file)
+        assert len(caplog.records) == 1
+        assert "sm_90" in caplog.text
+        sources = KernelSources(source_folder())
+        assert sorted(compiled) == sorted(f"{name}.cu" for name in sources.files)
+        with caplog.at_level(logging.INFO, "inferlib.cuda"):
+            CupyDevice(stand_in()[0], cache=tmp_path).close()
+        assert len(caplog.records) == 1  # nothing to say the second time
+        assert len(compiled) == len(sources.files)
+
+    def test_two_users_of_a_cache_never_see_half_a_file(self, tmp_path, monkeypatch):
+        content = b"0123456789abcdef" * 40_000
+        compiler = types.SimpleNamespace(version="0.0", compile=lambda *_: (content, ()))
+        monkeypatch.setattr(kernels, "Nvrtc", lambda: compiler)
+        sources = KernelSources(source_folder())
+        caches = [CubinCache(sources, "sm_90", tmp_path) for _ in range(2)]
+        target = caches[0].folder / "add.sm_90.cubin"
+        is_over, seen = threading.Event(), set()
+
+        def watch():
+            while not is_over.is_set():
+                if target.exists():
+                    seen.add(len(target.read_bytes()))
+
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        writers = [
+            threading.Thread(target=lambda c=cache: [c._compile("add") for _ in range(25)])
+            for cache in caches
+        ]
+        for writer in writers:
+            writer.start()
+        for writer in writers:
+            writer.join()
+        is_over.set()
+        watcher.join()
+        assert seen == {len(content)}
+        assert [each.name for each in caches[0].folder.iterdir()] == [target.name]
+
+    def test_a_cache_that_cannot_be_written_is_a_typed_error(self, tmp_path):
+        (tmp_path / "file").write_text("not a folder")
+        cache = CubinCache(KernelSources(source_folder()), "sm_90", tmp_path / "file")
+        with pytest.raises(ExecutorError, match="cache"):
+            cache.path("add")
+
+
+class TestChoice:
+    def test_the_number_of_the_gpu(self, tmp_path, monkeypatch):
+        cupy, _ = stand_in(count=2)
+        monkeypatch.setitem(sys.modules, "cupy", cupy)
+        monkeypatch.setattr("inferlib.executors.cupy_device.CACHE", tmp_path)
+        with tiny_model(device="cuda:1", **OPTIONS) as model:
+            assert model.stats()["device"] == "cuda:1 (stand-in 1)"
+        with pytest.raises(RequestError, match="0 to 1") as failure:
+            tiny_model(device="cuda:2", **OPTIONS)
+        assert failure.value.field == "device"
+
+    @pytest.mark.parametrize(("count", "expected"), [(1, "cuda (stand-in 0)"), (0, "cpu")])
+    def test_auto_is_the_gpu_if_there_is_one(self, count, expected, tmp_path, monkeypatch):
+        cupy, _ = stand_in(count=count)
+        cupy.__spec__ = object()
+        monkeypatch.setitem(sys.modules, "cupy", cupy)
+        monkeypatch.setattr("inferlib.executors.cupy_device.CACHE", tmp_path)
+        with tiny_model(device="auto", **OPTIONS) as model:
+            assert model.stats()["device"].startswith(expected)
+
+    def test_auto_is_the_cpu_for_a_model_without_kernels(self, tmp_path, monkeypatch, caplog):
+        cupy, _ = stand_in()
+        cupy.__spec__ = object()
+        monkeypatch.setitem(sys.modules, "cupy", cupy)
+        monkeypatch.setattr("inferlib.executors.cupy_device.CACHE", tmp_path)
+        with caplog.at_level(logging.WARNING), tiny_model(device="auto") as model:
+            assert model.stats()["device"].startswith("cpu")
+            assert model.generate("a", max_tokens=2).token_ids
+        assert "heads of 16" in caplog.text
+
+    @pytest.mark.parametrize(("capability", "expected"), [("75", False), ("80", True)])
+    def test_gpus_before_sm_80_compute_in_f16(self, capability, expected, tmp_path):
+        cupy, _ = stand_in(capability=capability)
+        assert CupyDevice(cupy, cache=tmp_path).has_bfloat16 is expected
+
+
 class TestMissingPieces:
     def test_cupy(self, monkeypatch):
-        monkeypatch.setitem(__import__("sys").modules, "cupy", None)
+        monkeypatch.setitem(sys.modules, "cupy", None)
         with pytest.raises(RequestError, match="CuPy") as failure:
             tiny_model(device="cuda")
         assert failure.value.field == "device"
@@ -196,7 +247,7 @@ class TestMissingPieces:
             return count
 
         cupy.cuda.runtime.getDeviceCount = device_count
-        monkeypatch.setitem(__import__("sys").modules, "cupy", cupy)
+        monkeypatch.setitem(sys.modules, "cupy", cupy)
         with pytest.raises(RequestError, match="GPU") as failure:
-            tiny_model(device="cuda")
+            open_gpu()
         assert failure.value.field == "device"

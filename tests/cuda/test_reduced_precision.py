@@ -58,7 +58,7 @@ def program():
     return record(wide_spec())
 
 
-def make_model(program, *, seed=0, kv_cache="512 tokens", **options):
+def make_model(program, *, seed=0, device=None, kv_cache="512 tokens", **options):
     weights = weights_of(program)
 
     def load(receiver, _):
@@ -79,7 +79,7 @@ def make_model(program, *, seed=0, kv_cache="512 tokens", **options):
         eos_token_ids=(),
         hash_weights=lambda: "wide",
     )
-    config = EngineConfig(device=open_device(seed), kv_cache=kv_cache, **options)
+    config = EngineConfig(device=device or open_device(seed), kv_cache=kv_cache, **options)
     return Model(assemble(checkpoint, config))
 
 
@@ -190,7 +190,7 @@ def test_heads_without_kernels_are_refused():
 def test_a_real_model_answers(precision):
     """SmolLM2: weights of Q4_1, Q6_K and Q8_0 through the int4 and int8 kernels, or dequantized."""
     path = real_model("smollm2")
-    prompt, options = "The capital of France is", {"max_tokens": 1, "temperature": 0, "logprobs": 5}
+    prompt, options = "The capital of France is", {"max_tokens": 3, "temperature": 0, "logprobs": 5}
     completions = []
     for device, each in (("cpu", "exact"), (open_device(), precision)):
         with Model.from_pretrained(
@@ -198,7 +198,8 @@ def test_a_real_model_answers(precision):
         ) as model:
             completions.append(model.generate(prompt, **options))
     expected, found = completions
-    assert found.text == expected.text == " Paris"
+    assert found.text == expected.text
+    assert found.text.startswith(" Paris")
     tolerance = 2e-4 if precision == "exact" else 0.15
     for token, value in found.logprobs[0].items():
         if token in expected.logprobs[0]:

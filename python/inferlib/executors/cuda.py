@@ -1,24 +1,34 @@
 """The CUDA executor: weights, KV cache and buffers on a device, a program as launches of kernels.
 
-``precision="exact"`` has float32 activations and KV cache. The others have bf16 ones, and weights
-as they are stored (int4 and int8 groups, 16-bit floats); sums are float32 in all kernels.
-Everything is allocated before the first step but the step's own inputs and attention's scratch.
+``precision="exact"`` has float32 activations and KV cache. The others have bf16 ones (f16 where a
+GPU knows no bf16), and weights as they are stored (int4 and int8 groups, 16-bit floats); sums are
+float32 in all kernels. Everything is allocated before the first step.
+
+Decode steps are graphs (``cuda_graphs``). Where the next decode step can be foreseen it is launched
+at once, from the ids that this step leaves on the device: the host reads the ids, updates the
+scheduler and the texts while the device works on. If the scheduler then asks for what was foreseen,
+or for some of its rows (others ended), the result is there; if not, it is thrown away. What was
+foreseen has written keys and values only behind the end of sequences, where nobody reads. Whoever
+writes blocks otherwise than by a step must first drop what was foreseen: it read them as they were.
 """
 
 from __future__ import annotations
 
+import contextlib
 import threading
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .._core import StepOutput, sample_rows
-from ..config import BLOCK_SIZE
-from ..errors import ClosedError, ModelFormatError, RequestError
-from .cuda_inputs import InputBuffer
+from ..errors import ClosedError, ExecutorError, ModelFormatError, RequestError
+from .cuda_draws import kind_of_draws, rows_of_host
+from .cuda_graphs import GraphCache
+from .cuda_launches import ProgramLaunches, kv_cache
+from .cuda_layout import bucket_of
 from .cuda_matrices import DeviceWeights
-from .cuda_model import DeviceModel, Partials
-from .cuda_ops import plan_launches
+from .cuda_memory import StepLimits, kind_for
+from .cuda_step import HostStep
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,18 +36,15 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from .._core import Batch, Program
+    from .._core import Batch, Program, StepOutput
     from ..config import EngineConfig
-    from ..devices import Device, DeviceArray
+    from ..devices import Device, Download
     from .base import WeightReceiver
-    from .cuda_inputs import StepInputs
     from .cuda_matrices import Kind
-    from .cuda_model import Launch
 
-_DTYPES: dict[Kind, type] = {"f32": np.float32, "bf16": np.uint16}
-_LOGITS_ROWS = 256
-"""Rows of logits that are held at once; more are computed in turns, since 4,096 rows of 128k logits
-would take 2 GiB."""
+_MAX_PATIENCE = 32
+"""Steps to wait at most before the next one is foreseen again, where the last ones were not asked
+for."""
 
 
 def make_executor(
@@ -46,8 +53,10 @@ def make_executor(
     device: Device,
     num_blocks: int,
     load_weights: Callable[[WeightReceiver, Path | None], None],
+    *,
+    max_model_len: int,
 ) -> CudaExecutor:
-    """Reserve all memory on the device and load the weights.
+    """Reserve all memory on the device and load the weights. A failure closes the device.
 
     Raises:
         RequestError: A setting is for the CPU only.
@@ -55,7 +64,20 @@ def make_executor(
         ModelError: A weight is missing or does not fit the program.
         UnsupportedModelError: There is no kernel for a part of the model.
     """
-    kind: Kind = "f32" if config.precision == "exact" else "bf16"
+    try:
+        kind = kind_for(config, device)
+        _refuse_what_is_for_the_cpu(config, kind)
+        limits = StepLimits.of(config, max_model_len)
+        executor = CudaExecutor(program, device, kind=kind, num_blocks=num_blocks, limits=limits)
+        load_weights(executor.weights, None)
+        executor.seal()
+    except BaseException:
+        device.close()
+        raise
+    return executor
+
+
+def _refuse_what_is_for_the_cpu(config: EngineConfig, kind: Kind) -> None:
     if config.kv_cache_dtype not in ("auto", kind):
         raise RequestError(
             f'kv_cache_dtype="{config.kv_cache_dtype}" is for the CPU; in '
@@ -65,20 +87,30 @@ def make_executor(
         )
     if config.packed_cache is not None:
         raise RequestError('packed_cache is for device="cpu"', field="packed_cache")
-    executor = CudaExecutor(
-        program,
-        device,
-        kind=kind,
-        num_blocks=num_blocks,
-        max_num_batched_tokens=config.max_num_batched_tokens,
-    )
-    try:
-        load_weights(executor.weights, None)
-        executor.seal()
-    except BaseException:
-        executor.close()
-        raise
-    return executor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _RunningStep:
+    """A step that was launched.
+
+    Attributes:
+        step: What it computes.
+        drawn: Its ids and whether they failed, on their way to the host; ``None`` if it draws none.
+        host_rows: Rows that the host draws.
+        logits: Of those.
+    """
+
+    step: HostStep
+    drawn: Download | None
+    host_rows: NDArray[np.int32]
+    logits: NDArray[np.float32]
+
+    def wait(self) -> NDArray[np.int32]:
+        """Ids and failures, ``[2, num_sampled]``."""
+        if self.drawn is None:
+            return np.empty((2, 0), np.int32)
+        drawn = self.drawn.wait().reshape(2, -1)
+        return drawn[:, : self.step.num_sampled]
 
 
 class CudaExecutor:
@@ -89,7 +121,7 @@ class CudaExecutor:
         device: Closed with the executor.
         kind: Of activations and KV cache.
         num_blocks: KV blocks of each group.
-        max_num_batched_tokens: Rows of a step at most.
+        limits: What no step exceeds.
     """
 
     def __init__(
@@ -99,31 +131,21 @@ class CudaExecutor:
         *,
         kind: Kind,
         num_blocks: int,
-        max_num_batched_tokens: int,
+        limits: StepLimits,
     ) -> None:
         self._program = program
         self._device = device
-        self._kind = kind
-        self._max_rows = max_num_batched_tokens
+        self._kind: Kind = kind
+        self._limits = limits
+        self._num_blocks = num_blocks
         self._abort = threading.Event()
         self._weights = DeviceWeights(device, program, kind)
-        self._kv = {
-            (number, layer): (
-                self._cache(num_blocks, group.num_kv_heads, group.k_head_dim),
-                self._cache(num_blocks, group.num_kv_heads, group.v_head_dim),
-            )
-            for number, group in enumerate(program.kv_groups)
-            for layer in range(group.num_layers)
-        }
-        self._inputs: InputBuffer | None = None
-        self._token_launches: list[Launch] = []
-        self._sampled_launches: list[Launch] = []
-        self._logits: DeviceArray = None
-        self._drawn: DeviceArray = None
-
-    def _cache(self, num_blocks: int, num_kv_heads: int, head_dim: int) -> DeviceArray:
-        shape = (num_blocks, num_kv_heads, BLOCK_SIZE, head_dim)
-        return self._device.alloc(shape, _DTYPES[self._kind], "KV cache")
+        self._kv = kv_cache(device, program, kind, num_blocks)
+        self._graphs = GraphCache(device)
+        self._launches: ProgramLaunches | None = None
+        self._ahead: tuple[_RunningStep, NDArray[np.int32]] | None = None
+        self._patience, self._waiting = 0, 0
+        self._num_used, self._num_discarded = 0, 0
 
     # Loading
 
@@ -143,30 +165,15 @@ class CudaExecutor:
         missing = self._weights.missing()
         if missing:
             raise ModelFormatError(f"weights are missing: {', '.join(missing)}")
-        ops, device = self._program.ops, self._device
-        logits = next(str(op["out"]) for kind, op in ops if kind == "lm_head")
-        sampled_rows = min(self._max_rows, _LOGITS_ROWS)
-        buffers: dict[str, DeviceArray] = {}
-        for name, (rows, width) in self._program.buffers.items():
-            shape = (self._max_rows if rows == "tokens" else sampled_rows, width)
-            dtype = np.float32 if name == logits else _DTYPES[self._kind]
-            buffers[name] = device.alloc(shape, dtype, f"buffer {name}")
-        model = DeviceModel(
-            device=device,
-            program=self._program,
-            kind=self._kind,
-            buffers=buffers,
+        self._launches = ProgramLaunches(
+            self._device,
+            self._program,
+            self._kind,
+            self._limits,
             weights=self._weights,
             kv=self._kv,
-            partials=Partials(device),
+            scratch_block=self._num_blocks,
         )
-        first = next(place for place, (kind, _) in enumerate(ops) if kind == "gather_rows")
-        self._token_launches = plan_launches(model, ops[:first])
-        self._sampled_launches = plan_launches(model, ops[first:])
-        self._logits = buffers[logits]
-        self._drawn = device.alloc((2, sampled_rows), np.int32, "drawn tokens")
-        windows = [group.window for group in self._program.kv_groups]
-        self._inputs = InputBuffer(device, windows, model.attended)
 
     # Steps
 
@@ -175,58 +182,86 @@ class CudaExecutor:
 
         Raises:
             ExecutorError: The device failed.
-            OutOfMemoryError: Memory for the step's inputs is missing.
             ClosedError: The executor is closed.
         """
-        if self._inputs is None:
+        if self._launches is None:
             raise ClosedError("the executor is closed")
-        step = self._inputs.stage(batch)
-        self._copy_blocks(step)
-        for launch in self._token_launches:
-            if self._abort.is_set():
-                self._abort.clear()
+        wanted = HostStep.of(batch)
+        running, rows = self._foreseen(wanted)
+        if running is None:
+            running = self._start(self._launches, wanted)
+            rows = np.arange(wanted.num_sampled)
+        if running is None:
+            return None
+        ahead = self._look_ahead(self._launches, running, rows)
+        drawn = running.wait()
+        if ahead is not None:
+            self._ahead = ahead, drawn[0]
+        if self._is_aborted():
+            return None
+        return self._launches.draws.output(batch, drawn[:, rows], running.host_rows, running.logits)
+
+    def _foreseen(self, wanted: HostStep) -> tuple[_RunningStep | None, NDArray[np.intp]]:
+        """The step that was launched ahead, if it computes what is wanted, and in which rows."""
+        ahead, self._ahead = self._ahead, None
+        if ahead is None:
+            return None, np.empty(0, np.intp)
+        running, token_ids = ahead
+        rows = running.step.find_rows(wanted, token_ids)
+        if rows is None:
+            self._num_discarded += 1
+            self._patience = min(2 * self._patience + 1, _MAX_PATIENCE)
+            self._waiting = self._patience
+            return None, np.empty(0, np.intp)
+        self._num_used += 1
+        self._patience = 0
+        return running, rows
+
+    def _look_ahead(
+        self, launches: ProgramLaunches, running: _RunningStep, rows: NDArray[np.intp]
+    ) -> _RunningStep | None:
+        """Launch the step behind one that is running, if it can be foreseen."""
+        if self._waiting:
+            self._waiting -= 1
+            return None
+        step = running.step
+        if len(rows) != step.num_sampled or (np.diff(rows) != 1).any():
+            return None  # the ids on the device are those of other rows, too
+        following = step.following(self._limits.model_len)
+        return None if following is None else self._start(launches, following)
+
+    def _start(self, launches: ProgramLaunches, step: HostStep) -> _RunningStep | None:
+        """Launch a step; ``None`` if ``abort`` was called meanwhile."""
+        work = launches.inputs.work(step)
+        bucket = bucket_of(step, work, self._limits, launches.max_items)
+        inputs = launches.inputs.stage(step, work, bucket)
+        draw, host_rows = kind_of_draws(step), rows_of_host(step)
+        logits = []
+        if bucket is not None:
+            if self._is_aborted():
                 return None
-            launch(step, step.num_tokens)
-        return self._sample(batch, step)
+            self._graphs.run((bucket, draw), lambda: launches.all(inputs, draw))
+            logits.append(launches.draws.logits(host_rows, 0, step.num_sampled))
+        else:
+            launches.copy_blocks(inputs)
+            for launch in launches.of_tokens:
+                if self._is_aborted():
+                    return None
+                launch(inputs, inputs.num_tokens)
+            for start, end in launches.turns(inputs):
+                launches.sample(inputs, draw, start, end)
+                logits.append(launches.draws.logits(host_rows, start, end))
+        return _RunningStep(
+            step=step,
+            drawn=self._device.start_download(inputs.drawn) if step.num_sampled else None,
+            host_rows=host_rows,
+            logits=np.concatenate(logits) if logits else np.empty((0, 0), np.float32),
+        )
 
-    def _copy_blocks(self, step: StepInputs) -> None:
-        for (number, _), caches in self._kv.items():
-            inputs = step.groups[number]
-            if inputs.num_copies:
-                words = [cache.reshape(-1).view(np.uint32) for cache in caches]
-                sizes = [np.int32(cache[0].nbytes // 4) for cache in caches]
-                self._device.launch(
-                    "copy_blocks_u32",
-                    (inputs.num_copies,),
-                    256,
-                    (*words, inputs.block_copies, *sizes),
-                )
-
-    def _sample(self, batch: Batch, step: StepInputs) -> StepOutput:
-        """Draw on the device where only the largest logit is asked for, else on the host."""
-        if not step.num_sampled:
-            return StepOutput(np.empty(0, np.int32))
-        is_argmax = bool(batch.sampled.is_argmax.all())
-        parts = []
-        for start in range(0, step.num_sampled, self._logits.shape[0]):
-            rows = min(step.num_sampled - start, self._logits.shape[0])
-            part = step.from_sampled_row(start)
-            for launch in self._sampled_launches:
-                launch(part, rows)
-            logits = self._logits[:rows]
-            parts.append(self._argmax(rows) if is_argmax else self._device.download(logits))
-        if not is_argmax:
-            return sample_rows(batch, np.concatenate(parts))
-        ids, failed = np.concatenate(parts, axis=1)
-        return StepOutput(np.ascontiguousarray(ids), failed=failed.astype(bool))
-
-    def _argmax(self, rows: int) -> NDArray[np.int32]:
-        """Token ids and whether they failed, ``[2, rows]``."""
-        ids, failed = self._drawn[0], self._drawn[1]
-        vocab_size = np.int32(self._logits.shape[1])
-        self._device.launch("argmax_f32", (rows,), 1024, (ids, failed, self._logits, vocab_size))
-        drawn: NDArray[np.int32] = self._device.download(self._drawn)
-        return drawn[:, :rows]
+    def _is_aborted(self) -> bool:
+        is_aborted = self._abort.is_set()
+        self._abort.clear()
+        return is_aborted
 
     # What the engine asks
 
@@ -238,18 +273,25 @@ class CudaExecutor:
         """Describe the device and what is in use."""
         return {
             "device": self._device.name,
+            "kv_cache_dtype": self._kind,
             "weight_bytes": self._weights.num_bytes,
             "kv_cache_bytes": sum(array.nbytes for pair in self._kv.values() for array in pair),
         }
 
     def residency(self) -> dict[str, Any]:
-        """Nothing to say: device memory is not paged."""
-        return {}
+        """How many graphs there are, and what became of the steps that were launched ahead."""
+        return {
+            "graphs": len(self._graphs),
+            "steps_foreseen": self._num_used,
+            "steps_discarded": self._num_discarded,
+        }
 
     def close(self) -> None:
-        """Give back all memory of the device."""
+        """Give back all memory of the device, when it has done what was launched."""
+        with contextlib.suppress(ExecutorError):  # whoever waited for a step was told
+            self._device.synchronize()
         self._weights = DeviceWeights(self._device, self._program, self._kind)
         self._kv = {}
-        self._token_launches, self._sampled_launches = [], []
-        self._inputs = self._drawn = self._logits = None
+        self._graphs.clear()
+        self._launches = self._ahead = None
         self._device.close()

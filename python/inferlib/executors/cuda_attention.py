@@ -29,11 +29,23 @@ class AttentionWork:
         decode_items: ``[items, 3]``: sequence, first row, segment.
         decode_tiles: ``[tiles, 4]``: sequence, first row, first item, number of items.
         prefill_tiles: ``[tiles, 2]``: sequence, first row.
+        rounds: First and end of the items and of the tiles that are computed at once. A tile's
+            first item is counted from its round's.
     """
 
     decode_items: NDArray[np.int32]
     decode_tiles: NDArray[np.int32]
     prefill_tiles: NDArray[np.int32]
+    rounds: tuple[tuple[int, int, int, int], ...]
+
+
+NO_WORK = AttentionWork(
+    decode_items=np.empty((0, 3), np.int32),
+    decode_tiles=np.empty((0, 4), np.int32),
+    prefill_tiles=np.empty((0, 2), np.int32),
+    rounds=(),
+)
+"""Of a kernel that needs no lists."""
 
 
 def decode_shared_bytes(head_dim: int) -> int:
@@ -52,6 +64,7 @@ def plan_attention(
     *,
     group: int,
     window: int | None,
+    max_items: int = 1 << 30,
     decode_rows: int = DECODE_ROWS,
 ) -> AttentionWork:
     """Share out the rows of a batch.
@@ -61,6 +74,7 @@ def plan_attention(
         positions: ``[num_tokens]``, ascending within a sequence.
         group: Query heads per KV head.
         window: Tokens a query may see; ``None`` means all.
+        max_items: Items that are computed at once; not less than a tile has.
         decode_rows: Sequences of at most so many rows are decoded, in segments of their own; the
             others are prefilled.
     """
@@ -80,11 +94,30 @@ def plan_attention(
     segments = first_segment[tile_of_item] + np.arange(counts.sum()) - starts[tile_of_item]
     items = (sequences[tile_of_item], first_rows[tile_of_item], segments)
     many = np.flatnonzero(rows > decode_rows)
+    rounds = _rounds(starts, counts, max_items)
+    for first_item, _, first_tile, end_tile in rounds[1:]:
+        starts[first_tile:end_tile] -= first_item
     return AttentionWork(
         decode_items=np.stack(items, axis=1).astype(np.int32),
         decode_tiles=np.stack((sequences, first_rows, starts, counts), axis=1).astype(np.int32),
         prefill_tiles=np.stack(_tiles(many, rows, PREFILL_ROWS), axis=1).astype(np.int32),
+        rounds=rounds,
     )
+
+
+def _rounds(
+    starts: NDArray[np.intp], counts: NDArray[np.intp], max_items: int
+) -> tuple[tuple[int, int, int, int], ...]:
+    """As many whole tiles per round as fit."""
+    ends = starts + counts
+    rounds: list[tuple[int, int, int, int]] = []
+    tile = 0
+    while tile < len(starts):
+        first = int(starts[tile])
+        end_tile = max(int(np.searchsorted(ends, first + max_items, side="right")), tile + 1)
+        rounds.append((first, int(ends[end_tile - 1]), tile, end_tile))
+        tile = end_tile
+    return tuple(rounds)
 
 
 def _tiles(

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     Part: TypeAlias = "NDArray[Any] | QuantizedMatrix"
 
-Kind: TypeAlias = Literal["f32", "bf16"]
+Kind: TypeAlias = Literal["f32", "bf16", "f16"]
 _STORED_FLOATS = {"BF16": np.uint16, "F16": np.float16}
 _LOOKED_UP, _MULTIPLIED = {"embedding"}, {"linear", "lm_head"}
 
@@ -58,7 +58,7 @@ class DeviceWeights:
     Args:
         device: Where to.
         program: Says what is needed, and for what.
-        kind: Of the activations: ``"f32"`` keeps every value exactly, ``"bf16"`` packs.
+        kind: Of the activations: ``"f32"`` keeps every value exactly, the others pack.
     """
 
     def __init__(self, device: Device, program: Program, kind: Kind) -> None:
@@ -169,8 +169,12 @@ class DeviceWeights:
         """Values as the kernels of this kind read floats."""
         if isinstance(part, QuantizedMatrix):
             part = part.values()
-        if self._kind == "f32" or part.dtype == np.uint16:
+        if self._kind == "f32" or part.dtype == (np.uint16 if self._kind == "bf16" else np.float16):
             return part
+        if part.dtype == np.uint16:
+            part = (part.astype(np.uint32) << 16).view(np.float32)
+        if self._kind == "f16":
+            return part.astype(np.float16)
         return to_bfloat16(part.astype(np.float32))
 
     def _upload(self, values: NDArray[Any], name: str) -> DeviceArray:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from .._core import Program
     from ..devices import Device, DeviceArray
+    from .cuda_choices import KernelChoices
     from .cuda_inputs import StepInputs
     from .cuda_matrices import DeviceWeights, Kind
 
@@ -31,24 +32,6 @@ def kind_of(array: DeviceArray) -> str:
     return _KINDS[array.dtype.name]
 
 
-class Partials:
-    """Room for the partial results of decode attention; all layers use it in turn."""
-
-    def __init__(self, device: Device) -> None:
-        self._device = device
-        self._outputs: DeviceArray = None
-        self._softmax: DeviceArray = None
-
-    def arrays(self, rows: int, head_dim: int) -> tuple[DeviceArray, DeviceArray]:
-        """Two arrays of at least ``rows * head_dim`` and ``rows * 2`` float32; they grow."""
-        if self._outputs is None or len(self._outputs) < rows * head_dim:
-            size = 2 * rows * head_dim
-            self._outputs = self._device.alloc((size,), np.float32, "attention's partial outputs")
-        if self._softmax is None or len(self._softmax) < rows * 2:
-            self._softmax = self._device.alloc((rows * 4,), np.float32, "attention's partial sums")
-        return self._outputs, self._softmax
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceModel:
     """A program's data on a device.
@@ -60,7 +43,9 @@ class DeviceModel:
         buffers: Name → ``[rows, width]``.
         weights: All of them.
         kv: (group, layer) → K and V, ``[num_blocks, num_kv_heads, 16, head_dim]``.
-        partials: Scratch of attention.
+        choices: Which of several kernels with the same bits to launch.
+        partials: Room for decode attention's partial outputs and sums, for all layers in turn; of
+            ``None`` where no kernel needs it.
         constants: Rotary frequencies by number.
         attended: KV group → query heads per KV head, where attention needs work lists.
     """
@@ -71,7 +56,8 @@ class DeviceModel:
     buffers: Mapping[str, DeviceArray]
     weights: DeviceWeights
     kv: Mapping[tuple[int, int], tuple[DeviceArray, DeviceArray]]
-    partials: Partials
+    choices: KernelChoices
+    partials: tuple[DeviceArray, DeviceArray]
     constants: dict[int, DeviceArray] = field(default_factory=dict)
     attended: dict[int, int] = field(default_factory=dict)
 

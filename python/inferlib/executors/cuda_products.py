@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +12,8 @@ from .cuda_attention import HEAD_DIMS, decode_shared_bytes, prefill_shared_bytes
 from .cuda_model import ceil_divide, kind_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ..devices import DeviceArray
     from .cuda_inputs import StepInputs
     from .cuda_matrices import Segment
@@ -61,16 +64,34 @@ def _packed_product(
     sizes = (i32(n), i32(k), i32(matrix.group), i32(model.width(out)))
     shared_bytes = ceil_divide(k, _SLICE_COLUMNS) * 512
 
-    def launch(_: StepInputs, rows: int) -> None:
-        arguments = (*arrays, i32(rows), *sizes)
-        if rows <= _FEW_ROWS:
-            few, grid = f"linear_few_{name}", (ceil_divide(n, 16),)
-            device.launch(few, grid, 128, arguments, shared_bytes=shared_bytes)
-        else:
-            tiles = (ceil_divide(n, 128), ceil_divide(rows, 64))
-            device.launch(f"linear_many_{name}", tiles, 128, arguments)
+    def few(rows: int) -> None:
+        device.launch(
+            f"linear_few_{name}",
+            (ceil_divide(n, 16),),
+            128,
+            (*arrays, i32(rows), *sizes),
+            shared_bytes=shared_bytes,
+        )
 
-    return launch
+    def many(rows: int) -> None:
+        tiles = (ceil_divide(n, 128), ceil_divide(rows, 64))
+        device.launch(f"linear_many_{name}", tiles, 128, (*arrays, i32(rows), *sizes))
+
+    most = min(_FEW_ROWS, int(model.buffers[x].shape[0]))
+    chosen = [_quickest(model, f"{name} {n}x{k}", few, many, rows) for rows in range(1, most + 1)]
+    return lambda _, rows: (chosen[rows - 1] if rows <= most else many)(rows)
+
+
+def _quickest(
+    model: DeviceModel,
+    shape: str,
+    few: Callable[[int], None],
+    many: Callable[[int], None],
+    rows: int,
+) -> Callable[[int], None]:
+    """The kernel for a number of rows that both have."""
+    candidates = {"few": partial(few, rows), "many": partial(many, rows)}
+    return few if model.choices.choose(f"linear {shape}, {rows}", candidates) == "few" else many
 
 
 def attention(model: DeviceModel, op: dict[str, Any]) -> Launch:
@@ -125,30 +146,27 @@ def _attention(model: DeviceModel, op: dict[str, Any]) -> Launch:
             *(inputs.block_tables, inputs.block_table_start_loc),
             *(i32(model.width(op["q"])), *heads, *settings),
         )
-        prefill, items, tiles = inputs.prefill_tiles, inputs.decode_items, inputs.decode_tiles
-        if len(prefill):
+        if len(inputs.prefill_tiles):
             device.launch(
                 f"attention_prefill_{name}",
-                (len(prefill) // 2, num_kv_heads),
+                (len(inputs.prefill_tiles) // 2, num_kv_heads),
                 128,
-                (out, prefill, *common),
+                (out, inputs.prefill_tiles, *common),
                 shared_bytes=prefill_shared_bytes(head_dim),
             )
-        if len(items):
-            num_items = len(items) // 3
-            outputs, softmax = model.partials.arrays(num_items * num_kv_heads * 16, head_dim)
+        for items, tiles in inputs.decode_rounds:
             device.launch(
                 f"attention_decode_{name}",
-                (num_items, num_kv_heads),
+                (len(items) // 3, num_kv_heads),
                 32,
-                (outputs, softmax, items, *common),
+                (*model.partials, items, *common),
                 shared_bytes=decode_shared_bytes(head_dim),
             )
             device.launch(
                 f"attention_decode_combine_{name}",
                 (len(tiles) // 4, num_kv_heads, 16),
                 128,
-                (out, outputs, softmax, tiles, step.query_start_loc, *heads),
+                (out, *model.partials, tiles, step.query_start_loc, *heads),
             )
 
     return launch

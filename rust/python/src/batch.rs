@@ -199,16 +199,53 @@ impl PySampledRows {
     /// `[num_sampled]`: whether the row's token is that of the largest logit, and nothing else is asked of it.
     #[getter]
     fn is_argmax<'py>(&self, py: Python<'py>) -> PyResult<Array<'py, bool>> {
+        self.array(py, |row| is_plain(row) && row.params.temperature <= 0.0)
+    }
+
+    /// `[num_sampled]`: whether the row is drawn by temperature, `top_k`, `top_p` and `min_p` alone, and nothing else is
+    /// asked of it.
+    #[getter]
+    fn is_plain<'py>(&self, py: Python<'py>) -> PyResult<Array<'py, bool>> {
+        self.array(py, is_plain)
+    }
+
+    /// `[num_sampled]`: how many tokens the request's `max_tokens` allows behind this one.
+    #[getter]
+    fn num_tokens_left<'py>(&self, py: Python<'py>) -> PyResult<Array<'py, i32>> {
         self.array(py, |row| {
-            let params = &*row.params;
-            row.kind == LogitsRow::Sample
-                && params.temperature <= 0.0
-                && params.logprobs.is_none()
-                && params.logit_bias.is_empty()
-                && params.allowed_token_ids.is_none()
-                && !params.needs_history()
-                && row.num_output_tokens >= params.min_tokens
+            let left = row
+                .params
+                .max_tokens
+                .saturating_sub(row.num_output_tokens + 1);
+            i32::try_from(left).unwrap_or(i32::MAX)
         })
+    }
+
+    /// `[num_sampled]`: as in the request, and so the next three.
+    #[getter]
+    fn temperature<'py>(&self, py: Python<'py>) -> PyResult<Array<'py, f32>> {
+        self.array(py, |row| row.params.temperature)
+    }
+
+    /// `[num_sampled]`: 0 keeps all.
+    #[getter]
+    fn top_k<'py>(&self, py: Python<'py>) -> PyResult<Array<'py, i32>> {
+        self.array(py, |row| {
+            let kept = row.params.top_k.unwrap_or(0);
+            i32::try_from(kept).unwrap_or(i32::MAX)
+        })
+    }
+
+    /// `[num_sampled]`.
+    #[getter]
+    fn top_p<'py>(&self, py: Python<'py>) -> PyResult<Array<'py, f32>> {
+        self.array(py, |row| row.params.top_p)
+    }
+
+    /// `[num_sampled]`.
+    #[getter]
+    fn min_p<'py>(&self, py: Python<'py>) -> PyResult<Array<'py, f32>> {
+        self.array(py, |row| row.params.min_p)
     }
 
     /// `[is_scored.sum()]`: the tokens that are scored, in the order of their rows.
@@ -280,6 +317,17 @@ impl PySampledRows {
         let params = batch.sampled.iter().map(|row| Arc::clone(&row.params));
         params.map(PySamplingParams::from_shared).collect()
     }
+}
+
+/// Whether a row needs nothing but its logits, the numbers of its request and its place.
+fn is_plain(row: &SampledRow) -> bool {
+    let params = &*row.params;
+    row.kind == LogitsRow::Sample
+        && params.logprobs.is_none()
+        && params.logit_bias.is_empty()
+        && params.allowed_token_ids.is_none()
+        && !params.needs_history()
+        && row.num_output_tokens >= params.min_tokens
 }
 
 /// The scheduler's limits keep every count below 2^31.

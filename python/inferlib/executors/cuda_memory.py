@@ -1,0 +1,127 @@
+"""How much memory a program takes on a device: everything is reserved before the first step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..config import BLOCK_SIZE
+from .cuda_attention import DECODE_ROWS, SEGMENT
+
+if TYPE_CHECKING:
+    from .._core import Program
+    from ..config import EngineConfig
+    from ..devices import Device
+    from .cuda_matrices import Kind
+
+DTYPES: dict[Kind, type[np.generic]] = {"f32": np.float32, "bf16": np.uint16, "f16": np.float16}
+"""What activations, keys and values are stored as."""
+
+_LOGITS_ROWS = 256
+"""Rows of logits that are held at once; more are computed in turns, since 4,096 rows of 128k logits
+would take 2 GiB."""
+_PARTIAL_BYTES = 64 << 20
+"""Partial results of decode attention; what needs more is computed in turns."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepLimits:
+    """What no step exceeds.
+
+    Attributes:
+        rows: Tokens.
+        seqs: Sequences.
+        model_len: Tokens of a sequence.
+    """
+
+    rows: int
+    seqs: int
+    model_len: int
+
+    @classmethod
+    def of(cls, config: EngineConfig, max_model_len: int) -> StepLimits:
+        """Those of a model that is being loaded."""
+        rows = config.max_num_batched_tokens
+        return cls(rows=rows, seqs=min(rows, config.max_num_seqs), model_len=max_model_len)
+
+    @property
+    def sampled(self) -> int:
+        """Rows of logits that are held at once."""
+        return min(self.rows, _LOGITS_ROWS)
+
+    @property
+    def blocks(self) -> int:
+        """KV blocks of a sequence."""
+        return -(-self.model_len // BLOCK_SIZE)
+
+    @property
+    def segments(self) -> int:
+        """Segments of attention in which a tile of a sequence may have work."""
+        return -(-self.model_len // SEGMENT) + 1
+
+
+def kind_for(config: EngineConfig, device: Device) -> Kind:
+    """What activations, keys and values are stored as."""
+    if config.precision == "exact":
+        return "f32"
+    return "bf16" if device.has_bfloat16 else "f16"
+
+
+def block_bytes(program: Program, kind: Kind) -> int:
+    """Bytes of one KV block, all groups together; every group gets the same number of blocks."""
+    elements = sum(
+        group.num_layers * group.num_kv_heads * (group.k_head_dim + group.v_head_dim)
+        for group in program.kv_groups
+    )
+    return BLOCK_SIZE * elements * np.dtype(DTYPES[kind]).itemsize
+
+
+def buffer_shapes(
+    program: Program, kind: Kind, limits: StepLimits
+) -> dict[str, tuple[tuple[int, int], type[np.generic]]]:
+    """Shape and type of every buffer; logits are float32 in all precisions."""
+    logits = next(str(op["out"]) for name, op in program.ops if name == "lm_head")
+    return {
+        name: (
+            (limits.rows if rows == "tokens" else limits.sampled, width),
+            np.float32 if name == logits else DTYPES[kind],
+        )
+        for name, (rows, width) in program.buffers.items()
+    }
+
+
+def max_items(program: Program, number: int, limits: StepLimits) -> int:
+    """Work items of decode attention that are computed at once in a KV group.
+
+    One tile's at least; not more than all sequences can have, nor than ``_PARTIAL_BYTES`` hold.
+    """
+    group = program.kv_groups[number]
+    item_bytes = group.num_kv_heads * DECODE_ROWS * (group.k_head_dim + 2) * 4
+    return max(limits.segments, min(limits.seqs * limits.segments, _PARTIAL_BYTES // item_bytes))
+
+
+def partial_rows(program: Program, limits: StepLimits) -> tuple[int, int]:
+    """Elements of the partial outputs, and rows of them; all groups and layers share the arrays."""
+    rows = [
+        max_items(program, number, limits) * group.num_kv_heads * DECODE_ROWS
+        for number, group in enumerate(program.kv_groups)
+    ]
+    elements = [
+        count * group.k_head_dim for count, group in zip(rows, program.kv_groups, strict=True)
+    ]
+    return max(elements, default=0), max(rows, default=0)
+
+
+def workspace_bytes(program: Program, kind: Kind, limits: StepLimits) -> int:
+    """Bytes of all that is not weights and KV blocks, but for the inputs of a step (a few MiB)."""
+    buffers = sum(
+        rows * width * np.dtype(dtype).itemsize
+        for (rows, width), dtype in buffer_shapes(program, kind, limits).values()
+    )
+    scratch_block = block_bytes(program, kind)
+    if kind == "f32":
+        return buffers + scratch_block
+    elements, rows = partial_rows(program, limits)
+    return buffers + scratch_block + 4 * (elements + 2 * rows)
