@@ -1,4 +1,4 @@
-"""A large head is read in part where that decides the token: the tokens are those of the whole head.
+"""A large head is read in part where that decides the token: the whole head gives the same tokens.
 
 Asking for log-probabilities takes the whole head, and changes nothing else.
 """
