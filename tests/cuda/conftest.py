@@ -14,7 +14,7 @@ from tests.cuda_emulator.build import compile_all
 from inferlib import InferlibError
 
 HERE = Path(__file__).parent
-EMULATOR_ONLY = {"test_emulator", "test_planted_bugs", "test_cupy_device"}
+EMULATOR_ONLY = {"test_emulator", "test_emulated_hopper", "test_planted_bugs", "test_cupy_device"}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
