@@ -120,7 +120,9 @@ class TestPlantedBugs:
             multiply(0, "wrong bytes")
         assert (
             "128 threads wait in a wait at hopper.cu" in str(failure.value)
-            and "(for parity 0 of full[0]: 0 phases are complete, 0 arrivals and 16 bytes are missing)"
+        )
+        assert (
+            "(for parity 0 of full[0]: 0 phases are complete, 0 arrivals and 16 bytes are missing)"
             in str(failure.value)
         )
 
