@@ -17,7 +17,7 @@ template <class T, int HEAD_DIM> __device__ void attention_prefill(const Attenti
   DYNAMIC_SHARED(shared);
   constexpr int STAGE = 2 * tile_elements<HEAD_DIM>();
   T* ring = reinterpret_cast<T*>(shared);
-  float* folded = reinterpret_cast<float*>(ring + STAGES * STAGE) + threadIdx.x;  // element e at folded[e * THREADS]
+  FoldedRows<HEAD_DIM, THREADS> folded(reinterpret_cast<float*>(ring + STAGES * STAGE));
   int warp = threadIdx.x / 32, lane = threadIdx.x % 32, kv_head = blockIdx.y;
   int sequence = tiles[blockIdx.x * 2], first_row = tiles[blockIdx.x * 2 + 1];
   Rows rows = rows_of(a, sequence, kv_head, first_row + warp * WARP_ROWS, lane);
@@ -28,8 +28,6 @@ template <class T, int HEAD_DIM> __device__ void attention_prefill(const Attenti
 
   Softmax<HEAD_DIM> state;
   state.clear();
-  float largest[2] = {LOWEST, LOWEST}, total[2] = {};
-  for (int e = 0; e < HEAD_DIM / 2; e++) folded[e * THREADS] = 0;
 
   int first = span.first / TILE * TILE;
   start_tile<T, HEAD_DIM, THREADS>(ring, a, sequence, kv_head, first, span);
@@ -41,38 +39,11 @@ template <class T, int HEAD_DIM> __device__ void attention_prefill(const Attenti
     wait_copies<1>();
     __syncthreads();
     attend<T, HEAD_DIM>(state, query, ring + stage * STAGE, a, rows, start, lane);
-    if ((start + TILE) % SEGMENT == 0 || start + TILE > span.last) {
-      state.finish();
-      Fold f[2];
-#pragma unroll
-      for (int half = 0; half < 2; half++) {
-        f[half] = start_fold(largest[half], state.largest[half]);
-        largest[half] = f[half].largest;
-        total[half] = fold(f[half], total[half], state.total[half]);
-      }
-#pragma unroll
-      for (int i = 0; i < HEAD_DIM / 8; i++)
-#pragma unroll
-        for (int j = 0; j < 4; j++) {
-          float* place = folded + (i * 4 + j) * THREADS;
-          *place = fold(f[j / 2], *place, state.output[i][j]);
-        }
-      state.clear();
-    }
+    if ((start + TILE) % SEGMENT == 0 || start + TILE > span.last) folded.add(state);
     __syncthreads();  // the stage is overwritten next
   }
   wait_copies<0>();
-
-#pragma unroll
-  for (int half = 0; half < 2; half++) {
-    if (!rows.is_there[half]) continue;
-    T* target = out + (static_cast<size_t>(rows.token[half]) * a.num_heads + rows.head[half]) * HEAD_DIM + lane % 4 * 2;
-#pragma unroll
-    for (int i = 0; i < HEAD_DIM / 8; i++) {
-      float first_value = folded[(i * 4 + half * 2) * THREADS], second_value = folded[(i * 4 + half * 2 + 1) * THREADS];
-      *reinterpret_cast<uint32_t*>(target + i * 8) = pack_pair<T>(first_value / total[half], second_value / total[half]);
-    }
-  }
+  folded.store(out, rows, a.num_heads, lane);
 }
 
 #define ATTENTION_PREFILL(NAME, T, HEAD_DIM)                                                                            \

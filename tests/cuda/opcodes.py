@@ -20,7 +20,7 @@ _INSTRUCTION = re.compile(r"\s+/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_
 REQUIRED = {
     r"linear_few_\w+": (r"HMMA\.16816\.F32", r"LDG\S*\.(128|64)\.CONSTANT"),
     r"linear_many_\w+": (r"HMMA\.16816\.F32", r"LDSM\S*\.4", r"LDGSTS\S*\.128"),
-    r"linear_sm90_\w+": ("HGMMA", "UTMALDG", r"SYNCS\.\S*TRYWAIT"),
+    r"(linear|attention_prefill)_sm90_\w+": ("HGMMA", "UTMALDG", r"SYNCS\.\S*TRYWAIT"),
     r"attention_(decode|prefill)_b?f16_\d+": (
         *(r"HMMA\.16816\.F32", r"LDSM\S*\.M88\.4", r"LDSM\S*\.MT88\.4", r"LDGSTS\S*\.128"),
     ),

@@ -118,9 +118,7 @@ class TestPlantedBugs:
     def test_a_deadlock_names_the_barrier_and_what_it_lacks(self):
         with pytest.raises(KernelError) as failure:
             multiply(0, "wrong bytes")
-        assert (
-            "128 threads wait in a wait at hopper.cu" in str(failure.value)
-        )
+        assert "128 threads wait in a wait at hopper.cu" in str(failure.value)
         assert (
             "(for parity 0 of full[0]: 0 phases are complete, 0 arrivals and 16 bytes are missing)"
             in str(failure.value)

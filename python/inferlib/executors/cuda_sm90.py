@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-ONLY_FOR = {"linear_sm90": "sm_90a"}
+ONLY_FOR = {"attention_prefill_sm90": "sm_90a", "linear_sm90": "sm_90a"}
 """Files of ``cuda/`` → the one architecture that they are compiled for; all others are for all."""
 
 
@@ -64,3 +64,12 @@ LINEAR_TILES = (
 def linear_tile(rows: int) -> LinearTile:
     """The tile for a number of rows: it changes no bit of them."""
     return next((tile for tile in LINEAR_TILES if rows <= tile.rows), LINEAR_TILES[-1])
+
+
+ATTENTION_THREADS = 160
+"""Of ``attention_prefill_sm90``: 64 rows, and the warp that loads."""
+
+
+def attention_shared_bytes(head_dim: int) -> int:
+    """Dynamic shared memory of ``attention_prefill_sm90``: queries, ring and folded outputs."""
+    return (128 + 2 * 256 + 256) * head_dim
