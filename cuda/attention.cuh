@@ -105,6 +105,9 @@ template <class T, int HEAD_DIM, int THREADS>
 __device__ __forceinline__ void start_tile(T* stage, const Attention<T>& a, int sequence, int kv_head, int start, Span span) {
   const int* blocks = a.block_tables + a.block_table_start_loc[sequence];
   constexpr int PIECES = HEAD_DIM / 8;
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+#pragma unroll 1  // copies go through registers there, which the outputs of wide heads need
+#endif
   for (int piece = threadIdx.x; piece < TILE * PIECES; piece += THREADS) {
     int row = piece / PIECES, offset = piece % PIECES * 8, position = start + row;
     bool is_wanted = position >= span.first && position <= span.last;
@@ -195,7 +198,8 @@ __device__ __forceinline__ void attend(Softmax<HEAD_DIM>& state, const Query<HEA
   constexpr int STRIDE = HEAD_DIM + 8;
   float scores[TILE / 8][4] = {};
   const T* key_row = stage + ((lane & 7) + (lane >> 4) * 8) * STRIDE + (lane >> 3 & 1) * 8;
-#pragma unroll
+  constexpr int UNROLLED = Query<HEAD_DIM>::IS_SHARED ? 2 : HEAD_DIM / 16;  // fewer registers where outputs take most
+#pragma unroll UNROLLED
   for (int step = 0; step < HEAD_DIM / 16; step++) {
     uint32_t left[4];
     query.get(left, step);

@@ -2,8 +2,9 @@
 
 ``python -m tests.cuda.compile_gate`` compares what the assembler says with the table, and fails if
 a kernel does not compile, lacks an instruction that it is about (``opcodes.py``), spills, has
-products that the assembler made wait for each other, or takes other registers or shared memory than
-the table says; ``--write`` rewrites the table. Needs the group ``kernels`` (NVRTC and nvdisasm), no driver, no GPU.
+products that the assembler made wait for each other, or takes other registers or shared memory
+than the table says; ``--write`` rewrites the table. Needs the group ``kernels`` (NVRTC and
+nvdisasm), no driver, no GPU.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import concurrent.futures
 import os
+import re
 import sys
 import threading
 from collections import defaultdict
@@ -75,6 +77,19 @@ def compile_everything() -> tuple[dict[str, dict[str, KernelUsage]], list[str]]:
     return usages, wrong
 
 
+def bytes_moved(contract: str) -> str:
+    """What a file's opening comment says of its traffic.
+
+    Raises:
+        ValueError: It says nothing.
+    """
+    text = " ".join(line.removeprefix("//").strip() for line in contract.splitlines())
+    found = re.search(r"Bytes: (.+?)\.? (?:Oracle|Order|Source):", text)
+    if found is None:
+        raise ValueError(f"no 'Bytes: … Oracle: …' in {contract[:80]!r}")
+    return found[1]
+
+
 def table(usages: dict[str, dict[str, KernelUsage]]) -> str:
     """The Markdown between the marks."""
     sources = KernelSources(source_folder())
@@ -84,8 +99,8 @@ def table(usages: dict[str, dict[str, KernelUsage]]) -> str:
     architectures = " / ".join(name.removeprefix("sm_") for name in ARCHITECTURES)
     rows = [
         f"{len(usages)} kernels in {len(sources.files)} files, {lines:,} lines with headers.\n",
-        f"| kernel | registers, sm {architectures} | spilled bytes | static shared memory |",
-        "|---|---|---|---|",
+        f"| kernel | registers, sm {architectures} | spilled bytes | static shared memory | bytes moved |",
+        "|---|---|---|---|---|",
     ]
     for name in sorted(usages):
         each = [usages[name].get(architecture) for architecture in ARCHITECTURES]
@@ -95,7 +110,9 @@ def table(usages: dict[str, dict[str, KernelUsage]]) -> str:
         if not any(usage.spill_bytes for usage in found):
             spills = "0"
         shared = max(usage.shared_bytes for usage in found)
-        rows.append(f"| `{name}` | {registers} | {spills} | {shared} |")
+        text = sources.files[sources.file_of(name)]
+        moved = bytes_moved(text[: text.index("#include")])
+        rows.append(f"| `{name}` | {registers} | {spills} | {shared} | {moved} |")
     return "\n".join(rows) + "\n"
 
 

@@ -106,7 +106,9 @@ def case(kind, layout, tokens):
     generator = np.random.default_rng(tokens)
     x = numbers(generator, (tokens, K), kind)
     # One expert has more choices than a tile, most have few or none.
-    ids = np.where(generator.random((tokens, TOP_K)) < 0.6, [3, 34], generator.integers(0, 30, (tokens, TOP_K)))
+    ids = np.where(
+        generator.random((tokens, TOP_K)) < 0.6, [3, 34], generator.integers(0, 30, (tokens, TOP_K))
+    )
     ids = ids.astype(i32)
     gates, ups, downs = ([], [], [])
     for expert in range(EXPERTS):
@@ -118,7 +120,9 @@ def case(kind, layout, tokens):
     return x, ids, gates, ups, downs
 
 
-@pytest.mark.parametrize(("kind", "layout"), [("bf16", "float"), ("bf16", "int4"), ("f16", "int8-32"), ("bf16", "e4m3")])
+@pytest.mark.parametrize(
+    ("kind", "layout"), [("bf16", "float"), ("bf16", "int4"), ("f16", "int8-32"), ("bf16", "e4m3")]
+)
 def test_grouped_products_have_the_bits_of_single_ones(kind, layout):
     tokens = 120
     x, ids, gates, ups, downs = case(kind, layout, tokens)
@@ -136,7 +140,15 @@ def test_grouped_products_have_the_bits_of_single_ones(kind, layout):
         [
             *(Out((tokens * TOP_K, WIDTH), DTYPES[kind]), x, start_loc, order),
             *(gate_codes, gate_scales, up_codes, up_scales),
-            *(i32(EXPERTS), i32(TOP_K), i32(WIDTH), i32(K), i32(gate[0].group), codes_step, scales_step),
+            *(
+                i32(EXPERTS),
+                i32(TOP_K),
+                i32(WIDTH),
+                i32(K),
+                i32(gate[0].group),
+                codes_step,
+                scales_step,
+            ),
         ],
         seeds=seeds,
     )
@@ -148,16 +160,34 @@ def test_grouped_products_have_the_bits_of_single_ones(kind, layout):
         128,
         [
             *(Out((tokens * TOP_K, K), DTYPES[kind]), wide, start_loc, order, codes, scales),
-            *(i32(EXPERTS), i32(1), i32(K), i32(WIDTH + 24), i32(down[0].group), codes_step, scales_step),
+            *(
+                i32(EXPERTS),
+                i32(1),
+                i32(K),
+                i32(WIDTH + 24),
+                i32(down[0].group),
+                codes_step,
+                scales_step,
+            ),
         ],
         seeds=seeds,
     )
     for token in range(0, tokens, 17):
         for slot in range(TOP_K):
             expert, choice = int(ids[token, slot]), token * TOP_K + slot
-            alone = gated("few", x[token : token + 1].copy(), (gate[expert], up[expert]), (None, None), kind, "silu", seeds=(0,))
+            alone = gated(
+                "few",
+                x[token : token + 1].copy(),
+                (gate[expert], up[expert]),
+                (None, None),
+                kind,
+                "silu",
+                seeds=(0,),
+            )
             assert alone[0].tobytes() == middle[choice].tobytes()
-            row = linear("few", wide[choice : choice + 1].copy(), down[expert], None, kind, kind, seeds=(0,))
+            row = linear(
+                "few", wide[choice : choice + 1].copy(), down[expert], None, kind, kind, seeds=(0,)
+            )
             assert row[0].tobytes() == out[choice].tobytes()
     even = [choice for choice in range(0, tokens * TOP_K, 5) if ids.reshape(-1)[choice] % 2 == 0]
     gate_out, up_out = (

@@ -65,7 +65,9 @@ def test_their_products(kernel, read):
     generator = np.random.default_rng(4)
     n, k = 40, 1056
     shape = (k // 8, n) if read is read_gptq else (k, n // 8)
-    matrix = read(words(generator, *shape), words(generator, 11, n // 8), scales_of(generator, 11, n))
+    matrix = read(
+        words(generator, *shape), words(generator, 11, n // 8), scales_of(generator, 11, n)
+    )
     x = numbers(generator, (5, k), "bf16")
     out = linear(kernel, x, pack_quantized(matrix), None, "bf16", "bf16")
     assert_close(out, to_values(x) @ to_values(to_bits(matrix.values(), "bf16")).T, "bf16")
@@ -86,7 +88,9 @@ def test_columns_in_another_order_are_refused():
 def test_shapes_that_do_not_fit_are_refused(groups, zeros):
     generator = np.random.default_rng(0)
     with pytest.raises(ModelFormatError, match="multiples of 32"):
-        read_awq(words(generator, 64, 1), words(generator, zeros, 1), scales_of(generator, groups, 8))
+        read_awq(
+            words(generator, 64, 1), words(generator, zeros, 1), scales_of(generator, groups, 8)
+        )
 
 
 @pytest.mark.parametrize(
