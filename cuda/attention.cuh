@@ -198,7 +198,7 @@ __device__ __forceinline__ void attend(Softmax<HEAD_DIM>& state, const Query<HEA
   constexpr int STRIDE = HEAD_DIM + 8;
   float scores[TILE / 8][4] = {};
   const T* key_row = stage + ((lane & 7) + (lane >> 4) * 8) * STRIDE + (lane >> 3 & 1) * 8;
-  constexpr int UNROLLED = Query<HEAD_DIM>::IS_SHARED ? 2 : HEAD_DIM / 16;  // fewer registers where outputs take most
+  [[maybe_unused]] constexpr int UNROLLED = Query<HEAD_DIM>::IS_SHARED ? 2 : HEAD_DIM / 16;  // outputs take most registers
 #pragma unroll UNROLLED
   for (int step = 0; step < HEAD_DIM / 16; step++) {
     uint32_t left[4];

@@ -5,8 +5,8 @@
 // block_table_start_loc[sequence] on · tiles [num_tiles, 2]: sequence, first row (64 rows each)
 // out [tokens, num_heads * head_dim]
 // Launch: (num_tiles, num_kv_heads) thread blocks of 128, 256 * (head_dim + 8) + 256 * head_dim bytes of dynamic
-// shared memory, the ring of tiles and the folded outputs (each thread its own), and 32768 more where head_dim is 256. Caches aligned to 16 bytes,
-// q and out to 4.
+// shared memory, the ring of tiles and the folded outputs (each thread its own), and 32768 more where head_dim is above
+// 128. Caches aligned to 16 bytes, q and out to 4.
 // Bytes: K and V up to the tile's last position, once per 64 rows (L2 serves most). Oracle: reference.attention
 #include "attention.cuh"
 
@@ -43,7 +43,8 @@ template <class T, int HEAD_DIM> __device__ void attention_prefill(const Attenti
     __syncthreads();  // the stage is overwritten next
   }
   wait_copies<0>();
-  folded.store(out, rows, a.num_heads, lane);
+  // Looked up again: wide heads leave no registers to keep it in.
+  folded.store(out, rows_of(a, sequence, kv_head, first_row + warp * WARP_ROWS, lane), a.num_heads, lane);
 }
 
 #define ATTENTION_PREFILL(NAME, T, HEAD_DIM)                                                                            \
@@ -53,8 +54,13 @@ template <class T, int HEAD_DIM> __device__ void attention_prefill(const Attenti
   }                                                                                                                     \
   KERNEL(attention_prefill_##NAME)
 
+ATTENTION_PREFILL(bf16_32, bfloat16, 32)
 ATTENTION_PREFILL(bf16_64, bfloat16, 64)
+ATTENTION_PREFILL(bf16_80, bfloat16, 80)
+ATTENTION_PREFILL(bf16_96, bfloat16, 96)
+ATTENTION_PREFILL(bf16_112, bfloat16, 112)
 ATTENTION_PREFILL(bf16_128, bfloat16, 128)
+ATTENTION_PREFILL(bf16_192, bfloat16, 192)
 ATTENTION_PREFILL(bf16_256, bfloat16, 256)
 ATTENTION_PREFILL(f16_64, float16, 64)
 ATTENTION_PREFILL(f16_128, float16, 128)

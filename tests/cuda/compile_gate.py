@@ -99,7 +99,8 @@ def table(usages: dict[str, dict[str, KernelUsage]]) -> str:
     architectures = " / ".join(name.removeprefix("sm_") for name in ARCHITECTURES)
     rows = [
         f"{len(usages)} kernels in {len(sources.files)} files, {lines:,} lines with headers.\n",
-        f"| kernel | registers, sm {architectures} | spilled bytes | static shared memory | bytes moved |",
+        f"| kernel | registers, sm {architectures} | spilled bytes | static shared memory "
+        "| bytes moved |",
         "|---|---|---|---|---|",
     ]
     for name in sorted(usages):

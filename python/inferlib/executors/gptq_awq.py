@@ -3,7 +3,8 @@
 Both store ``value = (code - zero) * scale``, packed along different axes. The products of a float16
 scale with integers of 5 bits are exact in float32, so ``scale * code + minimum`` is that value.
 
-Source: AutoGPTQ's ``qlinear_cuda_old.py`` and GPTQModel's ``gptq_v2``; AutoAWQ's ``packing_utils.py``.
+Source: AutoGPTQ's ``qlinear_cuda_old.py`` and GPTQModel's ``gptq_v2``; AutoAWQ's
+``packing_utils.py``.
 """
 
 from __future__ import annotations
