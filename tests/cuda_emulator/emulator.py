@@ -48,7 +48,13 @@ class Emulator:
         self._replaced: dict[str, Change] = {}
 
     def replace(
-        self, file: str, text: str, by: str, *, keep: tuple[str, ...] | None = None
+        self,
+        file: str,
+        text: str,
+        by: str,
+        *,
+        keep: tuple[str, ...] | None = None,
+        header: str | None = None,
     ) -> None:
         """Plant a bug: compile ``file`` (its stem) with some of its text replaced.
 
@@ -57,8 +63,9 @@ class Emulator:
             text: Occurs in it exactly once.
             by: What stands in its place.
             keep: Names of the instantiations to compile; ``None`` means all.
+            header: Which of its headers has the text, if it is not in the file itself.
         """
-        self._replaced[file] = Change(text=text, by=by, keep=keep)
+        self._replaced[file] = Change(text=text, by=by, keep=keep, header=header)
 
     def launch(
         self,
