@@ -30,8 +30,9 @@ __device__ void linear_many(OUT* out, const T* x, const uint32_t* codes, const f
       }
 }
 
-#define LINEAR_MANY(NAME, T, W, OUT)                                                                                 \
-  extern "C" __global__ void __launch_bounds__(128) linear_many_##NAME(                                              \
+// The last argument: thread blocks that an SM must hold, where more would leave too few registers to each.
+#define LINEAR_MANY(NAME, T, W, OUT, ...)                                                                            \
+  extern "C" __global__ void __launch_bounds__(128, ##__VA_ARGS__) linear_many_##NAME(                               \
       OUT* out, const T* x, const uint32_t* codes, const float* scales, const float* bias, int rows, int n, int k,   \
       int group, int out_stride) {                                                                                                   \
     linear_many<T, W<T>, OUT>(out, x, codes, scales, bias, rows, n, k, group, out_stride);                                       \
@@ -50,11 +51,11 @@ LINEAR_MANY(f16_int4_f16, float16, Int4, float16)
 LINEAR_MANY(f16_f16_f32, float16, Float16Bits, float)
 LINEAR_MANY(f16_int8_f32, float16, Int8, float)
 LINEAR_MANY(f16_int4_f32, float16, Int4, float)
-LINEAR_MANY(bf16_e4m3_bf16, bfloat16, E4m3, bfloat16)
-LINEAR_MANY(bf16_e4m3_f32, bfloat16, E4m3, float)
-LINEAR_MANY(bf16_e5m2_bf16, bfloat16, E5m2, bfloat16)
-LINEAR_MANY(bf16_e5m2_f32, bfloat16, E5m2, float)
-LINEAR_MANY(f16_e4m3_f16, float16, E4m3, float16)
-LINEAR_MANY(f16_e4m3_f32, float16, E4m3, float)
-LINEAR_MANY(f16_e5m2_f16, float16, E5m2, float16)
-LINEAR_MANY(f16_e5m2_f32, float16, E5m2, float)
+LINEAR_MANY(bf16_e4m3_bf16, bfloat16, E4m3, bfloat16, 2)
+LINEAR_MANY(bf16_e4m3_f32, bfloat16, E4m3, float, 2)
+LINEAR_MANY(bf16_e5m2_bf16, bfloat16, E5m2, bfloat16, 2)
+LINEAR_MANY(bf16_e5m2_f32, bfloat16, E5m2, float, 2)
+LINEAR_MANY(f16_e4m3_f16, float16, E4m3, float16, 2)
+LINEAR_MANY(f16_e4m3_f32, float16, E4m3, float, 2)
+LINEAR_MANY(f16_e5m2_f16, float16, E5m2, float16, 2)
+LINEAR_MANY(f16_e5m2_f32, float16, E5m2, float, 2)

@@ -22,7 +22,10 @@ __device__ void moe_linear(T* out, const T* x, const int* start_loc, const int* 
   const Panel pair[WARP_PANELS] = {{codes, scales, first_panel, first_panel < panels},
                                    {codes, scales, first_panel + 1, first_panel + 1 < panels}};
   const int* choices = order + tile.first;
-  multiply_rows<T, W>(totals, ring, x, ChosenRows<T>{x, choices, tile.count, divisor, k}, pair, k, group);
+  SHARED(int, sources, TILE_ROWS);
+  if (threadIdx.x < TILE_ROWS && static_cast<int>(threadIdx.x) < tile.count) sources[threadIdx.x] = choices[threadIdx.x] / divisor;
+  __syncthreads();
+  multiply_rows<T, W>(totals, ring, x, ChosenRows<T>{x, sources, tile.count, 1, k}, pair, k, group);
 
 #pragma unroll
   for (int p = 0; p < WARP_PANELS; p++)
@@ -36,8 +39,9 @@ __device__ void moe_linear(T* out, const T* x, const int* start_loc, const int* 
       }
 }
 
-#define MOE_LINEAR(NAME, T, W)                                                                                          \
-  extern "C" __global__ void __launch_bounds__(128) moe_linear_##NAME(                                                  \
+// The last argument: thread blocks that an SM must hold, where more would leave too few registers to each.
+#define MOE_LINEAR(NAME, T, W, ...)                                                                                     \
+  extern "C" __global__ void __launch_bounds__(128, ##__VA_ARGS__) moe_linear_##NAME(                                   \
       T* out, const T* x, const int* start_loc, const int* order, const uint32_t* codes, const float* scales,           \
       int experts, int divisor, int n, int k, int group, int codes_step, int scales_step) {                             \
     moe_linear<T, W<T>>(out, x, start_loc, order, codes, scales, experts, divisor, n, k, group, codes_step,             \
@@ -48,8 +52,8 @@ __device__ void moe_linear(T* out, const T* x, const int* start_loc, const int* 
 MOE_LINEAR(bf16_bf16, bfloat16, Float16Bits)
 MOE_LINEAR(bf16_int8, bfloat16, Int8)
 MOE_LINEAR(bf16_int4, bfloat16, Int4)
-MOE_LINEAR(bf16_e4m3, bfloat16, E4m3)
+MOE_LINEAR(bf16_e4m3, bfloat16, E4m3, 2)
 MOE_LINEAR(f16_f16, float16, Float16Bits)
 MOE_LINEAR(f16_int8, float16, Int8)
 MOE_LINEAR(f16_int4, float16, Int4)
-MOE_LINEAR(f16_e4m3, float16, E4m3)
+MOE_LINEAR(f16_e4m3, float16, E4m3, 2)

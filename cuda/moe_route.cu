@@ -11,7 +11,7 @@
 
 constexpr int PER_LANE = 16;
 
-extern "C" __global__ void __launch_bounds__(128) moe_route_f32(int* ids, float* weights, const float* logits,
+extern "C" __global__ void __launch_bounds__(128, 4) moe_route_f32(int* ids, float* weights, const float* logits,
                                                                 const float* correction, int tokens, int experts,
                                                                 int top_k, int is_sigmoid, int is_normalised,
                                                                 float scale) {
