@@ -172,6 +172,8 @@ def test_grouped_products_have_the_bits_of_single_ones(kind, layout):
         ],
         seeds=seeds,
     )
+    assert np.isfinite(to_values(middle)).all()  # every choice belongs to some tile
+    assert np.isfinite(to_values(out)).all()
     for token in range(0, tokens, 17):
         for slot in range(TOP_K):
             expert, choice = int(ids[token, slot]), token * TOP_K + slot
