@@ -2,19 +2,7 @@
 // x [rows, 2 * width] · out [rows, width]
 // Launch: (ceil(width / 512), rows) thread blocks of 128, four elements a thread. Needs width % 4 == 0.
 // Bytes: 3 * width * sizeof(T) per row. Oracle: reference.py, ACTIVATIONS
-#include "primitives.cuh"
-
-struct Silu {
-  __device__ static float apply(float x) { return x / (1.0f + expf(-x)); }
-};
-struct GeluTanh {
-  __device__ static float apply(float x) {
-    return 0.5f * x * (1.0f + tanhf(0.7978845608028654f * (x + 0.044715f * x * x * x)));
-  }
-};
-struct Gelu {
-  __device__ static float apply(float x) { return 0.5f * x * (1.0f + erff(x * 0.7071067811865476f)); }
-};
+#include "activations.cuh"
 
 template <class T, class Activation> __device__ void act_and_mul(T* out, const T* x, int width) {
   int i = (blockIdx.x * 128 + threadIdx.x) * 4;

@@ -1,6 +1,6 @@
 // add_<T>: out = a + b, rounded once; out may be a or b
 // a, b, out [n]. Launch: (ceil(n / 1024)) thread blocks of 256, four elements a thread. Needs n % 4 == 0.
-// Oracle: reference.py, "add".
+// Bytes: 3 * n * sizeof(T). Oracle: reference.py, "add".
 #include "primitives.cuh"
 
 template <class T> __device__ void add(T* out, const T* a, const T* b, int n) {

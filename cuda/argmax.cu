@@ -2,26 +2,9 @@
 // or where all are -inf
 // logits [rows, vocab_size] · ids, failed [rows]
 // Launch: (rows) thread blocks of 1024. Order: no sums. Bytes: 4 * vocab_size per row. Oracle: numpy.argmax
-#include "reductions.cuh"
+#include "best.cuh"
 
 constexpr int THREADS = 1024;
-
-struct Best {
-  float value;
-  int index;
-};
-
-__device__ __forceinline__ bool is_better(Best a, Best b) {
-  return a.value > b.value || (a.value == b.value && a.index < b.index);
-}
-
-__device__ __forceinline__ Best warp_best(Best best) {
-  for (int distance = 16; distance; distance /= 2) {
-    Best other = {__shfl_xor_sync(ALL_LANES, best.value, distance), __shfl_xor_sync(ALL_LANES, best.index, distance)};
-    if (is_better(other, best)) best = other;
-  }
-  return best;
-}
 
 extern "C" __global__ void __launch_bounds__(THREADS) argmax_f32(int* ids, int* failed, const float* logits, int vocab_size) {
   SHARED(float, values, THREADS / 32);

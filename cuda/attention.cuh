@@ -105,6 +105,9 @@ template <class T, int HEAD_DIM, int THREADS>
 __device__ __forceinline__ void start_tile(T* stage, const Attention<T>& a, int sequence, int kv_head, int start, Span span) {
   const int* blocks = a.block_tables + a.block_table_start_loc[sequence];
   constexpr int PIECES = HEAD_DIM / 8;
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+#pragma unroll 1  // copies go through registers there, which the outputs of wide heads need
+#endif
   for (int piece = threadIdx.x; piece < TILE * PIECES; piece += THREADS) {
     int row = piece / PIECES, offset = piece % PIECES * 8, position = start + row;
     bool is_wanted = position >= span.first && position <= span.last;
@@ -140,26 +143,12 @@ template <int HEAD_DIM> struct Softmax {
   }
 };
 
-// Add a tile that lies in shared memory.
+// What the scores of a tile change: maxima, totals and the scale of the outputs. Returns the shares of the values, rounded
+// to T, as left-hand fragments.
 template <class T, int HEAD_DIM>
-__device__ __forceinline__ void attend(Softmax<HEAD_DIM>& state, const Query<HEAD_DIM>& query, const T* stage,
-                                       const Attention<T>& a, const Rows& rows, int start, int lane) {
-  constexpr int STRIDE = HEAD_DIM + 8;
-  float scores[TILE / 8][4] = {};
-  const T* key_row = stage + ((lane & 7) + (lane >> 4) * 8) * STRIDE + (lane >> 3 & 1) * 8;
-#pragma unroll
-  for (int step = 0; step < HEAD_DIM / 16; step++) {
-    uint32_t left[4];
-    query.get(left, step);
-#pragma unroll
-    for (int i = 0; i < TILE / 8; i += 2) {
-      uint32_t right[4];
-      load_matrices(right, key_row + i * 8 * STRIDE + step * 16);
-      multiply_add<T>(scores[i], left, right[0], right[1]);
-      multiply_add<T>(scores[i + 1], left, right[2], right[3]);
-    }
-  }
-
+__device__ __forceinline__ void take_scores(Softmax<HEAD_DIM>& state, float (&scores)[TILE / 8][4],
+                                            uint32_t (&shares)[TILE / 16][4], const Attention<T>& a, const Rows& rows,
+                                            int start, int lane) {
   float new_largest[2] = {state.largest[0], state.largest[1]};
   bool is_visible[TILE / 8][4];
 #pragma unroll
@@ -193,20 +182,47 @@ __device__ __forceinline__ void attend(Softmax<HEAD_DIM>& state, const Query<HEA
   for (int i = 0; i < HEAD_DIM / 8; i++)
 #pragma unroll
     for (int j = 0; j < 4; j++) state.output[i][j] *= correction[j / 2];
+#pragma unroll
+  for (int step = 0; step < TILE / 16; step++)
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+      float* two = scores[2 * step + i / 2] + i % 2 * 2;
+      shares[step][i] = pack_pair<T>(two[0], two[1]);
+    }
+}
 
+// Add a tile that lies in shared memory.
+template <class T, int HEAD_DIM>
+__device__ __forceinline__ void attend(Softmax<HEAD_DIM>& state, const Query<HEAD_DIM>& query, const T* stage,
+                                       const Attention<T>& a, const Rows& rows, int start, int lane) {
+  constexpr int STRIDE = HEAD_DIM + 8;
+  float scores[TILE / 8][4] = {};
+  const T* key_row = stage + ((lane & 7) + (lane >> 4) * 8) * STRIDE + (lane >> 3 & 1) * 8;
+  [[maybe_unused]] constexpr int UNROLLED = Query<HEAD_DIM>::IS_SHARED ? 2 : HEAD_DIM / 16;  // outputs take most registers
+#pragma unroll UNROLLED
+  for (int step = 0; step < HEAD_DIM / 16; step++) {
+    uint32_t left[4];
+    query.get(left, step);
+#pragma unroll
+    for (int i = 0; i < TILE / 8; i += 2) {
+      uint32_t right[4];
+      load_matrices(right, key_row + i * 8 * STRIDE + step * 16);
+      multiply_add<T>(scores[i], left, right[0], right[1]);
+      multiply_add<T>(scores[i + 1], left, right[2], right[3]);
+    }
+  }
+
+  uint32_t shares[TILE / 16][4];
+  take_scores(state, scores, shares, a, rows, start, lane);
   const T* value_row = stage + tile_elements<HEAD_DIM>() + ((lane & 7) + (lane >> 3 & 1) * 8) * STRIDE + (lane >> 4) * 8;
 #pragma unroll
   for (int step = 0; step < TILE / 16; step++) {
-    uint32_t shares[4] = {pack_pair<T>(scores[2 * step][0], scores[2 * step][1]),
-                          pack_pair<T>(scores[2 * step][2], scores[2 * step][3]),
-                          pack_pair<T>(scores[2 * step + 1][0], scores[2 * step + 1][1]),
-                          pack_pair<T>(scores[2 * step + 1][2], scores[2 * step + 1][3])};
 #pragma unroll
     for (int i = 0; i < HEAD_DIM / 8; i += 2) {
       uint32_t right[4];
       load_matrices_transposed(right, value_row + step * 16 * STRIDE + i * 8);
-      multiply_add<T>(state.output[i], shares, right[0], right[1]);
-      multiply_add<T>(state.output[i + 1], shares, right[2], right[3]);
+      multiply_add<T>(state.output[i], shares[step], right[0], right[1]);
+      multiply_add<T>(state.output[i + 1], shares[step], right[2], right[3]);
     }
   }
 }
@@ -224,6 +240,50 @@ __device__ __forceinline__ Fold start_fold(float old_largest, float new_largest)
 __device__ __forceinline__ float fold(const Fold& f, float old_value, float new_value) {
   return fmaf(new_value, f.new_share, old_value * f.old_share);
 }
+
+// The segments of a prefill's rows, folded as they end; outputs in shared memory, each thread its own.
+template <int HEAD_DIM, int THREADS> struct FoldedRows {
+  float largest[2] = {LOWEST, LOWEST}, total[2] = {};
+  float* outputs;  // element e at outputs[e * THREADS]
+
+  __device__ __forceinline__ explicit FoldedRows(float* shared) : outputs(shared + threadIdx.x) {
+    for (int e = 0; e < HEAD_DIM / 2; e++) outputs[e * THREADS] = 0;
+  }
+
+  // Add a segment, and begin the next one.
+  __device__ __forceinline__ void add(Softmax<HEAD_DIM>& state) {
+    state.finish();
+    Fold f[2];
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+      f[half] = start_fold(largest[half], state.largest[half]);
+      largest[half] = f[half].largest;
+      total[half] = fold(f[half], total[half], state.total[half]);
+    }
+#pragma unroll
+    for (int i = 0; i < HEAD_DIM / 8; i++)
+#pragma unroll
+      for (int j = 0; j < 4; j++) {
+        float* place = outputs + (i * 4 + j) * THREADS;
+        *place = fold(f[j / 2], *place, state.output[i][j]);
+      }
+    state.clear();
+  }
+
+  // out [tokens, num_heads * HEAD_DIM]
+  template <class T> __device__ __forceinline__ void store(T* out, const Rows& rows, int num_heads, int lane) const {
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+      if (!rows.is_there[half]) continue;
+      T* target = out + (static_cast<size_t>(rows.token[half]) * num_heads + rows.head[half]) * HEAD_DIM + lane % 4 * 2;
+#pragma unroll
+      for (int i = 0; i < HEAD_DIM / 8; i++) {
+        float first = outputs[(i * 4 + half * 2) * THREADS], second = outputs[(i * 4 + half * 2 + 1) * THREADS];
+        *reinterpret_cast<uint32_t*>(target + i * 8) = pack_pair<T>(first / total[half], second / total[half]);
+      }
+    }
+  }
+};
 
 #define ATTENTION_PARAMETERS(T)                                                                                         \
   const T *q, const T *k_cache, const T *v_cache, const int *positions, const int *query_start_loc,                     \

@@ -7,7 +7,7 @@
 // tiles [num_tiles, 4]: sequence, first row, its first item, their number (segments ascending)
 // out [tokens, num_heads * head_dim]
 // Launch: (num_items, num_kv_heads) thread blocks of 32, 256 * (head_dim + 8) bytes of dynamic shared memory,
-// and 8192 more where head_dim is 256;
+// and 8192 more where head_dim is above 128;
 // combine: (num_tiles, num_kv_heads, 16) thread blocks of 128. Caches aligned to 16 bytes, q to 4.
 // Bytes: K and V of a segment once per KV head (all query heads of it share them) + 4 * 16 * head_dim of partials.
 // Oracle: reference.attention
@@ -92,8 +92,13 @@ __device__ void combine(T* out, const float* outputs, const float* softmax, cons
   }                                                                                                                     \
   KERNEL(attention_decode_combine_##NAME)
 
+ATTENTION_DECODE(bf16_32, bfloat16, 32)
 ATTENTION_DECODE(bf16_64, bfloat16, 64)
+ATTENTION_DECODE(bf16_80, bfloat16, 80)
+ATTENTION_DECODE(bf16_96, bfloat16, 96)
+ATTENTION_DECODE(bf16_112, bfloat16, 112)
 ATTENTION_DECODE(bf16_128, bfloat16, 128)
+ATTENTION_DECODE(bf16_192, bfloat16, 192)
 ATTENTION_DECODE(bf16_256, bfloat16, 256)
 ATTENTION_DECODE(f16_64, float16, 64)
 ATTENTION_DECODE(f16_128, float16, 128)

@@ -5,8 +5,8 @@
 // block_table_start_loc[sequence] on · tiles [num_tiles, 2]: sequence, first row (64 rows each)
 // out [tokens, num_heads * head_dim]
 // Launch: (num_tiles, num_kv_heads) thread blocks of 128, 256 * (head_dim + 8) + 256 * head_dim bytes of dynamic
-// shared memory, the ring of tiles and the folded outputs (each thread its own), and 32768 more where head_dim is 256. Caches aligned to 16 bytes,
-// q and out to 4.
+// shared memory, the ring of tiles and the folded outputs (each thread its own), and 32768 more where head_dim is above
+// 128. Caches aligned to 16 bytes, q and out to 4.
 // Bytes: K and V up to the tile's last position, once per 64 rows (L2 serves most). Oracle: reference.attention
 #include "attention.cuh"
 
@@ -17,7 +17,7 @@ template <class T, int HEAD_DIM> __device__ void attention_prefill(const Attenti
   DYNAMIC_SHARED(shared);
   constexpr int STAGE = 2 * tile_elements<HEAD_DIM>();
   T* ring = reinterpret_cast<T*>(shared);
-  float* folded = reinterpret_cast<float*>(ring + STAGES * STAGE) + threadIdx.x;  // element e at folded[e * THREADS]
+  FoldedRows<HEAD_DIM, THREADS> folded(reinterpret_cast<float*>(ring + STAGES * STAGE));
   int warp = threadIdx.x / 32, lane = threadIdx.x % 32, kv_head = blockIdx.y;
   int sequence = tiles[blockIdx.x * 2], first_row = tiles[blockIdx.x * 2 + 1];
   Rows rows = rows_of(a, sequence, kv_head, first_row + warp * WARP_ROWS, lane);
@@ -28,8 +28,6 @@ template <class T, int HEAD_DIM> __device__ void attention_prefill(const Attenti
 
   Softmax<HEAD_DIM> state;
   state.clear();
-  float largest[2] = {LOWEST, LOWEST}, total[2] = {};
-  for (int e = 0; e < HEAD_DIM / 2; e++) folded[e * THREADS] = 0;
 
   int first = span.first / TILE * TILE;
   start_tile<T, HEAD_DIM, THREADS>(ring, a, sequence, kv_head, first, span);
@@ -41,38 +39,12 @@ template <class T, int HEAD_DIM> __device__ void attention_prefill(const Attenti
     wait_copies<1>();
     __syncthreads();
     attend<T, HEAD_DIM>(state, query, ring + stage * STAGE, a, rows, start, lane);
-    if ((start + TILE) % SEGMENT == 0 || start + TILE > span.last) {
-      state.finish();
-      Fold f[2];
-#pragma unroll
-      for (int half = 0; half < 2; half++) {
-        f[half] = start_fold(largest[half], state.largest[half]);
-        largest[half] = f[half].largest;
-        total[half] = fold(f[half], total[half], state.total[half]);
-      }
-#pragma unroll
-      for (int i = 0; i < HEAD_DIM / 8; i++)
-#pragma unroll
-        for (int j = 0; j < 4; j++) {
-          float* place = folded + (i * 4 + j) * THREADS;
-          *place = fold(f[j / 2], *place, state.output[i][j]);
-        }
-      state.clear();
-    }
+    if ((start + TILE) % SEGMENT == 0 || start + TILE > span.last) folded.add(state);
     __syncthreads();  // the stage is overwritten next
   }
   wait_copies<0>();
-
-#pragma unroll
-  for (int half = 0; half < 2; half++) {
-    if (!rows.is_there[half]) continue;
-    T* target = out + (static_cast<size_t>(rows.token[half]) * a.num_heads + rows.head[half]) * HEAD_DIM + lane % 4 * 2;
-#pragma unroll
-    for (int i = 0; i < HEAD_DIM / 8; i++) {
-      float first_value = folded[(i * 4 + half * 2) * THREADS], second_value = folded[(i * 4 + half * 2 + 1) * THREADS];
-      *reinterpret_cast<uint32_t*>(target + i * 8) = pack_pair<T>(first_value / total[half], second_value / total[half]);
-    }
-  }
+  // Looked up again: wide heads leave no registers to keep it in.
+  folded.store(out, rows_of(a, sequence, kv_head, first_row + warp * WARP_ROWS, lane), a.num_heads, lane);
 }
 
 #define ATTENTION_PREFILL(NAME, T, HEAD_DIM)                                                                            \
@@ -82,8 +54,13 @@ template <class T, int HEAD_DIM> __device__ void attention_prefill(const Attenti
   }                                                                                                                     \
   KERNEL(attention_prefill_##NAME)
 
+ATTENTION_PREFILL(bf16_32, bfloat16, 32)
 ATTENTION_PREFILL(bf16_64, bfloat16, 64)
+ATTENTION_PREFILL(bf16_80, bfloat16, 80)
+ATTENTION_PREFILL(bf16_96, bfloat16, 96)
+ATTENTION_PREFILL(bf16_112, bfloat16, 112)
 ATTENTION_PREFILL(bf16_128, bfloat16, 128)
+ATTENTION_PREFILL(bf16_192, bfloat16, 192)
 ATTENTION_PREFILL(bf16_256, bfloat16, 256)
 ATTENTION_PREFILL(f16_64, float16, 64)
 ATTENTION_PREFILL(f16_128, float16, 128)

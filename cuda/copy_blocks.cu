@@ -1,6 +1,7 @@
 // copy_blocks_u32: cache[target] = cache[source] for pairs of KV blocks (copy-on-write), K and V of one layer
 // k_cache, v_cache [num_blocks, words], as words of 4 bytes · pairs [2 * count]: source, target, source, target …
 // Launch: (count) thread blocks of 256. No block is both a source and a target.
+// Bytes: 16 * words per pair. Oracle: numpy
 #include "primitives.cuh"
 
 extern "C" __global__ void __launch_bounds__(256) copy_blocks_u32(uint32_t* k_cache, uint32_t* v_cache, const int* pairs,

@@ -1,6 +1,7 @@
 // gather_rows_<T>: out[i] = x[indices[i]], bits as they are
 // x [tokens, width] · indices [rows] · out [rows, width]
-// Launch: (rows) thread blocks of 128. Needs width % 4 == 0. Oracle: reference.py, "gather_rows".
+// Launch: (rows) thread blocks of 128. Needs width % 4 == 0.
+// Bytes: 2 * width * sizeof(T) per row. Oracle: reference.py, "gather_rows".
 #include "primitives.cuh"
 
 template <class T> __device__ void gather_rows(T* out, const T* x, const int* indices, int width) {

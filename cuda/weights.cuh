@@ -2,10 +2,11 @@
 //
 // A matrix [n, k] is cut into panels of 16 rows (the last one filled up with zeros) and pairs of 32 columns. In each, a
 // lane finds the elements of its two left-hand fragments (m16n8k16, k ascending) side by side, so that a warp reads whole
-// lines: 32 bytes a lane for T, 16 for int8, 8 for int4. python/inferlib/executors/cuda_weights.py packs them.
+// lines: 32 bytes a lane for T, 16 for int8 and fp8, 8 for int4. python/inferlib/executors/cuda_weights.py packs them.
 //
 // int8: value = scale * code, a scale per row and `group` (16 or 32) columns: GGUF's Q8_0, Q6_K.
 // int4: value = scale * code + minimum per row and 32 columns, codes 0 … 15: Q4_0, Q4_1, Q4_K.
+// e4m3, e5m2 (fp8): value = scale * number, a scale per row and `group` columns, a multiple of 32 (k: one per row).
 // Values are rounded to T. Scales are float32, [panels, k / group, 16], for int4 [panels, k / 32, 16, 2].
 //
 // Sums over k have one order for every number of rows: slices of 512 columns, each summed pair after pair by mma.sync,
@@ -70,3 +71,35 @@ template <class T> struct Int4 {
             {decode(bytes.y, low), decode(bytes.y >> 8, high), decode(bytes.y >> 16, low), decode(bytes.y >> 24, high)}};
   }
 };
+
+// Numbers of 8 bits: their bits, moved, are those of a float32 whose exponent has another bias. NaN and infinity are no
+// weights (python/inferlib/executors/fp8_weights.py refuses them). Their exponents are brought back before the scale.
+template <class T, int EXPONENT_BITS> struct Fp8 {
+  __device__ __forceinline__ static float value(uint32_t codes, int byte) {
+    constexpr float BIAS = EXPONENT_BITS == 4 ? 0x1p120f : 0x1p112f;  // 2^(127 - 7), 2^(127 - 15)
+    uint32_t code = codes >> (8 * byte) & 0xff;
+    return __uint_as_float((code & 0x80) << 24 | (code & 0x7f) << (16 + EXPONENT_BITS)) * BIAS;
+  }
+
+  // Four numbers, of row g and then of row g + 8, as two registers.
+  __device__ __forceinline__ static void decode(uint32_t (&fragment)[4], int at, uint32_t codes, float low, float high) {
+    fragment[at] = pack_pair<T>(low * value(codes, 0), low * value(codes, 1));
+    fragment[at + 1] = pack_pair<T>(high * value(codes, 2), high * value(codes, 3));
+  }
+
+  __device__ __forceinline__ static FragmentPair load(const uint32_t* codes, const float* scales, int panel, int pair,
+                                                      int pairs, int group, int lane) {
+    uint4 bytes = load_streamed(reinterpret_cast<const uint4*>(codes) + (static_cast<size_t>(panel) * pairs + pair) * 32 + lane);
+    int groups = pairs * PAIR_COLUMNS / group, place = pair * PAIR_COLUMNS / group;
+    const float* rows = scales + (static_cast<size_t>(panel) * groups + place) * PANEL_ROWS + lane / 4;
+    float low = rows[0], high = rows[8];
+    FragmentPair result;
+    decode(result.low, 0, bytes.x, low, high);
+    decode(result.low, 2, bytes.y, low, high);
+    decode(result.high, 0, bytes.z, low, high);
+    decode(result.high, 2, bytes.w, low, high);
+    return result;
+  }
+};
+template <class T> using E4m3 = Fp8<T, 4>;
+template <class T> using E5m2 = Fp8<T, 5>;

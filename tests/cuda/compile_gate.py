@@ -1,9 +1,10 @@
 """Compiles every kernel for every architecture and keeps the table in ``cuda/README.md``.
 
 ``python -m tests.cuda.compile_gate`` compares what the assembler says with the table, and fails if
-a kernel does not compile, lacks an instruction that it is about (``opcodes.py``), spills, or takes
-other registers or shared memory than the table says; ``--write`` rewrites the table. Needs the
-group ``kernels`` (NVRTC and nvdisasm), no driver, no GPU.
+a kernel does not compile, lacks an instruction that it is about (``opcodes.py``), spills, has
+products that the assembler made wait for each other, or takes other registers or shared memory
+than the table says; ``--write`` rewrites the table. Needs the group ``kernels`` (NVRTC and
+nvdisasm), no driver, no GPU.
 """
 
 from __future__ import annotations
@@ -11,30 +12,59 @@ from __future__ import annotations
 import argparse
 import concurrent.futures
 import os
+import re
 import sys
+import threading
 from collections import defaultdict
+from typing import TYPE_CHECKING
 
 from tests.cuda import opcodes
 
+from inferlib.executors.cuda_sm90 import architecture_of
 from inferlib.executors.kernels import KernelSources, source_folder
 from inferlib.executors.nvrtc import KernelUsage, Nvrtc
+
+if TYPE_CHECKING:
+    import ctypes
 
 ARCHITECTURES = ("sm_75", "sm_80", "sm_89", "sm_90", "sm_100")
 README = source_folder() / "README.md"
 START, END = "<!-- generated: make cuda-table -->\n", "<!-- end -->\n"
 
 
+class LoggingNvrtc(Nvrtc):
+    """A compiler that keeps what the assembler said of the last file, for each thread."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._last = threading.local()
+
+    def _read(self, program: ctypes.c_void_p, what: str) -> bytes:
+        data = super()._read(program, what)
+        if what == "ProgramLog":
+            self._last.log = data.decode(errors="replace")
+        return data
+
+    def serialized(self) -> list[str]:
+        """Lines about products of warpgroups that wait for each other."""
+        return [line for line in self._last.log.splitlines() if "serialized" in line]
+
+
 def compile_everything() -> tuple[dict[str, dict[str, KernelUsage]], list[str]]:
     """Kernel → architecture → what it uses; and what is wrong with the instructions."""
-    sources, nvrtc = KernelSources(source_folder()), Nvrtc()
+    sources, nvrtc = KernelSources(source_folder()), LoggingNvrtc()
 
     def compile_one(job: tuple[str, str]) -> tuple[str, tuple[KernelUsage, ...], list[str]]:
         file, architecture = job
-        text = sources.files[file]
-        code, usages = nvrtc.compile(f"{file}.cu", text, sources.headers, architecture)
+        text, target = sources.files[file], architecture_of(file, architecture)
+        if target is None:
+            return architecture, (), []
+        code, usages = nvrtc.compile(f"{file}.cu", text, sources.headers, target)
         if architecture == "sm_75":  # its bf16 kernels trap, and it has no asynchronous copies
             return architecture, usages, []
-        return architecture, usages, list(opcodes.problems(architecture, opcodes.opcodes(code)))
+        found = opcodes.opcodes(code)
+        wrong = [*opcodes.problems(architecture, found), *nvrtc.serialized()]
+        return architecture, usages, wrong
 
     jobs = [(file, architecture) for file in sources.files for architecture in ARCHITECTURES]
     usages: dict[str, dict[str, KernelUsage]] = defaultdict(dict)
@@ -47,6 +77,19 @@ def compile_everything() -> tuple[dict[str, dict[str, KernelUsage]], list[str]]:
     return usages, wrong
 
 
+def bytes_moved(contract: str) -> str:
+    """What a file's opening comment says of its traffic.
+
+    Raises:
+        ValueError: It says nothing.
+    """
+    text = " ".join(line.removeprefix("//").strip() for line in contract.splitlines())
+    found = re.search(r"Bytes: (.+?)\.? (?:Oracle|Order|Source):", text)
+    if found is None:
+        raise ValueError(f"no 'Bytes: … Oracle: …' in {contract[:80]!r}")
+    return found[1]
+
+
 def table(usages: dict[str, dict[str, KernelUsage]]) -> str:
     """The Markdown between the marks."""
     sources = KernelSources(source_folder())
@@ -56,17 +99,21 @@ def table(usages: dict[str, dict[str, KernelUsage]]) -> str:
     architectures = " / ".join(name.removeprefix("sm_") for name in ARCHITECTURES)
     rows = [
         f"{len(usages)} kernels in {len(sources.files)} files, {lines:,} lines with headers.\n",
-        f"| kernel | registers, sm {architectures} | spilled bytes | static shared memory |",
-        "|---|---|---|---|",
+        f"| kernel | registers, sm {architectures} | spilled bytes | static shared memory "
+        "| bytes moved |",
+        "|---|---|---|---|---|",
     ]
     for name in sorted(usages):
-        each = [usages[name][architecture] for architecture in ARCHITECTURES]
-        registers = " / ".join(str(usage.registers) for usage in each)
-        spills = " / ".join(str(usage.spill_bytes) for usage in each)
-        if not any(usage.spill_bytes for usage in each):
+        each = [usages[name].get(architecture) for architecture in ARCHITECTURES]
+        registers = " / ".join("-" if usage is None else str(usage.registers) for usage in each)
+        found = [usage for usage in each if usage is not None]
+        spills = " / ".join("-" if usage is None else str(usage.spill_bytes) for usage in each)
+        if not any(usage.spill_bytes for usage in found):
             spills = "0"
-        shared = max(usage.shared_bytes for usage in each)
-        rows.append(f"| `{name}` | {registers} | {spills} | {shared} |")
+        shared = max(usage.shared_bytes for usage in found)
+        text = sources.files[sources.file_of(name)]
+        moved = bytes_moved(text[: text.index("#include")])
+        rows.append(f"| `{name}` | {registers} | {spills} | {shared} | {moved} |")
     return "\n".join(rows) + "\n"
 
 

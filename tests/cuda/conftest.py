@@ -17,7 +17,13 @@ from inferlib.devices import register_device
 
 HERE = Path(__file__).parent
 EMULATOR_ONLY = {
-    *("test_emulator", "test_planted_bugs", "test_cupy_device", "test_cuda_steps"),
+    *(
+        "test_emulator",
+        "test_emulated_hopper",
+        "test_planted_bugs",
+        "test_cupy_device",
+        "test_cuda_steps",
+    ),
     *("test_cuda_memory", "test_device_choice", "test_kernel_choices", "test_bench_cuda"),
 }
 

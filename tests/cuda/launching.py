@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import ctypes
 import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,8 @@ import numpy as np
 from tests.cuda_emulator import Emulator
 from tests.cuda_emulator.device import EmulatedDevice
 from tests.cuda_emulator.numbers import to_bits, to_values
+
+from inferlib.executors.tensor_maps import TensorMap
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -135,6 +138,8 @@ def _launch_guarded(
         if isinstance(argument, Out):
             value = device.buffers.copy_of(argument.contents(), name)
             outs.append(value)
+        elif isinstance(argument, TensorMap):
+            value = argument.of(device.buffers.copy_of(argument.array, name))
         elif isinstance(argument, np.ndarray):
             value = device.buffers.copy_of(argument, name)
         values.append(value)
@@ -158,6 +163,12 @@ def launch_on(
             contents = argument.contents() if isinstance(argument, Out) else argument
             value = device.alloc(contents.shape, contents.dtype, f"argument {index}")
             device.upload(value, contents)
+        elif isinstance(argument, TensorMap):
+            array = device.alloc(argument.array.shape, argument.array.dtype, f"argument {index}")
+            device.upload(array, argument.array)
+            value = argument.of(array)
+            if is_gpu():
+                value = value.encode(ctypes.CDLL("libcuda.so.1"))
         if isinstance(argument, Out):
             outs.append(value)
         values.append(value)

@@ -18,8 +18,16 @@ _INSTRUCTION = re.compile(r"\s+/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_
 
 # Kernels (whole name) → opcodes that each must have; on architectures from sm_80 on.
 REQUIRED = {
-    r"linear_few_\w+": (r"HMMA\.16816\.F32", r"LDG\S*\.(128|64)\.CONSTANT"),
-    r"linear_many_\w+": (r"HMMA\.16816\.F32", r"LDSM\S*\.4", r"LDGSTS\S*\.128"),
+    r"(linear_few|gated_few|lm_head_argmax)_b?f16_\w+": (
+        r"HMMA\.16816\.F32",
+        r"LDG\S*\.(128|64)\.CONSTANT",
+    ),
+    r"(linear_many|gated_many|moe_gated|moe_linear)_\w+": (
+        r"HMMA\.16816\.F32",
+        r"LDSM\S*\.4",
+        r"LDGSTS\S*\.128",
+    ),
+    r"(linear|attention_prefill)_sm90_\w+": ("HGMMA", "UTMALDG", r"SYNCS\.\S*TRYWAIT"),
     r"attention_(decode|prefill)_b?f16_\d+": (
         *(r"HMMA\.16816\.F32", r"LDSM\S*\.M88\.4", r"LDSM\S*\.MT88\.4", r"LDGSTS\S*\.128"),
     ),
@@ -27,7 +35,7 @@ REQUIRED = {
     r"(rms_norm|rms_norm_add|add|gather_rows)_b?f16": (r"(LDG|LD)\S*\.64",),
 }
 # Local memory means spilled registers or an array that was not unrolled.
-FORBIDDEN = {r"(linear|attention|rms_norm|sample)_\w+": (r"STL\b.*", r"LDL\b.*")}
+FORBIDDEN = {r"(linear|gated|moe|lm_head|attention|rms_norm|sample)_\w+": (r"STL\b.*", r"LDL\b.*")}
 
 
 def disassembler() -> Path:

@@ -93,6 +93,16 @@ def test_prefill_and_decode_are_right_and_have_the_same_bits(kind, shape):
     assert prefilled.tobytes() == decoded.tobytes()
 
 
+@pytest.mark.parametrize("head_dim", [32, 80, 96, 112, 192])
+def test_heads_of_other_sizes(head_dim):
+    shape = {"num_heads": 2, "num_kv_heads": 1, "head_dim": head_dim}
+    case = attention_case("bf16", lengths=[(1, 1), (3, 290), (9, 40)], **shape)
+    decoded = attend(case, "bf16", shape, decode_rows=ALWAYS_DECODE)
+    assert_close(decoded, case.expected, "bf16", factor=1.5)
+    prefilled = attend(case, "bf16", shape, decode_rows=ALWAYS_PREFILL)
+    assert prefilled.tobytes() == decoded.tobytes()
+
+
 def test_segments_are_folded_at_absolute_places():
     shape = {"num_heads": 8, "num_kv_heads": 2, "head_dim": 64, "window": 400}
     case = attention_case("bf16", lengths=[(1, 1000), (2, 513)], **shape)

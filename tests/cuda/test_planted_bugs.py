@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tests.cuda import test_attention, test_exact_kernels, test_packed_weights, test_row_kernels
+from tests.cuda import (
+    test_attention,
+    test_exact_kernels,
+    test_lm_head_argmax,
+    test_moe,
+    test_packed_weights,
+    test_row_kernels,
+)
 from tests.cuda.launching import SEEDS, emulator
 from tests.cuda_emulator import Emulator, KernelError
 
 
 @pytest.fixture
 def plant(monkeypatch):
-    """Replace a text of a kernel file in all emulators that the tests use."""
+    """Replace a text of a kernel file, or of a header, in all emulators that the tests use."""
 
     def planted(file, text, by):
+        file, _, header = file.partition(": ")
         emulators = {seed: Emulator(seed=seed) for seed in SEEDS}
         for each in emulators.values():
-            each.replace(file, text, by, keep=KEPT.get(file))
+            each.replace(file, text, by, keep=KEPT.get(file), header=header or None)
         monkeypatch.setattr("tests.cuda.launching._emulators", emulators)
         assert emulator(0) is emulators[0]
 
@@ -66,12 +74,26 @@ def rope():
     test_row_kernels.test_rope_store_kv(np.random.default_rng(7), "f32", 5, 5, 20, 6, has_norm=True)
 
 
+def greedy_head():
+    test_lm_head_argmax.test_ids_are_those_of_the_logits("bf16", "float", 8, 333, 544)
+
+
+def moe_sort():
+    test_moe.test_choices_are_sorted_by_expert(700, 64)
+
+
+def moe():
+    test_moe.test_grouped_products_have_the_bits_of_single_ones("bf16", "float")
+
+
 # Which of a file's many kernels the checks launch: the others need not be compiled.
 KEPT = {
     "linear_few": ("bf16_bf16_bf16", "bf16_bf16_f32"),
     "linear_many": ("bf16_bf16_bf16", "bf16_bf16_f32"),
     "attention_prefill": ("bf16_64",),
     "attention_decode": ("bf16_64",),
+    "lm_head_argmax": ("bf16_bf16",),
+    "moe_linear": ("bf16_bf16",),
 }
 
 PLANTED = {
@@ -84,19 +106,30 @@ PLANTED = {
     ),
     "removed barrier behind the wait, linear_many": (
         *(
-            "linear_many",
+            "linear_many: many_rows.cuh",
             "    __syncthreads();  // the chunk is there",
             "    // the chunk is there",
         ),
         linear_many,
     ),
     "removed barrier, argmax": (*("argmax", "  __syncthreads();\n", "", argmax),),
+    "removed barrier, lm_head_argmax": (
+        *("lm_head_argmax", "  __syncthreads();\n  if (threadIdx.x", "  if (threadIdx.x"),
+        greedy_head,
+    ),
+    "removed barrier, moe_sort": (
+        *("moe_sort", "    __syncthreads();\n    int place", "    int place", moe_sort),
+    ),
+    "tiles of an expert that is not there, moe_linear": (
+        *("moe_linear: grouped_rows.cuh", "if (lane >= distance) end += other;"),
+        *("if (lane > distance) end += other;", moe),
+    ),
     "removed warp barrier, rope": (
         *("rope_store_kv", "  __syncwarp();\n  if (!is_value) {", "  if (!is_value) {", rope),
     ),
     "missing wait, linear_many": (
-        *("linear_many", "    wait_copies<STAGES - 2>();", "    wait_copies<STAGES - 1>();"),
-        linear_many,
+        "linear_many: many_rows.cuh",
+        *("    wait_copies<STAGES - 2>();", "    wait_copies<STAGES - 1>();", linear_many),
     ),
     "missing wait, decode": (
         *("attention_decode", "    wait_copies<1>();", "    wait_copies<2>();", decode),
@@ -130,12 +163,12 @@ PLANTED = {
         linear_many,
     ),
     "off by one panel, linear_many": (
-        *("linear_many", "if (first_panel + p >= panels) break;"),
-        *("if (first_panel + p > panels) break;", linear_many),
+        *("linear_many", "first_panel + 1 < panels", "first_panel + 1 <= panels", linear_many),
     ),
     "off by one slice, linear_few": (
-        *("linear_few", "slice < slices; slice++) total", "slice < slices - 1; slice++) total"),
-        linear_few,
+        "linear_few: few_rows.cuh",
+        "slice < (k + SLICE_COLUMNS - 1) / SLICE_COLUMNS; slice++)",
+        *("slice < k / SLICE_COLUMNS; slice++)", linear_few),
     ),
 }
 

@@ -40,17 +40,24 @@ class Change:
         text: Occurs in it exactly once.
         by: What stands in its place.
         keep: Names of the instantiations that stay; ``None`` means all.
+        header: A header that the file includes, if the text is there.
     """
 
     text: str
     by: str
     keep: tuple[str, ...] | None = None
+    header: str | None = None
 
-    def apply(self, source: str) -> str:
-        """The changed text."""
+    def replace(self, source: str) -> str:
+        """The changed text of the file that has it."""
         if source.count(self.text) != 1:
             raise ValueError(f"{self.text!r} occurs {source.count(self.text)} times")
-        source = source.replace(self.text, self.by)
+        return source.replace(self.text, self.by)
+
+    def apply(self, source: str) -> str:
+        """The changed text of the kernel file."""
+        if self.header is None:
+            source = self.replace(source)
         if self.keep is None:
             return source
         keep = self.keep
@@ -77,10 +84,13 @@ def compile_kernels(
         RuntimeError: g++ refuses it; the message is g++'s.
     """
     text = source.read_text()
+    changed_header = None
     if change is not None:
         text = change.apply(text)
+        if change.header is not None:
+            changed_header = change.replace((KERNELS / change.header).read_text())
     flags = (*_FLAGS, *(f"-D{define}" for define in defines))
-    digest = hashlib.sha256(repr((source.name, text, flags)).encode())
+    digest = hashlib.sha256(repr((source.name, text, changed_header, flags)).encode())
     digest.update(_environment())
     for header in (*sorted(source.parent.glob("*.cuh")), *sorted(KERNELS.glob("*.cuh"))):
         digest.update(header.read_bytes())
@@ -92,6 +102,9 @@ def compile_kernels(
         target = Path(folder) / library.name
         changed = Path(folder) / source.name
         changed.write_text(text)
+        if change is not None and changed_header is not None:
+            # Beside the file, where #include looks first.
+            (Path(folder) / str(change.header)).write_text(changed_header)
         includes = [f"-I{path}" for path in (HEADERS, source.parent, KERNELS)]
         command = ["g++", *flags, *includes, "-o", str(target), str(changed)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -3,7 +3,6 @@
 // `cuda/primitives.cuh` includes this file when INFERLIB_CUDA_EMULATOR is defined, and each of its primitives has a
 // twin here; the kernels themselves are the same text that NVRTC compiles. What it catches: see test_emulator.py.
 // What it cannot know: speed, occupancy, memory ordering between thread blocks, the rounding inside tensor cores.
-// Still to come: mbarrier, TMA and wgmma, each a header beside async_copy.h.
 #pragma once
 #include "language.h"
 // after the words of the language
@@ -11,5 +10,8 @@
 #include "intrinsics.h"
 #include "launch.h"
 #include "matrix.h"
+#include "memory_barrier.h"
 #include "numbers.h"
+#include "tensor_load.h"
 #include "warp.h"
+#include "warpgroup.h"

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from inferlib.executors.tensor_maps import TensorMap, address_of
+
 from .buffers import GuardedBuffers
 from .build import KERNELS, Change, compile_kernels
 
@@ -46,7 +48,13 @@ class Emulator:
         self._replaced: dict[str, Change] = {}
 
     def replace(
-        self, file: str, text: str, by: str, *, keep: tuple[str, ...] | None = None
+        self,
+        file: str,
+        text: str,
+        by: str,
+        *,
+        keep: tuple[str, ...] | None = None,
+        header: str | None = None,
     ) -> None:
         """Plant a bug: compile ``file`` (its stem) with some of its text replaced.
 
@@ -55,8 +63,9 @@ class Emulator:
             text: Occurs in it exactly once.
             by: What stands in its place.
             keep: Names of the instantiations to compile; ``None`` means all.
+            header: Which of its headers has the text, if it is not in the file itself.
         """
-        self._replaced[file] = Change(text=text, by=by, keep=keep)
+        self._replaced[file] = Change(text=text, by=by, keep=keep, header=header)
 
     def launch(
         self,
@@ -73,7 +82,8 @@ class Emulator:
             kernel: Its name.
             grid: One to three numbers of thread blocks.
             threads: Per thread block.
-            arguments: Arrays, ``None`` for a null pointer, ``np.int32`` and ``np.float32``.
+            arguments: Arrays, ``None`` for a null pointer, ``np.int32``, ``np.float32`` and
+                ``TensorMap``.
             shared_bytes: Dynamic shared memory.
 
         Raises:
@@ -162,7 +172,9 @@ def _pack(kernel: str, signature: list[str], arguments: Sequence[Any]) -> list[A
         found = _type_of(argument)
         if found != declared and not (found == "null" and declared.endswith("*")):
             raise TypeError(f"{kernel}: argument {index} is {found}, the kernel takes {declared}")
-        if declared.endswith("*"):
+        if isinstance(argument, TensorMap):
+            values.append(_described(argument))
+        elif declared.endswith("*"):
             address = None if argument is None else argument.ctypes.data
             values.append(ctypes.c_void_p(address))
         else:
@@ -173,8 +185,40 @@ def _pack(kernel: str, signature: list[str], arguments: Sequence[Any]) -> list[A
 def _type_of(argument: Any) -> str:
     if argument is None:
         return "null"
+    if isinstance(argument, TensorMap):
+        return "tensor_map"
     if not isinstance(argument, np.ndarray | np.generic):
         return type(argument).__name__
     dtype = argument.dtype
     name = _POINTERS.get(dtype.name) or f"{dtype.kind}{8 * dtype.itemsize}"
     return f"{name}*" if isinstance(argument, np.ndarray) else name
+
+
+class _TensorMap(ctypes.Structure):
+    """``TensorMap`` of ``asynchronous.h``."""
+
+    _fields_ = (
+        ("base", ctypes.c_void_p),
+        ("sizes", ctypes.c_uint64 * 3),
+        ("strides", ctypes.c_uint64 * 3),
+        ("box", ctypes.c_uint32 * 3),
+        ("element_bytes", ctypes.c_uint32),
+        ("is_swizzled", ctypes.c_uint32),
+        ("dimensions", ctypes.c_uint32),
+        ("filler", ctypes.c_uint32),
+    )
+
+
+def _described(tensor: TensorMap) -> _TensorMap:
+    def padded(values: tuple[int, ...], filler: int) -> tuple[int, ...]:
+        return values + (filler,) * (3 - len(values))
+
+    return _TensorMap(
+        base=address_of(tensor.array),
+        sizes=padded(tensor.sizes, 1),
+        strides=padded(tensor.strides, 0),
+        box=padded(tensor.box[::-1], 1),
+        element_bytes=2,
+        is_swizzled=1,
+        dimensions=len(tensor.shape),
+    )

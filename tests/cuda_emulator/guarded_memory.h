@@ -9,6 +9,7 @@
 namespace cuda_emulator {
 constexpr size_t PAGE = 4096;
 constexpr size_t GUARD = 64 * PAGE;  // on both sides: address space only, but a wrong stride must not jump over it
+constexpr size_t SWIZZLE_ATOM = 1024;    // bytes after which the pattern of 128-byte swizzling repeats
 constexpr unsigned char POISON = 0xff;   // float, bf16 and f16 NaN; -1 as an integer
 constexpr unsigned char CANARY = 0xa5;
 

@@ -23,7 +23,8 @@ inline std::map<std::string, Kernel>& kernels() {
 template <class T>
 std::string type_name() {
   using Plain = std::remove_cv_t<T>;
-  if constexpr (std::is_pointer_v<Plain>) return type_name<std::remove_pointer_t<Plain>>() + "*";
+  if constexpr (requires { Plain::type_name; }) return Plain::type_name;
+  else if constexpr (std::is_pointer_v<Plain>) return type_name<std::remove_pointer_t<Plain>>() + "*";
   else if constexpr (std::is_same_v<Plain, float>) return "f32";
   else if constexpr (std::is_floating_point_v<Plain>) return "f64";
   else if constexpr (std::is_signed_v<Plain>) return "i" + std::to_string(8 * sizeof(Plain));
@@ -114,7 +115,12 @@ inline void start_block(Block& b, const LaunchShape& shape, uint64_t linear, Sta
              static_cast<unsigned>(linear / shape.grid.x / shape.grid.y)};
   b.num_alive = b.num_threads;
   for (Barrier& barrier : b.barriers) barrier = Barrier{};
-  for (Warp& warp : b.warps) warp.meetings.clear();
+  for (Warp& warp : b.warps) warp = Warp{};
+  b.memory_barriers.clear();
+  b.loads.clear();
+  b.agreements.clear();
+  b.seed = shape.seed;
+  b.coin = shape.seed * 2654435761u + linear;
   for (auto& [place, array] : b.shared_arrays) array->poison();
   if (b.dynamic_shared) b.dynamic_shared->poison();
   for (int i = 0; i < b.num_threads; i++) {
@@ -145,7 +151,8 @@ inline std::string launch(const char* name, const Kernel& kernel, const LaunchSh
   b->threads.resize(b->num_threads);
   b->warps.resize(b->num_warps);
   if (shape.dynamic_shared)
-    b->dynamic_shared = std::make_unique<GuardedMemory>("dynamic shared memory", shape.dynamic_shared, 128);
+    b->dynamic_shared = std::make_unique<GuardedMemory>("dynamic shared memory", shape.dynamic_shared,
+                                                        shape.dynamic_shared % SWIZZLE_ATOM ? 128 : SWIZZLE_ATOM);
   struct Call { const Kernel* kernel; void** arguments; } call{&kernel, arguments};
   b->run_argument = &call;
   b->run_kernel = [](void* argument) {

@@ -12,6 +12,7 @@
 #include <numeric>
 #include <string>
 #include <vector>
+#include "asynchronous.h"
 #include "fiber.h"
 #include "guarded_memory.h"
 #include "language.h"
@@ -23,7 +24,7 @@ constexpr int NUM_BARRIERS = 16;
 constexpr size_t STATIC_SHARED_LIMIT = 48 * 1024;
 constexpr size_t SHARED_LIMIT = 227 * 1024;
 
-enum class State : uint8_t { ready, in_collective, at_barrier, done };
+enum class State : uint8_t { ready, in_collective, at_barrier, at_memory_barrier, done };
 
 /// A copy of cp.async that has not landed.
 struct PendingCopy {
@@ -40,6 +41,8 @@ struct Thread {
   const char* waits_in = "";   // what, where and for whom, while it waits
   Location where{};
   int barrier = 0;
+  const void* memory_barrier = nullptr;
+  unsigned parity = 0;
   unsigned mask = 0;
   void* deposit = nullptr;     // its argument of a warp collective
   std::vector<PendingCopy> copies;
@@ -59,7 +62,13 @@ struct Meeting {
 
 struct Warp {
   std::vector<Meeting> meetings;
+  WarpProducts products;
 };
+
+class Shuffler;
+bool land_loads(Shuffler& shuffler, bool is_shuffled, bool is_idle);
+std::string describe_memory_barrier(const void* place, unsigned parity);
+void check_nothing_is_pending();
 
 struct Block {
   const char* kernel = "";
@@ -69,6 +78,12 @@ struct Block {
   Barrier barriers[NUM_BARRIERS];
   std::vector<Thread> threads;
   std::vector<Warp> warps;
+  std::map<const void*, MemoryBarrierState> memory_barriers;  // by address
+  std::vector<PendingLoad> loads;
+  std::map<int, std::map<int, Agreement>> agreements;  // warpgroup → number of the product
+  uint64_t seed = 0;
+  uint64_t coin = 0;  // of `toss`
+  bool leaves_warp = false;
   std::map<const void*, std::unique_ptr<GuardedMemory>> shared_arrays;  // by the place in the source
   std::unique_ptr<GuardedMemory> dynamic_shared;
   size_t static_shared_bytes = 0;
@@ -84,7 +99,7 @@ inline thread_local Thread* current = nullptr;
 
 /// End the launch with a message that names kernel, thread block and thread.
 [[noreturn]] inline void fail(const char* format, ...) {
-  char text[512];
+  char text[1024];
   va_list arguments;
   va_start(arguments, format);
   vsnprintf(text, sizeof text, format, arguments);
@@ -110,6 +125,20 @@ inline void wait(State state, const char* name, const Location& where) {
   current->state = state;
   current->waits_in = name;
   current->where = where;
+  yield_to_scheduler();
+}
+
+/// A decision that differs between schedules; always true in the one in order.
+inline bool toss() {
+  if (!block->seed) return true;
+  block->coin = block->coin * 6364136223846793005ull + 1442695040888963407ull;
+  return block->coin >> 63;
+}
+
+/// Where it may matter who goes on first: let others, in some schedules.
+inline void maybe_let_others_go_on() {
+  if (!block->seed || !toss()) return;
+  block->leaves_warp = true;
   yield_to_scheduler();
 }
 
@@ -163,6 +192,7 @@ inline void fiber_entry() {
     }
     std::string place = std::string(thread.waits_in) + " at " + file_line(thread.where);
     if (thread.state == State::at_barrier && thread.barrier) place += " (barrier " + std::to_string(thread.barrier) + ")";
+    if (thread.state == State::at_memory_barrier) place += describe_memory_barrier(thread.memory_barrier, thread.parity);
     auto& entry = places[place];
     if (!entry.first++) entry.second = &thread;
   }
@@ -216,14 +246,15 @@ inline void run_schedule(uint64_t seed) {
           switch_context(block->scheduler, current->context);
           again = progressed = true;
           // A shuffled warp may be left in the middle for another one.
-          if (seed && shuffler.next() % 64 == 0) {
-            again = false;
+          if (seed && (block->leaves_warp || shuffler.next() % 64 == 0)) {
+            again = block->leaves_warp = false;
             break;
           }
         }
       }
     }
-    if (!progressed) report_deadlock();
+    // Loads land in an order of their own: as late as they can in the schedule in order, at any time in the others.
+    if (!land_loads(shuffler, seed != 0, !progressed) && !progressed) report_deadlock();
   }
   current = nullptr;
   delete &warp_order;
@@ -245,6 +276,7 @@ inline void* shared_array(const void* place, const char* name, size_t bytes) {
 }
 
 inline void check_shared_memory() {
+  check_nothing_is_pending();
   for (const auto& [place, array] : block->shared_arrays)
     if (!array->is_intact()) fail("the thread block wrote past the ends of shared array %s", array->name().c_str());
   if (block->dynamic_shared && !block->dynamic_shared->is_intact())

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 PANEL_ROWS = 16
 PAIR_COLUMNS = 32
-Layout: TypeAlias = Literal["float", "int8", "int4"]
+Layout: TypeAlias = Literal["float", "int8", "int4", "e4m3", "e5m2"]
 
 # Fragment of mma.m16n8k16's left operand: lane and element → row and column of a 16 x 16 tile.
 _LANE, _ELEMENT = np.arange(32)[:, None], np.arange(8)
@@ -88,10 +88,7 @@ def pack_float(values: NDArray[Any]) -> PackedMatrix:
 
 def pack_quantized(matrix: QuantizedMatrix) -> PackedMatrix:
     """Pack integers: with minimums as int4, without as int8; k is a multiple of 32."""
-    fragments = _fragments(matrix.codes)
-    panels, steps = fragments.shape[:2]
-    # A lane has the elements of both halves of a pair side by side.
-    pairs = fragments.reshape(panels, steps // 2, 2, 32, 8).transpose(0, 1, 3, 2, 4)
+    pairs = _side_by_side(matrix.codes)
     scales = _panels(matrix.scales)
     layout: Layout = "int8"
     if matrix.minimums is not None:
@@ -106,6 +103,26 @@ def pack_quantized(matrix: QuantizedMatrix) -> PackedMatrix:
         scales=np.ascontiguousarray(scales),
         group=matrix.group,
     )
+
+
+def pack_bytes(
+    layout: Literal["e4m3", "e5m2"], codes: NDArray[np.uint8], scales: NDArray[np.float32]
+) -> PackedMatrix:
+    """Pack ``[n, k]`` of 8-bit floats with ``[n, k / group]`` scales; group is a multiple of 32."""
+    return PackedMatrix(
+        layout=layout,
+        shape=_shape(codes),
+        codes=np.ascontiguousarray(_side_by_side(codes)).view(np.uint32),
+        scales=np.ascontiguousarray(_panels(scales)),
+        group=int(codes.shape[1] // scales.shape[1]),
+    )
+
+
+def _side_by_side(array: NDArray[Any]) -> NDArray[Any]:
+    """``[panels, k / 32, 32 lanes, 2 fragments, 8 elements]``."""
+    fragments = _fragments(array)
+    panels, steps = fragments.shape[:2]
+    return fragments.reshape(panels, steps // 2, 2, 32, 8).transpose(0, 1, 3, 2, 4)
 
 
 def _shape(array: NDArray[Any]) -> tuple[int, int]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import ExecutorError
+from .cuda_sm90 import architecture_of
 from .nvrtc import OPTIONS, Nvrtc
 
 if TYPE_CHECKING:
@@ -93,13 +94,18 @@ class CubinCache:
 
     def compile_ahead(self) -> None:
         """Compile in the background what the cache lacks, while weights are read; says so once."""
-        missing = [file for file in self._sources.files if not self._cubin(file).exists()]
+        architecture = self._architecture
+        missing = [
+            file
+            for file in self._sources.files
+            if architecture_of(file, architecture) and not self._cubin(file).exists()
+        ]
         if not missing:
             return
         _logger.info(
             "compiling %d files of CUDA kernels for %s, once: they are kept in %s",
             len(missing),
-            self._architecture,
+            architecture,
             self.folder,
         )
         pool = ThreadPoolExecutor(min(_COMPILERS, os.cpu_count() or 1), "inferlib-nvrtc")
@@ -132,8 +138,11 @@ class CubinCache:
 
     def _compile(self, file: str) -> Path:
         start = time.perf_counter()
+        architecture = architecture_of(file, self._architecture)
+        if architecture is None:
+            raise ExecutorError(f"the kernels of {file}.cu are not for {self._architecture}")
         code, _ = self._nvrtc.compile(
-            f"{file}.cu", self._sources.files[file], self._sources.headers, self._architecture
+            f"{file}.cu", self._sources.files[file], self._sources.headers, architecture
         )
         cubin = self._cubin(file)
         write_atomically(cubin, code)
