@@ -96,9 +96,9 @@ impl Activations {
     pub(crate) fn new(rows: usize, width: usize, need: Need) -> Self {
         let blocks = width.div_ceil(BLOCK_COLS);
         let int = |n: usize, wanted: bool| if wanted { rows * n } else { 0 };
-        let words = |wanted: bool| match wanted {
-            true => vec![0; rows * blocks * WORDS + TILE_SIZES[0] * WORDS],
-            false => Vec::new(),
+        let words = |wanted: bool| {
+            let tile = if wanted { TILE_SIZES[0] } else { 0 };
+            vec![0; int(blocks * WORDS, wanted) + tile * WORDS]
         };
         let start = |slot: usize, n: usize| vec![0; int(n, need.zeros >> slot & 1 == 1)];
         Self {

@@ -138,7 +138,7 @@ macro_rules! kernels {
                                 unpack,
                                 unpack_exact,
                                 zero: if <$isa as Isa>::Dot::SIGNED_BYTES && Layout::MAX_CODE > 127 { 0 } else { Layout::ZERO },
-                                #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 to 128")]
+                                #[expect(clippy::cast_possible_truncation, reason = "0 to 128")]
                                 code_zero: Layout::ZERO as u8,
                                 bytes: Layout::MAX_CODE > 127,
                                 has_min: <Layout as Format>::HAS_MIN,

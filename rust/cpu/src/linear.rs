@@ -224,7 +224,7 @@ pub(crate) unsafe fn bound(
                 pair.packed,
                 run.stretch(count),
                 &Bounds { first, ..*to },
-            )
+            );
         };
         first += count;
     }

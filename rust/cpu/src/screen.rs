@@ -24,7 +24,7 @@ pub(crate) const MAX_ROWS: usize = 3;
 /// Fewest rows of a matrix that is worth two passes.
 const MIN_VOCAB: usize = 1 << 15;
 /// Relative error of a bound's own additions, and of the coarse sum's.
-pub(crate) const SUM_ERROR: f32 = 1.0 / (1 << 21) as f32;
+pub(crate) const SUM_ERROR: f32 = 4.0 * f32::EPSILON;
 
 /// Whether the matrix is held in two planes: a large `lm_head` of one tensor in `Q8_0`, its logits without a cap (which
 /// could round different logits to equal ones).
@@ -128,8 +128,8 @@ impl Chosen {
         self.pairs.clear();
         for pair in 0..pairs {
             // A NaN is never below.
-            let may = |(row, floor): (usize, &f32)| !(upper[row * pairs + pair] < *floor);
-            if floors[..deciding.len()].iter().enumerate().any(may) {
+            let is_below = |(row, floor): (usize, &f32)| upper[row * pairs + pair] < *floor;
+            if !floors[..deciding.len()].iter().enumerate().all(is_below) {
                 self.pairs.push(pair);
             }
         }

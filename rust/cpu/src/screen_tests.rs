@@ -137,7 +137,7 @@ fn bounds(tier: Tier, matrix: &Matrix, x: &[f32], precision: Precision) -> [Vec<
             pairs,
             first: 0,
             lengths: lengths.as_ptr(),
-            bounds_at: blocks * 128,
+            offset: blocks * 128,
         };
         for share in [pairs / 3..pairs, 0..pairs / 3] {
             bound(&kernels, &task, share, &mut scratch, &to);

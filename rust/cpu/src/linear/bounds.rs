@@ -19,8 +19,8 @@ pub(crate) struct Bounds {
     pub(crate) first: usize,
     /// `[rows]`: the length of each row of activations, rounded up.
     pub(crate) lengths: *const f32,
-    /// Blocks of the second plane before the rows' bounds, in bytes.
-    pub(crate) bounds_at: usize,
+    /// Where the rows' bounds are in a panel of the second plane.
+    pub(crate) offset: usize,
 }
 
 /// [`pairs`] with one int8 plane of activations.
@@ -74,7 +74,7 @@ unsafe fn pairs<I: Isa, const PLANES: usize>(
         // SAFETY: the caller's.
         unsafe {
             for panel in second {
-                I::prefetch(panel.wrapping_add(to.bounds_at));
+                I::prefetch(panel.wrapping_add(to.offset));
             }
             int_tiles::<I, _, PLANES>(&task, &source);
             for row in 0..task.rows {
@@ -85,7 +85,7 @@ unsafe fn pairs<I: Isa, const PLANES: usize>(
                     let sum = I::load(task.target.partial.add((row * PANELS + p) * LANES));
                     // A NaN becomes a number: the row's bound is infinite then.
                     let sum = I::min(sum, I::set(f32::MAX));
-                    let bound = I::mul(length, I::load(second[p].add(to.bounds_at).cast()));
+                    let bound = I::mul(length, I::load(second[p].add(to.offset).cast()));
                     let bound = I::fma(I::abs(sum), I::set(SUM_ERROR), bound);
                     lower = I::max(lower, I::sub(sum, bound));
                     upper = I::max(upper, I::add(sum, bound));

@@ -119,7 +119,7 @@ impl Run<'_> {
             pairs,
             first: 0,
             lengths: lengths.as_ptr(),
-            bounds_at: blocks * Q8Planes::SECOND_BYTES,
+            offset: blocks * Q8Planes::SECOND_BYTES,
         };
         let bound = |scratch: &mut Worker, pairs: Range<usize>| {
             // SAFETY: as in `linear`; the screen has room for `MAX_ROWS` rows of all pairs.
