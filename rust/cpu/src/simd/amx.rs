@@ -180,7 +180,7 @@ pub(crate) unsafe fn largest_products(rounds: usize) {
     static FULL: Shapes = Shapes::new(16, 16);
     // SAFETY: the caller's unit; what the registers hold is of no meaning.
     unsafe {
-        asm!("ldtilecfg [{}]", in(reg) &FULL, options(nostack, preserves_flags, readonly));
+        asm!("ldtilecfg [{}]", in(reg) &raw const FULL, options(nostack, preserves_flags, readonly));
         for _ in 0..rounds {
             Amx::multiply::<0, 0, 0>();
             Amx::multiply::<1, 0, 1>();
