@@ -22,7 +22,6 @@ _FLAGS = (
     *("-fvisibility=hidden", "-fno-gnu-unique"),  # or libraries would share their registries
     "-fno-strict-aliasing",  # kernels read 16 bytes at a time, whatever they hold
     "-ffp-contract=off",  # only what is written as fmaf is fused, for equal bits
-    "-ftls-model=initial-exec",  # `threadIdx` is a thread-local read
     *("-Wall", "-Werror", "-Wno-unknown-pragmas", "-Wno-attributes"),
     "-DINFERLIB_CUDA_EMULATOR",
 )
