@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import venv
 from pathlib import Path
@@ -26,6 +27,19 @@ ADAPTERS = {
 """By package: the adapter that cannot work without it."""
 BUILD = {"CMAKE_ARGS": "-DGGML_NATIVE=ON"}
 """llama.cpp is built for this processor, as its users are told to do."""
+
+
+def compilers() -> dict[str, str]:
+    """Which compilers build llama.cpp: clang where it is installed and the processor has AMX.
+
+    Built by gcc 12 (Debian 12's), llama.cpp's AMX code ends with an illegal instruction: that
+    compiler drops the stores that fill the configuration of the tiles.
+    """
+    cpu = Path("/proc/cpuinfo")
+    if not cpu.exists() or "amx_int8" not in cpu.read_text(encoding="utf8"):
+        return {}
+    found = {"CC": shutil.which("clang"), "CXX": shutil.which("clang++")}
+    return {name: path for name, path in found.items() if path}
 
 
 def calls(text: str) -> list[list[str]]:
@@ -59,7 +73,7 @@ def install(python: Path, call: list[str]) -> str | None:
         capture_output=True,
         text=True,
         check=False,
-        env={**os.environ, **BUILD},
+        env={**os.environ, **compilers(), **BUILD},
     )
     if not result.returncode:
         return None
