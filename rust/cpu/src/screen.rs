@@ -51,14 +51,14 @@ pub(crate) struct RowBound {
 }
 
 impl RowBound {
-    /// A block's scale, and each code + 128 with the code that is taken for it.
-    pub(crate) fn add(&mut self, scale: f32, codes: [(u8, u8); 32]) {
+    /// A block's scale, its codes + 128, and the codes that are taken for them.
+    pub(crate) fn add(&mut self, scale: f32, codes: &[u8; 32], taken: &[u8; 32]) {
+        let difference = |a: u8, b: u8| i32::from(a) - i32::from(b);
         let [mut whole, mut coarse, mut error] = [0_i32; 3];
-        for (code, taken) in codes {
-            let (code, taken) = (i32::from(code) - 128, i32::from(taken) - 128);
-            whole += code * code;
-            coarse += taken * taken;
-            error += (code - taken) * (code - taken);
+        for i in 0..32 {
+            whole += difference(codes[i], 128) * difference(codes[i], 128);
+            coarse += difference(taken[i], 128) * difference(taken[i], 128);
+            error += difference(codes[i], taken[i]) * difference(codes[i], taken[i]);
         }
         let square = f64::from(scale) * f64::from(scale);
         self.whole += square * f64::from(whole);

@@ -18,19 +18,27 @@ pub(super) fn put_nibbles(qs: [u8; 16], lane: usize, plane: &mut [u8]) {
 
 /// The low nibbles of 32 codes in column order.
 pub(super) fn put_codes(codes: &[u8; 32], lane: usize, plane: &mut [u8]) {
+    const LOW: u32 = 0x0f0f_0f0f;
+    let words = words(codes);
     for g in 0..4 {
-        for j in 0..4 {
-            plane[64 * g + 4 * lane + j] =
-                (codes[8 * g + j] & 15) | (codes[8 * g + 4 + j] & 15) << 4;
-        }
+        let word = (words[2 * g] & LOW) | (words[2 * g + 1] & LOW) << 4;
+        plane[64 * g + 4 * lane..][..4].copy_from_slice(&word.to_le_bytes());
     }
+}
+
+/// Four codes in a word, as they lie in memory.
+fn words(codes: &[u8; 32]) -> [u32; 8] {
+    let (words, _) = codes.as_chunks::<4>();
+    std::array::from_fn(|i| u32::from_le_bytes(words[i]))
 }
 
 /// Two bits of each code, from bit `AT` on, into a two-bit plane.
 pub(super) fn put_two_bits<const AT: u32>(codes: &[u8; 32], lane: usize, plane: &mut [u8]) {
-    for (col, code) in codes.iter().enumerate() {
-        let k4 = col / 4;
-        plane[64 * (k4 / 4) + 4 * lane + col % 4] |= (code >> AT & 3) << (2 * (k4 % 4));
+    let words = words(codes).map(|word| word >> AT & 0x0303_0303);
+    for (half, words) in words.as_chunks::<4>().0.iter().enumerate() {
+        let word = words[0] | words[1] << 2 | words[2] << 4 | words[3] << 6;
+        let to = &mut plane[64 * half + 4 * lane..][..4];
+        to.copy_from_slice(&word.to_le_bytes());
     }
 }
 

@@ -35,8 +35,8 @@ pub(super) fn lower(row: Option<&[u8]>, lane: usize, panel: &mut [u8]) {
             let mut bound = screen::RowBound::default();
             for ((scale, codes), to) in blocks(row).zip(planes.chunks_exact_mut(TWO_BITS)) {
                 put_two_bits::<0>(&codes, lane, to);
-                let codes = codes.map(|code| (code, Q8Upper::code(code)));
-                bound.add(f16::from_le_bytes(scale).to_f32(), codes);
+                let scale = f16::from_le_bytes(scale).to_f32();
+                bound.add(scale, &codes, &codes.map(Q8Upper::code));
             }
             bound.finish()
         }
