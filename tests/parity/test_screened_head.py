@@ -17,9 +17,10 @@ REAL = Path(__file__).parent.parent / "golden" / "data" / "real"
 
 WISHES = {
     "greedy": {"temperature": 0},
-    "top_k": {"temperature": 0.9, "top_k": 40},
+    "top_k": {"temperature": 0.9, "top_k": 20},
+    "top_k of too many to gain by it": {"temperature": 0.9, "top_k": 40},
     "top_k 1 of all": {"temperature": 1.5, "top_k": 1},
-    "top_k and top_p": {"temperature": 1.0, "top_k": 100, "top_p": 0.9},
+    "top_k and top_p": {"temperature": 1.0, "top_k": 20, "top_p": 0.9},
     "min_p": {"temperature": 0.8, "min_p": 0.05},
     "top_k and min_p": {"temperature": 0.8, "top_k": 20, "min_p": 0.02},
 }

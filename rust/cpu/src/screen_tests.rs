@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use inferlib_core::SamplingParams;
 use inferlib_core::program::{BufferId, Op, Program, WeightDecl, WeightId};
 use inferlib_weights::{Dtype, Tensor};
 
@@ -16,7 +17,8 @@ use crate::matrix::Matrix;
 use crate::packing::Packing;
 use crate::random_weights::{Random, tensor_bytes};
 use crate::sampling::Deciding;
-use crate::screen::{Chosen, MAX_ROWS, lengths};
+use crate::sampling::tests::row as sampled_row;
+use crate::screen::{Chosen, MAX_ROWS, deciding, lengths};
 use crate::simd::{LANES, Portable};
 use crate::tier::Tier;
 
@@ -228,4 +230,44 @@ fn only_a_large_head_without_a_cap_lies_in_planes() {
     let bytes = bytes(&mut Random::new(4));
     let capped = head(&bytes, Some(30.0));
     assert_eq!(matrix(&capped).segments[0].packing, Packing::Q8_0);
+}
+
+#[test]
+fn rows_are_screened_where_that_gains() {
+    let large = 262_144 / 32;
+    let small = 49_152 / 32;
+    let decides = |params: SamplingParams, pairs, rows: usize| {
+        let row = sampled_row(params);
+        let rows = vec![(&row, &[][..]); rows];
+        deciding(rows.into_iter(), pairs).is_some()
+    };
+    let greedy = || SamplingParams {
+        temperature: 0.0,
+        ..SamplingParams::default()
+    };
+    let top_k = |k| SamplingParams {
+        top_k: Some(k),
+        ..SamplingParams::default()
+    };
+    let min_p = |min_p| SamplingParams {
+        min_p,
+        ..SamplingParams::default()
+    };
+    assert!(decides(greedy(), small, MAX_ROWS) && !decides(greedy(), small, MAX_ROWS + 1));
+    assert!(decides(top_k(20), large, 1) && !decides(top_k(40), large, 1));
+    assert!(!decides(top_k(20), small, 1));
+    assert!(decides(min_p(0.05), large, 1) && !decides(min_p(1e-4), large, 1));
+    assert!(!decides(min_p(0.05), small, 1));
+    // From all tokens, or with all of them reported or changed.
+    let reported = SamplingParams {
+        logprobs: Some(0),
+        ..greedy()
+    };
+    let penalized = SamplingParams {
+        logit_bias: vec![(3, 1.0)],
+        ..greedy()
+    };
+    for params in [SamplingParams::default(), reported, penalized] {
+        assert!(!decides(params, large, 1));
+    }
 }

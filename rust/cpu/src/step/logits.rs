@@ -42,11 +42,12 @@ impl Run<'_> {
             };
             let input = self.activations.skip_tiles(first, width);
             let task = self.product(weight, rows, input, &product);
-            let multiplied = match task.as_ref().and_then(|task| self.deciding(task)) {
-                Some((deciding, count)) => {
-                    self.screened(way, scratch, task.as_ref(), &deciding[..count])
+            let deciding = task.as_ref().and_then(|task| self.deciding(task));
+            let multiplied = match (&task, &deciding) {
+                (Some(task), Some((deciding, count))) => {
+                    self.screened(way, scratch, task, &deciding[..*count])
                 }
-                None => self.linear(way, scratch, task.as_ref(), &[]),
+                _ => self.linear(way, scratch, task.as_ref(), &[]),
             };
             if !multiplied {
                 return false;
@@ -92,7 +93,8 @@ impl Run<'_> {
             return None;
         }
         let rows = self.batch.sampled.iter().enumerate();
-        screen::deciding(rows.map(|(i, row)| (row, self.history(i))))
+        let rows = rows.map(|(i, row)| (row, self.history(i)));
+        screen::deciding(rows, task.num_pairs())
     }
 
     /// Bound all logits, then compute those that may decide; the others are `-inf`.
@@ -100,12 +102,9 @@ impl Run<'_> {
         &self,
         way: &mut Way,
         scratch: &mut Worker,
-        task: Option<&LinearTask<'_>>,
+        task: &LinearTask<'_>,
         deciding: &[Deciding],
     ) -> bool {
-        let Some(task) = task else {
-            return true;
-        };
         let executor = self.executor;
         let kernels = &executor.kernels;
         let (pairs, blocks) = (task.num_pairs(), task.matrix.in_features / BLOCK_COLS);
