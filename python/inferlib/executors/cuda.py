@@ -29,6 +29,7 @@ from .cuda_layout import bucket_of
 from .cuda_matrices import DeviceWeights
 from .cuda_memory import StepLimits, kind_for
 from .cuda_step import HostStep
+from .cuda_supported import refuse_unsupported
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -67,6 +68,7 @@ def make_executor(
     try:
         kind = kind_for(config, device)
         _refuse_what_is_for_the_cpu(config, kind)
+        refuse_unsupported(program)
         limits = StepLimits.of(config, max_model_len)
         executor = CudaExecutor(program, device, kind=kind, num_blocks=num_blocks, limits=limits)
         load_weights(executor.weights, None)
