@@ -140,11 +140,7 @@ impl Program {
                 }
                 write!(f, ")")
             }
-            Op::ActAndMul { x, activation, out } => {
-                let (out, x) = (self.buffer_name(*out), self.buffer_name(*x));
-                write!(f, "{out} = {kind}({x}, {})", activation.name())
-            }
-            Op::Activation { x, activation, out } => {
+            Op::ActAndMul { x, activation, out } | Op::Activation { x, activation, out } => {
                 let (out, x) = (self.buffer_name(*out), self.buffer_name(*x));
                 write!(f, "{out} = {kind}({x}, {})", activation.name())
             }

@@ -114,12 +114,7 @@ pub(crate) fn op_dict<'py>(
             dict.set_item("out", buffer(*out))?;
             set_kv(&dict, *kv)?;
         }
-        Op::ActAndMul { x, activation, out } => {
-            dict.set_item("x", buffer(*x))?;
-            dict.set_item("activation", activation.name())?;
-            dict.set_item("out", buffer(*out))?;
-        }
-        Op::Activation { x, activation, out } => {
+        Op::ActAndMul { x, activation, out } | Op::Activation { x, activation, out } => {
             dict.set_item("x", buffer(*x))?;
             dict.set_item("activation", activation.name())?;
             dict.set_item("out", buffer(*out))?;
