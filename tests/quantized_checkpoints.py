@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 VOCAB_SIZE = 272
 _HIDDEN, _INTERMEDIATE, _HEADS, _KV_HEADS, _LAYERS = 256, 512, 4, 2, 2
 _HEAD_DIM = _HIDDEN // _HEADS
+_EXPERT_INTERMEDIATE = 256
 
 # Where the halves of a block are that scale its numbers, and how large those numbers are.
 _SCALES: dict[str, tuple[tuple[int, float], ...]] = {
@@ -60,10 +61,13 @@ def random_blocks(name: str, shape: tuple[int, int], rng: np.random.Generator) -
     return blocks.reshape(rows, -1)
 
 
-def write_random_llama(path: Path, *types: str, dequantized: bool = False) -> None:
+def write_random_llama(
+    path: Path, *types: str, dequantized: bool = False, num_experts: int = 0
+) -> None:
     """Write a Llama whose matrices take turns with ``types``, or the float32 numbers they mean.
 
-    The file depends on nothing but its arguments; both forms hold the same numbers.
+    With experts it is a Mixtral, of which two are chosen. The file depends on nothing but its
+    arguments; both forms hold the same numbers.
     """
     rng = np.random.default_rng(5)
     names = cycle(types)
@@ -71,11 +75,25 @@ def write_random_llama(path: Path, *types: str, dequantized: bool = False) -> No
     writer.add_block_count(_LAYERS)
     writer.add_context_length(256)
     writer.add_embedding_length(_HIDDEN)
-    writer.add_feed_forward_length(_INTERMEDIATE)
+    writer.add_feed_forward_length(_EXPERT_INTERMEDIATE if num_experts else _INTERMEDIATE)
     writer.add_head_count(_HEADS)
     writer.add_head_count_kv(_KV_HEADS)
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_rope_freq_base(10000.0)
+    if num_experts:
+        writer.add_expert_count(num_experts)
+        writer.add_expert_used_count(2)
+
+    def experts(tensor: str, rows: int, columns: int) -> None:
+        name = next(names)
+        data = random_blocks(name, (num_experts * rows, columns), rng)
+        kind = GGMLQuantizationType[name]
+        if dequantized:
+            values = gguf.dequantize(data, kind).astype(np.float32)
+            writer.add_tensor(tensor, values.reshape(num_experts, rows, columns))
+        else:
+            stacked = data.reshape(num_experts, rows, -1)
+            writer.add_tensor(tensor, stacked, raw_dtype=kind)
 
     def matrix(tensor: str, rows: int, columns: int) -> None:
         name = next(names)
@@ -98,6 +116,13 @@ def write_random_llama(path: Path, *types: str, dequantized: bool = False) -> No
         matrix(f"{prefix}.attn_v.weight", _KV_HEADS * _HEAD_DIM, _HIDDEN)
         matrix(f"{prefix}.attn_output.weight", _HIDDEN, _HEADS * _HEAD_DIM)
         vector(f"{prefix}.ffn_norm.weight")
+        if num_experts:
+            router = rng.normal(size=(num_experts, _HIDDEN)) * 0.2
+            writer.add_tensor(f"{prefix}.ffn_gate_inp.weight", router.astype(np.float32))
+            experts(f"{prefix}.ffn_gate_exps.weight", _EXPERT_INTERMEDIATE, _HIDDEN)
+            experts(f"{prefix}.ffn_up_exps.weight", _EXPERT_INTERMEDIATE, _HIDDEN)
+            experts(f"{prefix}.ffn_down_exps.weight", _HIDDEN, _EXPERT_INTERMEDIATE)
+            continue
         matrix(f"{prefix}.ffn_gate.weight", _INTERMEDIATE, _HIDDEN)
         matrix(f"{prefix}.ffn_up.weight", _INTERMEDIATE, _HIDDEN)
         matrix(f"{prefix}.ffn_down.weight", _HIDDEN, _INTERMEDIATE)

@@ -13,8 +13,7 @@ from tests.real_models import real_model
 from inferlib import Model
 
 REAL = Path(__file__).parent.parent / "golden" / "data" / "real"
-MIXTURES = {"mixtral", "qwen3-moe", "gpt-oss"}  # of experts: the CPU has no kernels yet
-CASES = sorted({path.name for path in TINY.iterdir()} - MIXTURES)
+CASES = sorted(path.name for path in TINY.iterdir())
 # Of the standard deviation of the logits.
 TINY_TOLERANCE = 2e-4
 REAL_TOLERANCE = 2e-3
@@ -27,10 +26,7 @@ def log_softmax(logits):
     return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
 
 
-@pytest.fixture(
-    params=[*CASES, *(f"{case} as GGUF" for case in GGUF_CASES if case not in MIXTURES)],
-    scope="module",
-)
+@pytest.fixture(params=[*CASES, *(f"{case} as GGUF" for case in GGUF_CASES)], scope="module")
 def case(request, tmp_path_factory):
     name, _, as_gguf = request.param.partition(" as ")
     path = TINY / name

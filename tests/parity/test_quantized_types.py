@@ -34,17 +34,28 @@ def log_probabilities(path, precision):
 MIXED = ("Q4_K", "Q6_K", "IQ4_XS", "Q2_K", "F16", "MXFP4", "Q5_0")
 
 
-@pytest.fixture(params=[*((name,) for name in TYPES), MIXED], ids="-".join, scope="module")
+# As stacked experts: gate and up of one type, and so multiplied as a pair, and of several.
+EXPERTS = (("MXFP4",), ("Q4_K", "Q4_K", "Q4_K", "Q4_K", "Q6_K"), MIXED)
+CASES = [*(((name,), 0) for name in TYPES), (MIXED, 0), *((types, 5) for types in EXPERTS)]
+
+
+def name_of(case):
+    types, num_experts = case
+    return "-".join(types) + (f" of {num_experts} experts" if num_experts else "")
+
+
+@pytest.fixture(params=CASES, ids=name_of, scope="module")
 def case(request, tmp_path_factory):
     path = tmp_path_factory.mktemp("model") / "model.gguf"
-    write_random_llama(path, *request.param)
+    types, num_experts = request.param
+    write_random_llama(path, *types, num_experts=num_experts)
     return request.param, path
 
 
 def test_exact_results_are_those_of_the_dequantized_weights_bit_for_bit(case, tmp_path):
-    types, path = case
+    (types, num_experts), path = case
     dequantized = tmp_path / "dequantized.gguf"
-    write_random_llama(dequantized, *types, dequantized=True)
+    write_random_llama(dequantized, *types, dequantized=True, num_experts=num_experts)
     found, found_ids, _ = log_probabilities(path, "exact")
     expected, expected_ids, details = log_probabilities(dequantized, "exact")
     assert set(details["weight_bytes_by_type"]) == {"F32"}
@@ -61,11 +72,12 @@ def test_exact_results_are_those_of_the_reference(case):
 
 
 def test_fast_results_are_close_and_the_weights_take_the_files_bytes(case):
-    types, path = case
+    (types, num_experts), path = case
     exact, _, _ = log_probabilities(path, "exact")
     fast, _, details = log_probabilities(path, "fast")
     assert (np.exp(exact) * (exact - fast)).sum(-1).mean() < KLD
-    assert set(details["weight_bytes_by_type"]) == set(types)
+    router = {"F32"} if num_experts else set()
+    assert set(details["weight_bytes_by_type"]) == set(types) | router
     assert details["fallback_weights"] == []
     # 16 rows make a panel, and all matrices have a multiple of that.
     held = sum(details["weight_bytes_by_type"].values())

@@ -33,6 +33,15 @@ def test_a_forced_tier_is_used_and_equals_the_scalar_one(tier, case, precision, 
     assert run(tier, case, monkeypatch, precision=precision) == expected
 
 
+# Layer norms, learned positions and plain MLPs; experts with biases, sinks and clamps.
+@pytest.mark.parametrize("case", ["gpt2", "gpt-neox", "gpt-oss"])
+@pytest.mark.parametrize("tier", ALL)
+def test_a_tier_equals_the_scalar_one_for_every_kind_of_layer(tier, case, monkeypatch):
+    if tier not in CpuExecutor.tiers():
+        pytest.skip(f"this machine cannot run {tier}")
+    assert run(tier, case, monkeypatch) == run("scalar", case, monkeypatch)
+
+
 @pytest.mark.parametrize("kv_cache_dtype", ["bf16", "int8", "f32"])
 @pytest.mark.parametrize("tier", ALL)
 def test_a_tier_equals_the_scalar_one_with_every_type_of_kv_cache(

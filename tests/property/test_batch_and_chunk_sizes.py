@@ -106,6 +106,15 @@ def tiny(request, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def experts(tmp_path_factory):
+    """Every request's tokens go to experts of their own, with whoever else is there."""
+    path = tmp_path_factory.mktemp("model") / "model.gguf"
+    write_random_llama(path, *MIXED, num_experts=5)
+    lengths = np.random.default_rng(6).integers(1, 60, 12).tolist()
+    return case_of(path, "fast", prompts_of(VOCAB_SIZE, lengths), 6)
+
+
+@pytest.fixture(scope="module")
 def smollm2():
     """Short requests: what varies is how many there are."""
     lengths = np.random.default_rng(4).integers(1, 10, len(BATCHES)).tolist()
@@ -163,6 +172,13 @@ def test_chunks_give_the_same_bits_with_all_the_rest(tiny, chunk, threads, specu
 @pytest.mark.parametrize(("threads", "speculation"), THREADS_AND_SPECULATION, ids=name)
 def test_batches_of_any_size_give_the_same_bits(tiny, threads, speculation):
     check_batches(tiny, threads, speculation)
+
+
+@pytest.mark.parametrize(("chunk", "threads"), [(1, 1), (5, 2), (13, 1), (40, 2), (512, 2)])
+def test_chunks_and_batches_of_a_mixture_of_experts_give_the_same_bits(experts, chunk, threads):
+    with experts.model(threads=threads, max_num_batched_tokens=chunk, speculation="off") as model:
+        for count in (1, 2, 3, 7, 12):
+            experts.check(model, *range(count))
 
 
 @CHUNKS_IN_TURNS

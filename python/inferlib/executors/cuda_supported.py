@@ -34,5 +34,5 @@ def refuse_unsupported(program: Program) -> None:
         if missing is not None:
             raise UnsupportedModelError(
                 f"the model has {missing}, for which there is no CUDA kernel yet",
-                hint='try device="cpu"',
+                hint='device="cpu" runs it',
             )

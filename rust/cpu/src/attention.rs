@@ -9,6 +9,7 @@
 //!   ascending visible positions (weights times the token's V scale for int8).
 //! * Tiles are folded in ascending order, starting from `(lowest, 0, 0)`: with `n = max(M, m)`, `a = 2^(M - n)` and
 //!   `b = 2^(m - n)`, `L = L a + l b` and `A = A a + A' b`. A tile of which a query sees nothing is no part of its fold.
+//! * A sink is one more tile behind all others: its score is `sink · log2 e`, its sum 1, its `A` 0.
 //! * A masked position is never multiplied: its slot may hold anything.
 //!
 //! K and V are read where they lie: a register tile of 6 queries hides their conversion. Costs per query and position:
@@ -82,6 +83,8 @@ pub(crate) struct AttentionTask<'a> {
     pub(crate) num_heads: usize,
     pub(crate) scale: f32,
     pub(crate) softcap: Option<f32>,
+    /// A score per query head that takes part in the softmax and adds nothing.
+    pub(crate) sinks: Option<&'a [f32]>,
     pub(crate) window: Option<usize>,
     pub(crate) cache: LayerCache,
     pub(crate) positions: &'a [i32],

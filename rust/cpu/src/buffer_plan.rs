@@ -125,6 +125,7 @@ fn uses(program: &Program, step: &Step) -> Vec<Access> {
         // What a product reads was packed into tiles.
         Step::Linear { out, .. } => vec![writes(*out)],
         Step::Attention { q, out, .. } => vec![reads(*q), writes_part(*out)],
+        Step::Moe(moe) => vec![reads(moe.x), reads(moe.router_logits), writes(moe.out)],
         Step::Logits { .. } => Vec::new(),
     }
 }

@@ -59,12 +59,6 @@ pub enum CpuError {
         /// The first ten, comma-separated.
         names: String,
     },
-    /// An op that the CPU executor does not implement.
-    #[error("the CPU executor cannot run this program: {what}")]
-    Unsupported {
-        /// Which op, and why.
-        what: String,
-    },
     /// The operating system refused memory.
     #[error("{what} needs {required} bytes, which the system refused")]
     OutOfMemory {

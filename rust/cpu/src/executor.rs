@@ -11,6 +11,7 @@ use inferlib_weights::Tensor;
 use crate::activations::{Activations, Need};
 use crate::arena::{Arena, Mapping};
 use crate::error::CpuError;
+use crate::experts::{MoeWeights, Room};
 use crate::kernels::{Kernels, KvKernels};
 use crate::kv_cache::{GroupCache, KvDtype};
 use crate::loader::LoadedWeights;
@@ -92,6 +93,8 @@ pub struct CpuExecutor {
     pub(crate) weights: Vec<Option<Weight>>,
     pub(crate) caches: Vec<GroupCache>,
     pub(crate) steps: Vec<Step>,
+    /// Of each [`Step::Moe`].
+    pub(crate) moes: Vec<MoeWeights>,
     pub(crate) abort: Arc<AtomicBool>,
     names: HashMap<String, usize>,
     arena: Arena,
@@ -157,6 +160,7 @@ impl CpuExecutor {
             max_tokens: options.max_num_batched_tokens,
             caches,
             steps: Vec::new(),
+            moes: Vec::new(),
             abort: Arc::new(AtomicBool::new(false)),
             names,
             arena: Arena::default(),
@@ -236,7 +240,7 @@ impl CpuExecutor {
     /// Every weight is there: build the plan and the workspaces.
     ///
     /// # Errors
-    /// Missing weights, unsupported ops, or no memory.
+    /// Missing weights, or no memory.
     pub fn seal(&mut self) -> Result<(), CpuError> {
         let missing: Vec<&str> = self
             .program
@@ -256,7 +260,7 @@ impl CpuExecutor {
             &self.program,
             |weight| self.need(weight),
             |weight| self.matrix(weight).is_some_and(Matrix::halves_alike),
-        )?;
+        );
         let mut need = Need::default();
         let mut width = 0;
         for weight in &self.weights {
@@ -265,7 +269,20 @@ impl CpuExecutor {
                 width = width.max(matrix.in_features);
             }
         }
-        let activations = Activations::new(self.max_tokens, width, need);
+        self.moes = self
+            .steps
+            .iter()
+            .filter_map(|step| match step {
+                Step::Moe(moe) => Some(MoeWeights::new(self, moe)),
+                _ => None,
+            })
+            .collect();
+        let largest = self
+            .moes
+            .iter()
+            .map(|moe| Room::of(moe, self.max_tokens).padded_rows);
+        let rows = largest.max().unwrap_or(0).max(self.max_tokens);
+        let activations = Activations::new(rows, width, need);
         self.workspace = Some(Workspace::new(self, activations)?);
         Ok(())
     }

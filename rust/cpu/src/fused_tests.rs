@@ -104,16 +104,16 @@ fn check_gate(dtype: Dtype, outputs: usize, width: usize, row_counts: &[usize]) 
     for precision in PRECISIONS {
         let [gate, up] =
             [&gate, &up].map(|one| run(Tier::Scalar, matrix(one), &x, most, precision, None));
-        for activation in [Activation::Silu, Activation::GeluTanh] {
-            let activated = |gate: f32| {
+        for activation in [
+            Activation::Silu,
+            Activation::GeluTanh,
+            Activation::ClampedSwiglu,
+        ] {
+            let gated = |gate: f32, up: f32| {
                 // SAFETY: `Portable` needs no features.
-                unsafe { math::activate::<Portable>([gate; LANES], activation)[0] }
+                unsafe { math::gated::<Portable>([gate; LANES], [up; LANES], activation)[0] }
             };
-            let want: Vec<f32> = gate
-                .iter()
-                .zip(&up)
-                .map(|(g, u)| activated(*g) * u)
-                .collect();
+            let want: Vec<f32> = gate.iter().zip(&up).map(|(g, u)| gated(*g, *u)).collect();
             for tier in Tier::available() {
                 for &rows in row_counts {
                     let gated = (None, Some(activation));

@@ -287,6 +287,10 @@ kernels! {
     fn activation(x: *const f32, width: usize, activation: Activation, out: *mut f32) = rows::activation;
     /// See [`rows::add`].
     fn add(a: *const f32, b: *const f32, width: usize, out: *mut f32) = rows::add;
+    /// See [`rows::add_scaled`].
+    fn add_scaled(x: *const f32, width: usize, weight: f32, out: *mut f32) = rows::add_scaled;
+    /// See [`rows::route`].
+    fn route(logits: &[f32], normalise: bool, chosen: &mut [i32], weights: &mut [f32]) = rows::route;
     /// See [`rows::scale`].
     fn scale(x: *mut f32, width: usize, scale: f32) = rows::scale;
     /// See [`Sampler::run`].

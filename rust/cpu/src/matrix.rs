@@ -10,7 +10,7 @@ use crate::packing::{Element, Packing};
 use crate::simd::LANES;
 
 /// Consecutive output rows that share a layout.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Segment {
     /// The checkpoint's tensor type.
     pub(crate) dtype: Dtype,
@@ -62,6 +62,25 @@ impl Matrix {
     /// Whether it is two segments of equal size and layout.
     pub(crate) fn halves_alike(&self) -> bool {
         matches!(&self.segments[..], [a, b] if a.rows == b.rows && a.packing == b.packing)
+    }
+
+    /// The segments of several matrices of equal width, one below the other.
+    pub(crate) fn stacked<'a>(
+        segments: impl IntoIterator<Item = &'a Segment>,
+        width: usize,
+    ) -> Self {
+        let mut stacked = Self {
+            in_features: width,
+            ..Self::default()
+        };
+        for segment in segments {
+            stacked.segments.push(Segment {
+                first_row: stacked.out_features,
+                ..segment.clone()
+            });
+            stacked.out_features += segment.rows;
+        }
+        stacked
     }
 
     /// Bytes of its panels.

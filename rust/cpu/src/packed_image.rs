@@ -34,6 +34,8 @@ struct Piece<'a> {
     weight: usize,
     tensor: Tensor<'a>,
     row_order: Option<&'a [i32]>,
+    /// Rows of the part before its first: those of other experts.
+    rows_before: usize,
     packing: Packing,
     /// Whether it is the second plane of the piece before it.
     is_second: bool,
@@ -62,10 +64,17 @@ impl<'a> PackedImage<'a> {
         let mut bytes = 0_usize;
         for matrix in matrices {
             let weight = declared(program, matrix)?;
+            // Every expert begins a panel, so that it is a matrix of its own.
+            let expert_rows = match program.weights[weight].shape[..] {
+                [_, rows, _] => Some(rows),
+                _ => None,
+            };
             let mut first_row = 0;
             for part in &matrix.parts {
-                let (rows, width) = size(part);
                 check_row_order(matrix.name, part)?;
+            }
+            for (part, rows_before, rows) in pieces_of(&matrix.parts, expert_rows) {
+                let (_, width) = size(part);
                 let packing = if screen::pays(program, weight, matrix) {
                     Packing::Q8Planes
                 } else {
@@ -81,6 +90,7 @@ impl<'a> PackedImage<'a> {
                         weight,
                         tensor: part.tensor,
                         row_order: part.row_order,
+                        rows_before,
                         packing,
                         is_second,
                         width,
@@ -133,6 +143,7 @@ impl<'a> PackedImage<'a> {
         let source = |piece: &Piece<'a>| {
             let panels = piece.panels_in(wanted);
             let rows = panels.start * LANES..(panels.end * LANES).min(piece.rows);
+            let rows = piece.rows_before + rows.start..piece.rows_before + rows.end;
             let rows = match piece.row_order {
                 None => rows,
                 Some(order) => {
@@ -158,13 +169,21 @@ impl<'a> PackedImage<'a> {
                 number(&mut text, name.len());
                 text.extend(name.as_bytes());
             }
-            let shape = [piece.rows, piece.width, piece.offset, piece.panel_bytes];
+            let shape = [
+                piece.rows,
+                piece.width,
+                piece.offset,
+                piece.panel_bytes,
+                piece.rows_before,
+            ];
             for n in shape {
                 number(&mut text, n);
             }
             number(&mut text, usize::from(piece.is_second));
             number(&mut text, usize::from(piece.row_order.is_some()));
-            for row in piece.row_order.unwrap_or_default() {
+            let order = piece.row_order.unwrap_or_default();
+            let end = (piece.rows_before + piece.rows).min(order.len());
+            for row in &order[piece.rows_before.min(end)..end] {
                 text.extend(row.to_le_bytes());
             }
         }
@@ -263,7 +282,7 @@ impl Piece<'_> {
         let row_bytes = self.row_bytes();
         let mut floats = Vec::new();
         for lane in 0..LANES.min(self.rows - panel * LANES) {
-            let row = panel * LANES + lane;
+            let row = self.rows_before + panel * LANES + lane;
             let source = match self.row_order {
                 None => row,
                 Some(order) => order[row].unsigned_abs() as usize, // checked by `plan`
@@ -293,12 +312,28 @@ impl Piece<'_> {
     }
 }
 
-/// Rows that a part gives, and columns; zeros unless the tensor has two dimensions.
+/// Rows that a part gives, and columns; zeros unless the tensor has two dimensions, or three: experts, one below the other.
 fn size(part: &Part<'_>) -> (usize, usize) {
+    let rows = |rows| part.row_order.map_or(rows, <[i32]>::len);
     match *part.tensor.shape {
-        [rows, columns] => (part.row_order.map_or(rows, <[i32]>::len), columns),
+        [count, columns] => (rows(count), columns),
+        [experts, count, columns] => (rows(experts.saturating_mul(count)), columns),
         _ => (0, 0),
     }
+}
+
+/// Each part whole, or cut into experts of so many rows: the part, its rows before the piece, and those of the piece.
+fn pieces_of<'p, 'a>(
+    parts: &'p [Part<'a>],
+    expert_rows: Option<usize>,
+) -> impl Iterator<Item = (&'p Part<'a>, usize, usize)> {
+    parts.iter().flat_map(move |part| {
+        let (rows, _) = size(part);
+        let step = expert_rows.unwrap_or(rows).max(1);
+        (0..rows)
+            .step_by(step)
+            .map(move |first| (part, first, step.min(rows - first)))
+    })
 }
 
 /// The matrix's index in the program, if its parts have the declared shape.
@@ -311,7 +346,10 @@ fn declared(program: &Program, matrix: &MatrixSource<'_>) -> Result<usize, CpuEr
         .ok_or_else(|| CpuError::UnknownWeight {
             name: name.to_owned(),
         })?;
-    let expected = &program.weights[index].shape;
+    let expected = match program.weights[index].shape[..] {
+        [experts, rows, columns] => &vec![experts.saturating_mul(rows), columns],
+        _ => &program.weights[index].shape,
+    };
     let mut found = vec![0, expected.get(1).copied().unwrap_or(0)];
     for part in &matrix.parts {
         let (rows, columns) = size(part);
@@ -333,7 +371,10 @@ fn declared(program: &Program, matrix: &MatrixSource<'_>) -> Result<usize, CpuEr
 }
 
 fn check_row_order(name: &str, part: &Part<'_>) -> Result<(), CpuError> {
-    let rows = part.tensor.shape.first().copied().unwrap_or(0);
+    let (rows, _) = size(&Part {
+        row_order: None,
+        ..*part
+    });
     let wrong = part
         .row_order
         .unwrap_or_default()

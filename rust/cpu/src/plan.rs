@@ -7,7 +7,6 @@
 use inferlib_core::program::{Activation, BufferId, KvLayer, Op, Program, RopeId, Rows, WeightId};
 
 use crate::activations::Need;
-use crate::error::CpuError;
 
 /// Work on one row; rows are independent of each other.
 #[derive(Clone, Debug, PartialEq)]
@@ -106,8 +105,10 @@ pub(crate) enum Step {
         kv: KvLayer,
         scale: f32,
         softcap: Option<f32>,
+        sinks: Option<WeightId>,
         out: BufferId,
     },
+    Moe(MoeStep),
     /// Logits and sampling, a few rows at a time.
     Logits {
         /// Columns of the packed rows.
@@ -117,13 +118,30 @@ pub(crate) enum Step {
     },
 }
 
+/// A mixture of experts: see [`Op::Moe`].
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct MoeStep {
+    pub(crate) x: BufferId,
+    pub(crate) router_logits: BufferId,
+    pub(crate) gate: WeightId,
+    pub(crate) up: WeightId,
+    pub(crate) down: WeightId,
+    pub(crate) biases: Option<[WeightId; 3]>,
+    pub(crate) top_k: usize,
+    pub(crate) normalise: bool,
+    pub(crate) activation: Activation,
+    pub(crate) out: BufferId,
+    /// Which of the program's mixtures it is.
+    pub(crate) index: usize,
+}
+
 /// Builds the steps; `need` says what a matrix wants of its input, `halves` whether its halves are packed alike, so that
 /// a gate and its up projection can be multiplied together.
 pub(crate) fn build(
     program: &Program,
     need: impl Fn(WeightId) -> Need,
     halves: impl Fn(WeightId) -> bool,
-) -> Result<Vec<Step>, CpuError> {
+) -> Vec<Step> {
     let mut builder = Builder {
         program,
         steps: Vec::new(),
@@ -133,10 +151,10 @@ pub(crate) fn build(
     }
     for (i, op) in program.ops.iter().enumerate() {
         if !builder.fuse_gate(op, &program.ops[i + 1..], &halves) {
-            builder.push(op, &need)?;
+            builder.push(op, &need);
         }
     }
-    Ok(builder.steps)
+    builder.steps
 }
 
 struct Builder<'a> {
@@ -188,7 +206,7 @@ impl Builder<'_> {
     }
 
     #[expect(clippy::too_many_lines, reason = "one arm per op")]
-    fn push(&mut self, op: &Op, need: &impl Fn(WeightId) -> Need) -> Result<(), CpuError> {
+    fn push(&mut self, op: &Op, need: &impl Fn(WeightId) -> Need) {
         match *op {
             Op::Embedding { weight, scale, out } => {
                 self.row(Rows::Tokens, RowOp::Embedding { weight, scale, out });
@@ -275,10 +293,33 @@ impl Builder<'_> {
                 self.row(self.rows_of(x), RowOp::Activation { x, activation, out });
             }
             Op::Scale { x, scale } => self.row(self.rows_of(x), RowOp::Scale { x, scale }),
-            Op::Moe { .. } => {
-                return Err(CpuError::Unsupported {
-                    what: "a mixture of experts".to_owned(),
-                });
+            Op::Moe {
+                x,
+                router_logits,
+                gate,
+                up,
+                down,
+                biases,
+                top_k,
+                normalise,
+                activation,
+                out,
+            } => {
+                let is_moe = |step: &&Step| matches!(step, Step::Moe(_));
+                let index = self.steps.iter().filter(is_moe).count();
+                self.steps.push(Step::Moe(MoeStep {
+                    x,
+                    router_logits,
+                    gate,
+                    up,
+                    down,
+                    biases,
+                    top_k,
+                    normalise,
+                    activation,
+                    out,
+                    index,
+                }));
             }
             Op::Add { a, b, out } => self.row(self.rows_of(out), RowOp::Add { a, b, out }),
             Op::GatherRows { x, out } => self.row(Rows::Sampled, RowOp::Gather { x, out }),
@@ -314,11 +355,6 @@ impl Builder<'_> {
                 sinks,
                 out,
             } => {
-                if sinks.is_some() {
-                    return Err(CpuError::Unsupported {
-                        what: "attention sinks".to_owned(),
-                    });
-                }
                 self.steps.push(Step::Attention {
                     q,
                     q_start,
@@ -326,6 +362,7 @@ impl Builder<'_> {
                     kv,
                     scale,
                     softcap,
+                    sinks,
                     out,
                 });
             }
@@ -347,7 +384,6 @@ impl Builder<'_> {
             }
             Op::Capture { .. } => {} // off unless a request asks for it
         }
-        Ok(())
     }
 }
 
@@ -406,7 +442,7 @@ mod tests {
     }
 
     fn gated(program: &Program) -> Vec<bool> {
-        let steps = build(program, |_| Need::default(), |_| true).expect("known ops");
+        let steps = build(program, |_| Need::default(), |_| true);
         let linear = |step: &Step| match step {
             Step::Linear { gated, .. } => Some(gated.is_some()),
             _ => None,

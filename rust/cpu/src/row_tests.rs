@@ -176,6 +176,70 @@ fn layer_norms_are_the_documented_sums_of_deviations() {
 }
 
 #[test]
+fn rows_go_to_the_experts_of_the_largest_logits_and_are_weighed_by_their_softmax() {
+    let mut random = Random::new(36);
+    for experts in sizes() {
+        let mut logits = values(experts, &mut random);
+        for i in (3..experts).step_by(4) {
+            logits[i] = logits[i - 1]; // ties
+        }
+        for top_k in [1, 2, 3, 8, 17, experts] {
+            if top_k > experts {
+                continue;
+            }
+            let mut order: Vec<usize> = (0..experts).collect();
+            order.sort_by(|&a, &b| logits[b].total_cmp(&logits[a]).then(a.cmp(&b)));
+            order.truncate(top_k);
+            let largest = logits[order[0]];
+            let power = |x: f32| of_lane(x - largest, math::exp::<Portable>);
+            let chosen: Vec<f32> = order.iter().map(|&expert| power(logits[expert])).collect();
+            for normalise in [true, false] {
+                let add = |sum: f32, x: f32| sum + x;
+                let sum = if normalise {
+                    chosen.iter().copied().fold(0.0, add)
+                } else {
+                    logits.iter().map(|&x| power(x)).fold(0.0, add)
+                };
+                let want: Vec<f32> = chosen.iter().map(|x| x / sum).collect();
+                for tier in Tier::available() {
+                    let what = format!("route {tier:?}, {top_k} of {experts}");
+                    let (mut ids, mut weights) = (vec![-1; top_k], vec![f32::NAN; top_k]);
+                    // SAFETY: the tier is available.
+                    unsafe {
+                        (Kernels::of(tier).route)(&logits, normalise, &mut ids, &mut weights);
+                    }
+                    same(&weights, &want, &what);
+                    let ids: Vec<usize> = ids
+                        .iter()
+                        .map(|&id| usize::try_from(id).expect("an expert"))
+                        .collect();
+                    assert_eq!(ids, order, "{what}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_nan_among_the_logits_is_no_reason_to_leave_the_experts() {
+    for place in 0..5 {
+        for top_k in 1..=5 {
+            let mut logits = [0.5, -1.0, 2.0, 0.0, 1.0];
+            logits[place] = f32::NAN;
+            let (mut ids, mut weights) = (vec![-1; top_k], vec![0.0; top_k]);
+            // SAFETY: the scalar tier is always available.
+            unsafe {
+                (Kernels::of(Tier::Scalar).route)(&logits, true, &mut ids, &mut weights);
+            }
+            ids.sort_unstable();
+            ids.dedup();
+            assert_eq!(ids.len(), top_k);
+            assert!(ids.iter().all(|id| (0..5).contains(id)));
+        }
+    }
+}
+
+#[test]
 fn rotations_are_of_pairs_and_leave_the_rest_of_a_head() {
     let mut random = Random::new(32);
     for half in sizes() {
@@ -232,6 +296,11 @@ fn activations_sums_scales_and_soft_caps_are_those_of_each_value() {
             // SAFETY: as above.
             check_in_place(&b, &capped, &what, |x| unsafe {
                 (kernels.softcap)(x, width, 30.0);
+            });
+            let shared: Vec<f32> = pairs().map(|(a, b)| b.mul_add(0.37, *a)).collect();
+            // SAFETY: as above.
+            check_in_place(&a, &shared, &what, |out| unsafe {
+                (kernels.add_scaled)(b.as_ptr(), width, 0.37, out);
             });
             for activation in Activation::ALL {
                 if activation != Activation::ClampedSwiglu {

@@ -187,6 +187,90 @@ pub(crate) unsafe fn add<I: Isa>(a: *const f32, b: *const f32, width: usize, out
     }
 }
 
+/// `out += weight * x`: an expert's share.
+#[inline(always)]
+pub(crate) unsafe fn add_scaled<I: Isa>(x: *const f32, width: usize, weight: f32, out: *mut f32) {
+    // SAFETY: `width` values each.
+    unsafe {
+        let weight = I::set(weight);
+        each_vector!(width, |at, count| {
+            let sum = I::load_up_to(out.add(at), count);
+            let sum = I::fma(I::load_up_to(x.add(at), count), weight, sum);
+            I::store_up_to(out.add(at), sum, count);
+        });
+    }
+}
+
+/// The `top_k` experts of the largest logits, in descending order (the lower index on a tie), and their weights: a softmax
+/// over the chosen ones, or over all.
+///
+/// Order of sums: ascending, one after the other. With NaN among the logits the choice is any, but of valid experts.
+#[inline(always)]
+pub(crate) unsafe fn route<I: Isa>(
+    logits: &[f32],
+    normalise: bool,
+    chosen: &mut [i32],
+    weights: &mut [f32],
+) {
+    let top_k = chosen.len();
+    let mut found = 0;
+    for (expert, &logit) in (0_i32..).zip(logits) {
+        if found == top_k {
+            if logit > weights[top_k - 1] {
+                found -= 1;
+            } else {
+                continue;
+            }
+        }
+        let mut place = found;
+        while place > 0 && logit > weights[place - 1] {
+            (weights[place], chosen[place]) = (weights[place - 1], chosen[place - 1]);
+            place -= 1;
+        }
+        (weights[place], chosen[place]) = (logit, expert);
+        found += 1;
+    }
+    let largest = weights[0];
+    // SAFETY: the features are the caller's.
+    unsafe {
+        let sum = if normalise {
+            0.0
+        } else {
+            let mut sum = 0.0;
+            for part in logits.chunks(LANES) {
+                let powers = shifted_exp::<I>(part, largest);
+                sum = powers[..part.len()].iter().fold(sum, |sum, x| sum + x);
+            }
+            sum
+        };
+        for part in weights.chunks_mut(LANES) {
+            let powers = shifted_exp::<I>(part, largest);
+            part.copy_from_slice(&powers[..part.len()]);
+        }
+        let chosen_sum = weights.iter().fold(0.0, |sum, x| sum + x);
+        let sum = if normalise { chosen_sum } else { sum };
+        for weight in weights {
+            *weight /= sum;
+        }
+    }
+}
+
+/// `e^(x - largest)` of up to 16 values.
+#[inline(always)]
+unsafe fn shifted_exp<I: Isa>(x: &[f32], largest: f32) -> [f32; LANES] {
+    let mut powers = [0.0; LANES];
+    // SAFETY: features of the caller; 16 values at `powers`.
+    unsafe {
+        let x = I::load_up_to(x.as_ptr(), x.len());
+        let power = math::exp::<I>(I::sub(x, I::set(largest)));
+        I::store(powers.as_mut_ptr(), power);
+    }
+    if largest.is_nan() {
+        powers = [f32::NAN; LANES]; // `exp` clamps it
+    }
+    powers
+}
+
 /// `x *= scale`, in place.
 #[inline(always)]
 pub(crate) unsafe fn scale<I: Isa>(x: *mut f32, width: usize, scale: f32) {

@@ -1,5 +1,6 @@
 //! One step: the plan over one batch, on all workers, phase by phase.
 
+mod experts;
 mod logits;
 mod row_ops;
 
@@ -134,6 +135,7 @@ impl Run<'_> {
                     self.linear(&mut way, scratch, task.as_ref(), tail)
                 }
                 Step::Attention { .. } => self.attention(&mut way, scratch, step, tail),
+                Step::Moe(moe) => self.experts(&mut way, scratch, moe, tail),
                 Step::Logits { .. } => self.logits(&mut way, scratch, step),
             };
             if !go_on {
@@ -245,6 +247,7 @@ impl Run<'_> {
             kv,
             scale,
             softcap,
+            sinks,
             out,
         } = *step
         else {
@@ -259,6 +262,7 @@ impl Run<'_> {
             num_heads,
             scale,
             softcap,
+            sinks: sinks.and_then(|sinks| self.executor.vector(sinks)),
             window: cache.group.window,
             cache: cache.layer(kv.layer),
             positions: &self.batch.positions,

@@ -9,8 +9,10 @@ use crate::attention::{AttentionScratch, Merge, Unit};
 use crate::buffer_plan::{plan_buffers, row_stride};
 use crate::error::CpuError;
 use crate::executor::CpuExecutor;
+use crate::experts::{ExpertRows, Room};
 use crate::linear::PanelScratch;
 use crate::phases::Phases;
+use crate::plan::Step;
 use crate::sampling::{RowResult, Sampler};
 use crate::screen::Screen;
 use crate::simd::LANES;
@@ -46,6 +48,8 @@ pub(crate) struct Workspace {
     pub(crate) partials: Vec<f32>,
     pub(crate) results: Vec<ResultCell>,
     pub(crate) screen: Screen,
+    /// `None` for models without experts.
+    pub(crate) experts: Option<ExpertRows>,
 }
 
 /// One worker's scratch; only that worker touches it during a step.
@@ -115,6 +119,16 @@ impl Workspace {
             .max()
             .unwrap_or(0);
         let chunks = rows.div_ceil(LOGITS_ROWS);
+        let room = executor.moes.iter().map(|moe| Room::of(moe, rows));
+        let experts = room
+            .reduce(Room::union)
+            .map(|room| ExpertRows::new(room, &mut take));
+        // Attention may take two phases, experts six, every chunk of logits two, or three if it is screened.
+        let phases = executor.steps.iter().map(|step| match step {
+            Step::Moe(_) => 6,
+            _ => 2,
+        });
+        let phases = phases.sum::<usize>() + 3 * chunks;
         Ok(Self {
             memory: Mapping::new(bytes, "activations")?,
             buffers,
@@ -130,8 +144,7 @@ impl Workspace {
                     }))
                 })
                 .collect(),
-            // Attention may take two phases, every chunk of logits takes two, or three if it is screened.
-            phases: Phases::new(2 * executor.steps.len() + 3 * chunks, executor.threads()),
+            phases: Phases::new(phases, executor.threads()),
             units: vec![Vec::new(); program.kv_groups.len()],
             merges: vec![Vec::new(); program.kv_groups.len()],
             partials: Vec::new(),
@@ -139,6 +152,7 @@ impl Workspace {
                 .map(|_| ResultCell(UnsafeCell::new(None)))
                 .collect(),
             screen: Screen::new(program.vocab_size.div_ceil(2 * LANES)),
+            experts,
         })
     }
 }

@@ -160,9 +160,7 @@ fn describe_cpu(error: &CpuError) -> PyError {
         CpuError::UnknownWeight { .. }
         | CpuError::WeightShape { .. }
         | CpuError::MissingWeights { .. } => PyError::new("ModelFormatError", message),
-        CpuError::WeightType { .. } | CpuError::Unsupported { .. } => {
-            PyError::new("UnsupportedModelError", message)
-        }
+        CpuError::WeightType { .. } => PyError::new("UnsupportedModelError", message),
         CpuError::OutOfMemory { required, .. } => PyError::new("OutOfMemoryError", message)
             .with_number("required", u64::try_from(*required).unwrap_or(u64::MAX)),
         CpuError::PackedCache { .. } => PyError::new("RequestError", message)

@@ -102,7 +102,7 @@ pub(crate) unsafe fn merge<I: Isa>(
     }
 }
 
-/// Accumulators over sums, to the output rows.
+/// Accumulators over sums, a sink's included, to the output rows.
 #[inline(always)]
 pub(super) unsafe fn write_out<I: Isa>(
     task: &AttentionTask<'_>,
@@ -117,7 +117,19 @@ pub(super) unsafe fn write_out<I: Isa>(
             // SAFETY: the output row holds `num_heads * dim` floats.
             unsafe {
                 let from = scratch.total.as_ptr().add(query * stride);
-                let inverse = I::set(1.0 / scratch.statistics.sum[query]);
+                let sum = scratch.statistics.sum[query];
+                let inverse = match task.sinks {
+                    None => I::set(1.0 / sum),
+                    Some(sinks) => {
+                        let sink = sinks[head * per_head + g] * std::f32::consts::LOG2_E;
+                        let (before, sink) =
+                            (I::set(scratch.statistics.maximum[query]), I::set(sink));
+                        let larger = I::max(before, sink);
+                        let factor = math::exp2::<I>(I::sub(before, larger));
+                        let tile = math::exp2::<I>(I::sub(sink, larger));
+                        I::div(factor, I::fma(I::set(sum), factor, tile))
+                    }
+                };
                 let to = task
                     .out
                     .add((row + r) * task.out_stride + (head * per_head + g) * dim);

@@ -21,6 +21,7 @@ struct Layout {
     v_dim: usize,
     window: Option<usize>,
     softcap: Option<f32>,
+    sinks: bool,
 }
 
 const fn heads(num_heads: usize, num_kv_heads: usize, k_dim: usize, v_dim: usize) -> Layout {
@@ -31,8 +32,12 @@ const fn heads(num_heads: usize, num_kv_heads: usize, k_dim: usize, v_dim: usize
         v_dim,
         window: None,
         softcap: None,
+        sinks: false,
     }
 }
+
+/// Below, among and far above the scores.
+const SINKS: [f32; 5] = [0.3, -60.0, 3.0, 30.0, -2.0];
 
 /// Sequences with their K, V and queries: everything that an answer depends on.
 struct World {
@@ -190,6 +195,7 @@ impl World {
         let mut out = vec![f32::NAN; batch.num_tokens() * width];
         #[expect(clippy::cast_precision_loss, reason = "small")]
         let scale = 1.0 / (heads.k_dim as f32).sqrt();
+        let sinks: Vec<f32> = SINKS.into_iter().cycle().take(heads.num_heads).collect();
         let task = AttentionTask {
             q: queries.as_ptr(),
             q_stride: heads.num_heads * heads.k_dim,
@@ -198,6 +204,7 @@ impl World {
             num_heads: heads.num_heads,
             scale,
             softcap: heads.softcap,
+            sinks: heads.sinks.then_some(&sinks),
             window: heads.window,
             cache: self.cache.layer(1),
             positions: &batch.positions,
@@ -263,9 +270,10 @@ impl World {
                     }
                 })
                 .collect();
-            let largest = scores.iter().copied().fold(f64::MIN, f64::max);
+            let sink = heads.sinks.then_some(f64::from(SINKS[head % SINKS.len()]));
+            let largest = scores.iter().copied().chain(sink).fold(f64::MIN, f64::max);
             let weights: Vec<f64> = scores.iter().map(|s| (s - largest).exp()).collect();
-            let sum: f64 = weights.iter().sum();
+            let sum = weights.iter().sum::<f64>() + sink.map_or(0.0, |s| (s - largest).exp());
             for d in 0..heads.v_dim {
                 let at = kv_head * heads.v_dim + d;
                 let dot: f64 = weights.iter().zip(&v).map(|(w, v)| w * v[at]).sum();
@@ -317,7 +325,7 @@ fn bits(rows: &[Vec<f32>]) -> Vec<Vec<u32>> {
         .collect()
 }
 
-const SHAPES: [Layout; 12] = [
+const SHAPES: [Layout; 14] = [
     heads(9, 3, 64, 64),
     heads(4, 1, 256, 256),
     heads(2, 2, 16, 16),
@@ -342,6 +350,15 @@ const SHAPES: [Layout; 12] = [
     Layout {
         window: Some(1),
         ..heads(3, 3, 16, 16)
+    },
+    Layout {
+        sinks: true,
+        ..heads(10, 2, 32, 32)
+    },
+    Layout {
+        window: Some(37),
+        sinks: true,
+        ..heads(7, 1, 16, 24)
     },
 ];
 
