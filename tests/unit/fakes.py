@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import codecs
 import threading
+import time
 from dataclasses import dataclass, field
 from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -19,6 +21,9 @@ from inferlib.engine import Engine
 from inferlib.errors import RequestError
 from inferlib.model import Model
 from inferlib.request_builder import RequestBuilder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 BOS, EOS, VOCAB_SIZE = 256, 257, 300
 MAX_MODEL_LEN = 512
@@ -435,3 +440,9 @@ def assert_idle(model: Model) -> None:
     assert not model._engine._driver._lookaheads
     if model.text is not None:
         assert not model.text.streams
+
+
+def eventually(condition: Callable[[], bool]) -> None:
+    """Wait for what another thread does soon."""
+    while not condition():
+        time.sleep(0.001)
