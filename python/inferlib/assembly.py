@@ -209,6 +209,7 @@ def assemble(
             scheduler,
             executor,
             None if tokenizer is None else TextStreams(tokenizer),
+            vocab_size=spec.vocab_size,
             dedicated=config.driver == "thread",
         ),
         builder=RequestBuilder(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypedDict
 
+from .errors import RequestError
+from .output_schema import OutputSchema
 from .sampling_params import SamplingOptions, SamplingParams
 from .validation import check_keywords
 
@@ -47,6 +49,7 @@ class ChatOptions(TypedDict, total=False):
     tools: Sequence[Mapping[str, Any]] | None
     chat_template_kwargs: Mapping[str, Any] | None
     continue_final_message: bool
+    response_format: Mapping[str, Any] | None
 
 
 class CallOptions(SamplingOptions, total=False):
@@ -74,10 +77,21 @@ def split_options(
     check_keywords(options, known)
     own = {*_REQUEST_KEYWORDS, *ChatOptions.__annotations__}
     sampling = {name: value for name, value in options.items() if name not in own}
+    response_format = options.get("response_format")
+    if response_format is not None:
+        if sampling.get("schema") is not None:
+            raise RequestError(
+                "schema and response_format cannot be given together", field="response_format"
+            )
+        sampling["schema"] = OutputSchema.of_response_format(response_format)
     return (
         SamplingParams.from_options(params, sampling),
         {name: options[name] for name in _REQUEST_KEYWORDS if name in options},
-        {name: options[name] for name in ChatOptions.__annotations__ if name in options},
+        {
+            name: options[name]
+            for name in ChatOptions.__annotations__
+            if name in options and name != "response_format"
+        },
     )
 
 

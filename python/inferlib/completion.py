@@ -114,6 +114,8 @@ class CompletionOutput:
         finish_reason: Why it ended.
         stop_reason: The stop string or token that ended it; ``None`` for an end-of-sequence token
             and for other reasons.
+        parsed: With ``schema``, what the text holds: JSON values, or an instance of the model that
+            was given. ``None`` if the text is not whole, or if the model refuses it.
     """
 
     index: int
@@ -122,6 +124,7 @@ class CompletionOutput:
     logprobs: list[TokenLogprobs] | None
     finish_reason: FinishReason
     stop_reason: str | int | None
+    parsed: Any = None
 
     @property
     def cumulative_logprob(self) -> float | None:
@@ -251,6 +254,11 @@ class Completion:
     def stop_reason(self) -> str | int | None:
         """The stop string or token that ended the first sequence."""
         return self.outputs[0].stop_reason
+
+    @property
+    def parsed(self) -> Any:  # noqa: ANN401  # whatever the schema says
+        """What the text of the first sequence holds, with ``schema``; see ``CompletionOutput``."""
+        return self.outputs[0].parsed
 
     @property
     def num_cached_tokens(self) -> int:

@@ -29,6 +29,7 @@ from .atomic import move
 from .driving import StepDriver
 from .errors import ClosedError, ExecutorError, ForkedProcessError, InferlibError, InternalError
 from .request import SEQUENCES_PER_REQUEST, Request
+from .request_grammars import RequestGrammars
 from .request_texts import RequestTexts, TextEnd
 from .stats import ModelStats, model_stats
 
@@ -63,6 +64,7 @@ class Engine:
         scheduler: Decides what runs.
         executor: Runs it.
         text: Turns tokens into text; ``None`` if there is no tokenizer.
+        vocab_size: Number of logits.
         dedicated: Whether a thread drives while there is work, not the callers.
     """
 
@@ -72,12 +74,14 @@ class Engine:
         executor: Executor,
         text: TextStreams | None,
         *,
+        vocab_size: int,
         dedicated: bool = False,
     ) -> None:
         self._scheduler = scheduler
         self._executor = executor
         self._details = executor.info()
         self._texts = RequestTexts(text)
+        self._grammars = RequestGrammars(vocab_size)
         self._driver = StepDriver(self, dedicated=dedicated)
         self._requests: dict[int, Request] = {}
         self._cancelled: collections.deque[Request] = collections.deque()
@@ -92,7 +96,10 @@ class Engine:
     def step(self) -> bool:
         """Advance every scheduled sequence; ``False`` if there is nothing to do, or if aborted."""
         batch = self._scheduler.schedule(time.monotonic())
-        output = None if batch is None else self._executor.run(batch)
+        if batch is None:
+            return False
+        self._grammars.mask(batch)
+        output = self._executor.run(batch)
         if output is None:
             return False
         with self._driver.lock:
@@ -121,6 +128,8 @@ class Engine:
     def _account(self, events: Events) -> None:
         """Bring the texts up to date, end what ended; the lock is held."""
         ends = self._texts.advance(events, self._requests)
+        stopped_keys = {end.key for end in ends}
+        ends += [end for end in self._grammars.advance(events) if end.key not in stopped_keys]
         now = time.monotonic()
         stopped = [self._end(end, now) for end in ends]
         self._texts.show(now)
@@ -140,7 +149,7 @@ class Engine:
         """End a sequence because of its text, and return its request."""
         request_id, index = divmod(end.key, SEQUENCES_PER_REQUEST)
         request = self._requests.get(request_id)
-        if request is None or index not in request.opened:
+        if request is None or (request.params.detokenize and index not in request.opened):
             return None  # its submission was interrupted
         self._finish(request, index, end, now)
         self._texts.end(request, index)
@@ -148,7 +157,7 @@ class Engine:
 
     def _finish(self, request: Request, index: int, end: TextEnd, now: float) -> None:
         """Take back what the scheduler has of a sequence behind the end of its text."""
-        reason = "error"
+        reason = "stop" if end.is_whole else "error"
         if end.stop_index is not None:
             reason = "stop"
             request.stop_strings[index] = request.params.stop_strings[end.stop_index]
@@ -161,6 +170,7 @@ class Engine:
         if not request.results:
             move(request.results, self._scheduler.take, request.id)
         self._texts.close(request)
+        self._grammars.close(request)
         self._driver.forget(request)
         request.is_done = True
         self._requests.pop(request.id, None)
@@ -177,7 +187,8 @@ class Engine:
         for request in list(self._requests.values()):
             for index in range(request.params.n):
                 sequence = cast("SequenceOutput", self._sequence(request, index, 0))
-                end = self._texts.rebuild(request, index, sequence)
+                whole = self._grammars.rebuild(request, index, sequence)
+                end = self._texts.rebuild(request, index, sequence) or whole
                 if end is not None and not request.results:
                     self._finish(request, index, end, now)
             if request.results or self._scheduler.is_finished(request.id):
@@ -218,6 +229,7 @@ class Engine:
                 self._scheduler.cancel(request.id, time.monotonic())
                 move(request.results, self._scheduler.take, request.id)
             self._texts.drop(request)
+            self._grammars.close(request)
             request.error = error
             request.is_done = True
             self._driver.forget(request)
@@ -265,6 +277,7 @@ class Engine:
             move(request.ids, submit, np.asarray(request.prompt_token_ids, np.int32))
             self._requests[request.id] = request
             self._texts.open(request)
+            self._grammars.open(request)
 
     def cancel(self, requests: Iterable[Request]) -> None:
         """End requests with ``finish_reason="abort"``, at the end of the current step at latest."""

@@ -197,7 +197,10 @@ class TemplateError(RequestError):
 
 
 class GrammarError(RequestError):
-    """A schema, regex or grammar is invalid or unsupported."""
+    """A JSON schema, regular expression, grammar or list of choices cannot be used.
+
+    ``field`` names the argument: ``"schema"``, ``"regex"``, ``"grammar"``, ``"choices"``.
+    """
 
     code = "grammar"
 

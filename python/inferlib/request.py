@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ._core import RequestOutput
+    from ._core import Grammar, RequestOutput
     from ._core import SamplingParams as SchedulerParams
     from .errors import InferlibError
     from .origin import Origin
@@ -34,6 +34,7 @@ class Request:
         speculation: Whether tokens may be drafted.
         sequence: The held sequence that it goes on from.
         keep: Whether its tokens are the sequence's once it ended.
+        grammar: What its texts must be; ``None`` if they are free.
         origin: The model's, for the receipt.
         silent_token_ids: Tokens that, as a sequence's last, are not text (stop tokens).
         ids: The scheduler's id, once submitted. A list, so that it can be filled by a call that no
@@ -59,6 +60,7 @@ class Request:
     speculation: bool = True
     sequence: int | None = None
     keep: bool = False
+    grammar: Grammar | None = None
     origin: Origin | None = None
     silent_token_ids: frozenset[int] = frozenset()
 

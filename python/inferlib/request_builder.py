@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, cast, get_args
 
 from . import _core
 from .config import SpeculationSwitch
 from .errors import PromptTooLongError, RequestError
+from .grammar_compiler import GrammarCompiler
 from .prompts import EncodedPrompt, encode_text
 from .request import Request
 from .sampling_params import DEFAULT_MAX_TOKENS, SamplingParams
@@ -32,6 +33,7 @@ class RequestBuilder:
         max_model_len: Longest sequence in tokens.
         kv_cache_tokens: Tokens that the KV cache holds.
         origin: What results depend on; ``None`` for a pretended model.
+        grammars: Compiles structured output.
     """
 
     tokenizer: Tokenizer | None
@@ -41,6 +43,11 @@ class RequestBuilder:
     max_model_len: int
     kv_cache_tokens: int
     origin: Origin | None = None
+    grammars: GrammarCompiler = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        compiler = GrammarCompiler(self.tokenizer, self.eos_token_ids, self.vocab_size)
+        object.__setattr__(self, "grammars", compiler)
 
     def build(
         self,
@@ -59,6 +66,7 @@ class RequestBuilder:
 
         Raises:
             RequestError: The prompt or an option does not fit this model; ``field`` names it.
+            GrammarError: A description of structured output cannot be used.
         """
         check_salt(cache_salt)
         choice("speculation", speculation, get_args(SpeculationSwitch))
@@ -84,6 +92,7 @@ class RequestBuilder:
             speculation=speculation == "auto",
             sequence=sequence,
             keep=keep,
+            grammar=self.grammars.compile(resolved),
             origin=self.origin,
             silent_token_ids=silent,
         )

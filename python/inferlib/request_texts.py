@@ -28,12 +28,15 @@ class TextEnd(NamedTuple):
     Attributes:
         key: Whose, as in ``Request.text_keys``.
         num_tokens: With which of its tokens; the same step may have brought further ones.
-        stop_index: The stop string; ``None``: the token is none of the tokenizer's.
+        stop_index: The stop string; ``None``: the token is none of the tokenizer's, or the text is
+            whole.
+        is_whole: Whether nothing may follow, by the request's grammar.
     """
 
     key: int
     num_tokens: int
     stop_index: int | None
+    is_whole: bool = False
 
 
 class RequestTexts:

@@ -40,6 +40,7 @@ def completion_of(request: Request, token_text: Callable[[int], str | None]) -> 
             logprobs=_output_logprobs(request, sequence, token_text),
             finish_reason=_finish_reason(sequence),
             stop_reason=_stop_reason(request, index, sequence),
+            parsed=_parsed(request, index),
         )
         for index, sequence in enumerate(result.sequences)
     ]
@@ -60,6 +61,11 @@ def completion_of(request: Request, token_text: Callable[[int], str | None]) -> 
         run=result.run_record(),
         origin=request.origin,
     )
+
+
+def _parsed(request: Request, index: int) -> object:
+    schema = request.params.output_schema
+    return None if schema is None else schema.parse(request.text(index))
 
 
 class DeltaReader:

@@ -7,9 +7,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from types import MappingProxyType
-from typing import Any, Literal, TypedDict, get_args
+from typing import Any, Literal, TypedDict, cast, get_args
 
 from .errors import RequestError
+from .output_schema import OutputSchema
 from .validation import (
     INT32_MAX,
     boolean,
@@ -29,6 +30,7 @@ MAX_STOPS = 64
 MAX_STOP_BYTES = 1024
 MAX_BAD_WORDS = 1024
 MAX_LOGPROBS = 1024
+MAX_CHOICES = 10_000
 
 
 class SamplingOptions(TypedDict, total=False):
@@ -56,6 +58,10 @@ class SamplingOptions(TypedDict, total=False):
     logit_bias: Mapping[int, float] | None
     allowed_token_ids: Iterable[int] | None
     bad_words: Iterable[str | Iterable[int]] | None
+    schema: Any
+    regex: str | None
+    choices: Iterable[str] | None
+    grammar: str | None
     skip_special_tokens: bool
     spaces_between_special_tokens: bool
     detokenize: bool
@@ -70,8 +76,8 @@ class SamplingParams:
     this order, which is fixed:
 
     ``logit_bias``, ``allowed_token_ids``, ``bad_words`` (and stop tokens while fewer than
-    ``min_tokens`` were generated) → penalties → ``temperature`` → ``top_k`` → ``top_p`` →
-    ``min_p`` → draw.
+    ``min_tokens`` were generated), structure → penalties → ``temperature`` → ``top_k`` →
+    ``top_p`` → ``min_p`` → draw.
 
     Without a ``generation_config.json``, and without options, a request draws from the model's own
     distribution (temperature 1, nothing cut off) up to 256 tokens.
@@ -111,6 +117,14 @@ class SamplingParams:
         logit_bias: Added to the logits, by token id.
         allowed_token_ids: If given, only these can be drawn.
         bad_words: Strings (or token ids) that cannot be generated.
+        schema: A JSON schema that the text must satisfy: a dict, JSON, or a pydantic model. JSON is
+            written without whitespace. ``Completion.parsed`` is what the text holds, as the model's
+            instance if one was given. Keywords that cannot be enforced are refused by name.
+        regex: A regular expression (Rust's ``regex`` syntax, no look-around) that the whole text
+            must match.
+        choices: Texts of which the output is one.
+        grammar: A grammar in Lark's syntax, beginning at ``start``. One of ``schema``, ``regex``,
+            ``choices`` and ``grammar`` can be given. Where nothing may follow, the output ends.
         skip_special_tokens: Leave special tokens out of the text.
         spaces_between_special_tokens: Without effect, as in Hugging Face's fast tokenizers: special
             tokens that stay in the text are written as they are.
@@ -139,6 +153,10 @@ class SamplingParams:
     logit_bias: Mapping[int, float] | None = field(default=None, hash=False)
     allowed_token_ids: Iterable[int] | None = None
     bad_words: Iterable[str | Iterable[int]] | None = None
+    schema: Any = None
+    regex: str | None = None
+    choices: Iterable[str] | None = None
+    grammar: str | None = None
     skip_special_tokens: bool = True
     spaces_between_special_tokens: bool = True
     detokenize: bool = True
@@ -156,6 +174,11 @@ class SamplingParams:
     def stop_strings(self) -> tuple[str, ...]:
         """``stop`` as it was normalised."""
         return self.stop  # type: ignore[return-value]  # since `__post_init__`
+
+    @property
+    def output_schema(self) -> OutputSchema | None:
+        """``schema`` as it was normalised."""
+        return cast("OutputSchema | None", self.schema)
 
     def __reduce__(self) -> tuple[partial[SamplingParams], tuple[()]]:
         """Pickle by keyword: a mapping proxy cannot be pickled."""
@@ -219,6 +242,9 @@ _NEUTRAL = {
     "repetition_penalty": 1.0,
 }
 
+STRUCTURES = ("schema", "regex", "choices", "grammar")
+"""Options of which a request may have one."""
+
 _INTEGERS = (
     ("min_tokens", 0, INT32_MAX),
     ("top_k", 0, INT32_MAX),
@@ -261,6 +287,10 @@ def _checked(params: SamplingParams) -> dict[str, Any]:
         "allowed_token_ids": _allowed_token_ids(params.allowed_token_ids),
         "logit_bias": _logit_bias(params.logit_bias),
         "bad_words": _bad_words(params.bad_words),
+        "schema": None if params.schema is None else OutputSchema.of(params.schema),
+        "regex": _optional_text("regex", params.regex),
+        "choices": _choices(params.choices),
+        "grammar": _optional_text("grammar", params.grammar),
     }
     for name, lowest, highest in _INTEGERS:
         if (value := getattr(params, name)) is not None:
@@ -269,6 +299,7 @@ def _checked(params: SamplingParams) -> dict[str, Any]:
         if (value := getattr(params, name)) is not None:
             checked[name] = number(name, value, low, high)
     _check_together(checked, detokenize=params.detokenize)
+    _check_structure(checked, ignore_eos=params.ignore_eos)
     return checked
 
 
@@ -299,7 +330,41 @@ def _check_together(checked: dict[str, Any], *, detokenize: bool) -> None:
         )
 
 
+def _check_structure(checked: dict[str, Any], *, ignore_eos: bool) -> None:
+    given = [name for name in STRUCTURES if checked[name] is not None]
+    if len(given) > 1:
+        raise RequestError(
+            f"{given[0]} and {given[1]} cannot be given together: a text has one structure",
+            field=given[1],
+        )
+    if given and ignore_eos:
+        raise RequestError(
+            f"ignore_eos and {given[0]} cannot be given together: a whole text ends",
+            field="ignore_eos",
+        )
+
+
+def _optional_text(name: str, value: object) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    raise RequestError(f"{name} must be a string, not {type(value).__name__}", field=name)
+
+
+def _choices(value: object) -> tuple[str, ...] | None:
+    if value is None:
+        return None
+    if isinstance(value, str):
+        raise RequestError("choices must be a list of strings, not a string", field="choices")
+    choices = items("choices", value, MAX_CHOICES)
+    for entry in choices:
+        if not isinstance(entry, str):
+            raise RequestError(f"choices must hold strings, not {entry!r}", field="choices")
+    return choices
+
+
 def _plain(value: object) -> object:
+    if isinstance(value, OutputSchema):
+        return value.to_dict()
     if isinstance(value, Mapping):
         return dict(value)
     if isinstance(value, tuple):

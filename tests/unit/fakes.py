@@ -411,7 +411,7 @@ def fake_model(
                 chat_template=FakeTemplate() if tokenizer else None,
             ),
             config=EngineConfig(driver="thread" if dedicated else "caller"),
-            engine=Engine(scheduler, executor, text, dedicated=dedicated),
+            engine=Engine(scheduler, executor, text, vocab_size=VOCAB_SIZE, dedicated=dedicated),
             builder=FakeBuilder(
                 tokenizer=fake_tokenizer,
                 generation_config=generation_config or {},

@@ -6,7 +6,7 @@ use std::path::Path;
 use inferlib_core::validation::InvalidParam;
 use inferlib_core::{ConfigError, RecordError, SequenceError, SubmitError, UpdateError};
 use inferlib_cpu::CpuError;
-use inferlib_text::{TemplateProblem, TextError};
+use inferlib_text::{GrammarError, TemplateProblem, TextError};
 use inferlib_weights::WeightsError;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
@@ -33,6 +33,8 @@ pub(crate) enum Error {
     Weights(WeightsError),
     /// A vocabulary, text or template that was refused.
     Text(TextError),
+    /// A description of structured output that was refused.
+    Grammar(GrammarError),
     /// An op or a program that the recorder refused.
     Record(RecordError),
     /// A buffer, weight, rotary table or KV layer of another recorder.
@@ -110,6 +112,7 @@ fn describe(error: Error) -> PyError {
         .with_text("hint", "this is a bug; please report it"),
         Error::Weights(error) => describe_weights(&error),
         Error::Text(error) => describe_text(&error),
+        Error::Grammar(error) => describe_grammar(&error),
         Error::Record(error) => PyError::new("ModelError", error.to_string()),
         Error::ForeignHandle => PyError::new(
             "ModelError",
@@ -369,6 +372,22 @@ fn describe_text(error: &TextError) -> PyError {
             }
         }
     }
+}
+
+impl From<GrammarError> for Error {
+    fn from(error: GrammarError) -> Self {
+        Self::Grammar(error)
+    }
+}
+
+fn describe_grammar(error: &GrammarError) -> PyError {
+    use GrammarError as E;
+    let field = match error {
+        E::TooLong { field, .. } | E::Invalid { field, .. } => *field,
+        E::Choices { .. } => "choices",
+        E::Stuck { .. } => "",
+    };
+    PyError::new("GrammarError", error.to_string()).with_text("field", field)
 }
 
 fn with_path(error: PyError, path: &Path) -> PyError {

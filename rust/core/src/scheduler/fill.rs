@@ -53,6 +53,7 @@ impl Scheduler {
             let row = |kind, position: usize| SampledRow {
                 kind,
                 sequence: uint32(sequence),
+                request: request.output.request_id,
                 params: Arc::clone(self.params(slot)),
                 seed: request.seed,
                 sequence_index: index,
@@ -61,6 +62,7 @@ impl Scheduler {
                 history_start: 0,
                 history_prompt_len: 0,
                 history_output_len: 0,
+                mask: None,
             };
             // The logits of position p - 1 score the prompt token at p.
             let scored = request.next_scored.max(start + 1)

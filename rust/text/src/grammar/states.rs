@@ -1,5 +1,7 @@
 //! The grammars of all running sequences that have one: their masks for a step, and what the step appended.
 
+use std::sync::Arc;
+
 use hashbrown::HashMap;
 
 use super::{Grammar, GrammarError, GrammarState};
@@ -65,7 +67,7 @@ impl GrammarStates {
         }
     }
 
-    /// Append the masks of the rows whose sequences have a grammar to `masks`, and tell for each row which mask is its.
+    /// The masks of rows of logits; `None` for those whose sequence has no grammar.
     ///
     /// Rows of one sequence follow one another. `draft(i)` is the drafted token behind row `i`, if the next row draws
     /// what follows it. A draft that the grammar does not allow will not be accepted, so the rows behind it get no mask:
@@ -74,10 +76,9 @@ impl GrammarStates {
         &mut self,
         rows: &[MaskedRow],
         draft: impl Fn(usize) -> Option<i32>,
-        masks: &mut Vec<u32>,
-    ) -> Vec<Option<u32>> {
+    ) -> Vec<Option<Arc<[u32]>>> {
         let words = self.mask_words();
-        let mut found = vec![None; rows.len()];
+        let mut masks = vec![None; rows.len()];
         let mut first = 0;
         while first < rows.len() {
             let key = rows[first].key;
@@ -87,13 +88,13 @@ impl GrammarStates {
                 let mut num_drafted = 0;
                 for row in first..end {
                     sequence.check(rows[row].num_output_tokens);
-                    let start = masks.len();
-                    masks.resize(start + words, 0);
-                    sequence.mask(&mut masks[start..]);
-                    found[row] = u32::try_from(start / words).ok();
+                    let mut mask = vec![0; words];
+                    sequence.mask(&mut mask);
                     let next = if row + 1 < end { draft(row) } else { None };
-                    let Some(token) = next else { break };
-                    if !is_set(&masks[start..], token) || !sequence.try_append(token) {
+                    let goes_on = next
+                        .is_some_and(|token| is_set(&mask, token) && sequence.try_append(token));
+                    masks[row] = Some(mask.into());
+                    if !goes_on {
                         break;
                     }
                     num_drafted += 1;
@@ -102,23 +103,23 @@ impl GrammarStates {
             }
             first = end;
         }
-        found
+        masks
     }
 
-    /// The tokens that a step appended to sequences; keys without a grammar are passed over. Returns the keys whose
-    /// grammar does not allow what was appended: they allow nothing any more.
+    /// The tokens that a step appended to sequences; keys without a grammar are passed over. Returns the keys whose text
+    /// is now whole, once each, in the order of the tokens.
     pub fn append(&mut self, keys: &[u64], token_ids: &[i32]) -> Vec<u64> {
-        let mut failed = Vec::new();
+        let mut complete = Vec::new();
         for (&key, &token) in keys.iter().zip(token_ids) {
             let Some(sequence) = self.sequences.get_mut(&key) else {
                 continue;
             };
             sequence.append(token);
-            if sequence.failure.is_some() && !failed.contains(&key) {
-                failed.push(key);
+            if sequence.is_complete() && !complete.contains(&key) {
+                complete.push(key);
             }
         }
-        failed
+        complete
     }
 
     /// Start again with these output tokens: what was appended meanwhile is unknown.
@@ -144,9 +145,7 @@ impl GrammarStates {
     /// Whether the sequence has a grammar and its text is whole.
     #[must_use]
     pub fn is_complete(&self, key: u64) -> bool {
-        self.sequences
-            .get(&key)
-            .is_some_and(|sequence| sequence.failure.is_none() && sequence.state.is_complete())
+        self.sequences.get(&key).is_some_and(Sequence::is_complete)
     }
 
     /// Why a sequence cannot go on.
@@ -184,6 +183,10 @@ impl Sequence {
                 ),
             });
         }
+    }
+
+    fn is_complete(&self) -> bool {
+        self.failure.is_none() && self.state.is_complete()
     }
 
     /// All zero if nothing may follow.
