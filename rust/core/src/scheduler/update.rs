@@ -232,9 +232,9 @@ impl Scheduler {
         request.output.timestamps.last_token = Some(now);
 
         let params = &request.params;
-        let ending = if may_stop && params.eos_token_ids.binary_search(&token).is_ok() {
+        let ending = if may_stop && is_among(&params.eos_token_ids, token) {
             Some((FinishReason::Stop, None))
-        } else if may_stop && params.stop_token_ids.binary_search(&token).is_ok() {
+        } else if may_stop && is_among(&params.stop_token_ids, token) {
             Some((FinishReason::Stop, Some(token)))
         } else if sequence.token_ids.len() >= request.max_tokens {
             Some((FinishReason::Length, None))
@@ -259,6 +259,14 @@ impl Scheduler {
             self.events.finished_requests.push(output.request_id);
         }
     }
+}
+
+/// Whether ascending ids hold `token`. End tokens lie close together, most tokens outside of them.
+fn is_among(ids: &[i32], token: i32) -> bool {
+    let (Some(&first), Some(&last)) = (ids.first(), ids.last()) else {
+        return false;
+    };
+    (first..=last).contains(&token) && ids.binary_search(&token).is_ok()
 }
 
 impl SequenceStatus {

@@ -1,0 +1,93 @@
+//! `schedule` and `update` of steps in which everybody decodes. Lengths differ by up to a block, so that every step has
+//! its share of block crossings: of blocks taken, hashed and published.
+
+use std::error::Error;
+use std::sync::Arc;
+
+use inferlib_core::{BLOCK_SIZE, NewRequest, PromptLookup, SamplingParams, Scheduler};
+
+use crate::driving::{Executor, StepTimes, config, step, tokens};
+use crate::options::Options;
+use crate::report::Line;
+
+pub(crate) fn measure(options: &mut Options) -> Result<(), Box<dyn Error>> {
+    let running: usize = options.number("--running", 256)?;
+    let context: usize = options.number("--context", 128)?;
+    let num_steps: usize = options.number("--steps", 256)?;
+    let warm_up: usize = options.number("--warm-up", 32)?;
+    let rows = options.text("--rows", "plain");
+
+    let longest = context + 2 * BLOCK_SIZE + warm_up + num_steps + running;
+    let blocks = running * (longest.div_ceil(BLOCK_SIZE) + 1);
+    let speculation = (rows == "speculation").then(PromptLookup::default);
+    let mut scheduler = Scheduler::new(inferlib_core::SchedulerConfig {
+        speculation,
+        ..config(blocks, running, running.max(16_384))
+    })?;
+    let params = Arc::new(params(&rows)?);
+    for seed in 0..running {
+        let prompt = tokens(seed, context + seed % BLOCK_SIZE);
+        scheduler.submit(NewRequest::new(prompt, Arc::clone(&params)), 0.0)?;
+    }
+    let mut executor = Executor::default();
+    let mut finished = Vec::new();
+    let mut unmeasured = StepTimes::default();
+    // Chunks of prompts until all are done, then decode steps.
+    while scheduler.stats().num_running_seqs < running {
+        step(
+            &mut scheduler,
+            &mut executor,
+            &mut unmeasured,
+            &mut finished,
+        );
+    }
+    for _ in 0..=warm_up {
+        step(
+            &mut scheduler,
+            &mut executor,
+            &mut unmeasured,
+            &mut finished,
+        );
+    }
+    let mut times = StepTimes::default();
+    for _ in 0..num_steps {
+        step(&mut scheduler, &mut executor, &mut times, &mut finished);
+    }
+    if times.num_seqs != (running * num_steps) as u64 || !finished.is_empty() {
+        return Err("not everybody was decoding".into());
+    }
+    let whole = times.schedule.and(&times.update);
+    Line::of("steps")
+        .text("rows", &rows)
+        .number("running", running as f64)
+        .number("context", context as f64)
+        .number("steps", num_steps as f64)
+        .times("schedule", &times.schedule, 1)
+        .times("update", &times.update, 1)
+        .times("step", &whole, 1)
+        .times("request_step", &whole, running)
+        .print();
+    Ok(())
+}
+
+/// What requests ask for: end tokens always.
+fn params(rows: &str) -> Result<SamplingParams, String> {
+    let usual = SamplingParams {
+        max_tokens: 100_000,
+        eos_token_ids: vec![2, 9],
+        stop_token_ids: vec![11, 12, 13],
+        ..SamplingParams::default()
+    };
+    Ok(match rows {
+        "plain" | "speculation" => usual,
+        "penalties" => SamplingParams {
+            frequency_penalty: 0.5,
+            ..usual
+        },
+        "logprobs" => SamplingParams {
+            logprobs: Some(2),
+            ..usual
+        },
+        other => return Err(format!("--rows cannot be {other:?}")),
+    })
+}
