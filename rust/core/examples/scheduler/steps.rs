@@ -17,14 +17,16 @@ pub(crate) fn measure(options: &mut Options) -> Result<(), Box<dyn Error>> {
     let warm_up: usize = options.number("--warm-up", 32)?;
     let rows = options.text("--rows", "plain");
 
-    let longest = context + 2 * BLOCK_SIZE + warm_up + num_steps + running;
+    // While others' prompts are computed, at some thousand tokens a step, one is decoding already.
+    let num_prefills = running * (context + BLOCK_SIZE) / 4096;
+    let longest = context + 2 * BLOCK_SIZE + warm_up + num_steps + num_prefills;
     let blocks = running * (longest.div_ceil(BLOCK_SIZE) + 1);
     let speculation = (rows == "speculation").then(PromptLookup::default);
     let mut scheduler = Scheduler::new(inferlib_core::SchedulerConfig {
         speculation,
         ..config(blocks, running, running.max(16_384))
     })?;
-    let params = Arc::new(params(&rows)?);
+    let params = Arc::new(params(&rows, longest - context)?);
     for seed in 0..running {
         let prompt = tokens(seed, context + seed % BLOCK_SIZE);
         scheduler.submit(NewRequest::new(prompt, Arc::clone(&params)), 0.0)?;
@@ -70,10 +72,10 @@ pub(crate) fn measure(options: &mut Options) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// What requests ask for: end tokens always.
-fn params(rows: &str) -> Result<SamplingParams, String> {
+/// What requests ask for: end tokens always, and as many tokens as the steps give.
+fn params(rows: &str, max_tokens: usize) -> Result<SamplingParams, String> {
     let usual = SamplingParams {
-        max_tokens: 100_000,
+        max_tokens: max_tokens as u32,
         eos_token_ids: vec![2, 9],
         stop_token_ids: vec![11, 12, 13],
         ..SamplingParams::default()

@@ -46,31 +46,41 @@ impl Scheduler {
             let index = self.sequences.rank[slot].sequence_index;
             let request = &self.requests[self.sequences.request[slot]];
             let tokens = request.tokens(index);
-            let drafts = &self.drafts.tokens[entry.draft_start..][..entry.num_drafts];
-            let first_row = batch.token_ids.len();
-            if let (1, []) = (entry.num_tokens, drafts) {
-                let token = tokens.get(start);
-                batch
-                    .token_ids
-                    .push(token.expect("the token that comes next was drawn"));
-                batch.positions.push(int32(start));
-            } else {
-                tokens.extend_into(start..end - drafts.len(), &mut batch.token_ids);
-                batch.token_ids.extend_from_slice(drafts);
-                batch.positions.extend((start..end).map(int32));
-            }
-            batch.query_start_loc.push(int32(batch.token_ids.len()));
-            batch.seq_lens.push(int32(end));
-            for (group, arrays) in batch.groups.iter_mut().enumerate() {
-                fill_group(&self.kv, slot, group, start..end, arrays);
-            }
-
             let row = Row {
                 sequence: uint32(sequence),
                 params: &request.params,
                 seed: request.seed,
                 sequence_index: index,
             };
+            let first_row = batch.token_ids.len();
+            batch.seq_lens.push(int32(end));
+            // Almost every row of almost every step: the token drawn last, and the next one is to be drawn.
+            if let (1, 0, false, Some(&token)) = (
+                entry.num_tokens,
+                entry.num_drafts,
+                request.needs_history,
+                tokens.output.last(),
+            ) && end == tokens.len()
+            {
+                (entry.num_scored, entry.num_sampled) = (0, 1);
+                batch.token_ids.push(token);
+                batch.positions.push(int32(start));
+                batch.query_start_loc.push(int32(first_row + 1));
+                batch.logits_indices.push(int32(first_row));
+                for (group, arrays) in batch.groups.iter_mut().enumerate() {
+                    fill_group(&self.kv, slot, group, start..end, arrays);
+                }
+                rows.put(row, LogitsRow::Sample, end, 0..0, tokens);
+                continue;
+            }
+            let drafts = &self.drafts.tokens[entry.draft_start..][..entry.num_drafts];
+            tokens.extend_into(start..end - drafts.len(), &mut batch.token_ids);
+            batch.token_ids.extend_from_slice(drafts);
+            batch.positions.extend((start..end).map(int32));
+            batch.query_start_loc.push(int32(batch.token_ids.len()));
+            for (group, arrays) in batch.groups.iter_mut().enumerate() {
+                fill_group(&self.kv, slot, group, start..end, arrays);
+            }
             // The logits of position p - 1 score the prompt token at p.
             let scored = request.next_scored.max(start + 1)
                 ..(end + 1).min(request.num_prompt_tokens()).max(start + 1);
