@@ -1,4 +1,5 @@
-//! A trace from beginning to end: all requests queued at once, one thread, only the scheduler's own time.
+//! A trace from beginning to end: all requests queued at once, one thread. `seconds` is processor time, the pretended
+//! executor's few milliseconds included.
 //!
 //! A row on stdin is `input_length output_length hash_id …`, one id per 512 tokens of the prompt; equal ids are equal
 //! tokens after an equal prefix (Mooncake's format).
@@ -41,8 +42,12 @@ pub(crate) fn measure(options: &mut Options) -> Result<(), Box<dyn Error>> {
 
 fn replay(rows: &[Row], mut scheduler: Scheduler) -> Result<(), Box<dyn Error>> {
     let [mut submit, mut take] = std::array::from_fn(|_| Times::default());
-    for row in rows {
-        let new = NewRequest::new(row.prompt.clone(), Arc::clone(&row.params));
+    let requests: Vec<_> = rows
+        .iter()
+        .map(|row| NewRequest::new(row.prompt.clone(), Arc::clone(&row.params)))
+        .collect();
+    let before = processor_seconds();
+    for new in requests {
         submit.of(|| scheduler.submit(new, 0.0))?;
     }
     let (mut times, mut finished) = (StepTimes::default(), Vec::new());
@@ -54,6 +59,7 @@ fn replay(rows: &[Row], mut scheduler: Scheduler) -> Result<(), Box<dyn Error>> 
             num_output_tokens += output.sequences[0].token_ids.len();
         }
     }
+    let on_processor = before.zip(processor_seconds()).map(|(a, b)| b - a);
     let stats = scheduler.stats();
     let seconds = |ns: u64| ns as f64 / 1e9;
     let whole = times.schedule.and(&times.update);
@@ -70,10 +76,19 @@ fn replay(rows: &[Row], mut scheduler: Scheduler) -> Result<(), Box<dyn Error>> 
         .number("schedule_seconds", seconds(times.schedule.sum()))
         .number("update_seconds", seconds(times.update.sum()))
         .number("take_seconds", seconds(take.sum()))
-        .number("seconds", seconds(total))
+        .number("wall_seconds", seconds(total))
+        .number("seconds", on_processor.unwrap_or(seconds(total)))
         .times("step", &whole, 1)
         .print();
     Ok(())
+}
+
+/// Time that this process, which has one thread, was running for: others on the machine do not count. `None` where the
+/// system does not tell.
+fn processor_seconds() -> Option<f64> {
+    let text = std::fs::read_to_string("/proc/self/schedstat").ok()?;
+    let nanoseconds: u64 = text.split_ascii_whitespace().next()?.parse().ok()?;
+    Some(nanoseconds as f64 / 1e9)
 }
 
 fn row(line: &str) -> Result<Row, Box<dyn Error>> {
