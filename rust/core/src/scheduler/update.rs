@@ -25,7 +25,7 @@ pub struct Events {
 }
 
 impl Events {
-    fn clear(&mut self) {
+    pub(super) fn clear(&mut self) {
         self.request_ids.clear();
         self.sequence_indices.clear();
         self.token_indices.clear();
@@ -75,6 +75,11 @@ impl Scheduler {
             row += entry.num_rows();
         }
         self.scheduled = scheduled;
+        self.end_overdue(now);
+        self.tell_overdue();
+        if let Some(log) = &mut self.log {
+            log.update(output, &self.events, now);
+        }
         Ok(&self.events)
     }
 
@@ -219,6 +224,9 @@ impl Scheduler {
         let sequence_index = self.sequences.rank[slot].sequence_index;
         self.sequences.num_tokens[slot] += 1;
         self.totals.num_output_tokens += 1;
+        if let Some(tenants) = &mut self.tenants {
+            tenants.charge_output(self.sequences.tenant[slot]);
+        }
 
         let request = &mut self.requests[index];
         let sequence = &mut request.output.sequences[sequence_index as usize];
