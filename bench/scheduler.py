@@ -31,6 +31,7 @@ from bench.traces.rows import as_lines
 RESULTS = Path(__file__).parent / "results" / "scheduler.json"
 RUNNING = (256, 1024, 10_240)
 KINDS_OF_ROWS = ("penalties", "logprobs", "speculation")
+POLICIES = ("priority", "fair", "deadline")
 TRACE_ROWS = 12_031
 """A conversation's turns lie within the trace: the first 1,000 rows of a longer one are others."""
 SEED = 1
@@ -67,6 +68,9 @@ def steps(measuring: Measuring) -> core.Figures:
     for rows in KINDS_OF_ROWS:
         line = measuring.best("steps", "step_ns", running=1024, rows=rows)
         found[f"ns_per_request_step_1024_{rows}"] = line["request_step_ns"]
+    for policy in POLICIES:
+        line = measuring.best("steps", "step_ns", running=1024, policy=policy)
+        found[f"ns_per_request_step_1024_{policy}"] = line["request_step_ns"]
     line = measuring.best("steps", "step_ns", running=256, context=2048)
     found["ns_per_request_step_256_context_2048"] = line["request_step_ns"]
     return found

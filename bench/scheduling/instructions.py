@@ -45,9 +45,10 @@ class Piece:
     options: Mapping[str, int | str] = field(default_factory=dict)
 
 
-def _steps(rows: str, running: int) -> Piece:
-    name = f"request_step_{running}" + ("" if rows == "plain" else f"_{rows}")
-    options = {"running": running, "rows": rows}
+def _steps(rows: str, running: int, policy: str = "fcfs") -> Piece:
+    special = [each for each in (rows, policy) if each not in ("plain", "fcfs")]
+    name = "_".join(["request_step", str(running), *special])
+    options = {"running": running, "rows": rows, "policy": policy}
     return Piece(
         name=name, kind="steps", repeat="steps", few=32, many=96, things=running, options=options
     )
@@ -60,6 +61,8 @@ PIECES = (
     _steps("penalties", 256),
     _steps("logprobs", 256),
     _steps("speculation", 256),
+    _steps("plain", 256, "fair"),
+    _steps("plain", 256, "deadline"),
     Piece(
         name="block_taken_shared_and_freed",
         kind="blocks",

@@ -12,6 +12,7 @@ pub mod prefix_cache;
 mod tokens;
 
 use std::collections::{HashMap, HashSet};
+use std::hash::{BuildHasherDefault, Hasher};
 use std::num::NonZeroU64;
 
 pub use admission::PrefixMatch;
@@ -83,6 +84,30 @@ struct Chain {
     num_blocks: usize,
 }
 
+/// The keys are hashes, keyed per process.
+type AlreadyHashed = BuildHasherDefault<LowBits>;
+
+/// Takes a `u128` for its hash.
+#[derive(Debug, Default)]
+struct LowBits(u64);
+
+impl Hasher for LowBits {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(byte);
+        }
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "half of the hash suffices")]
+    fn write_u128(&mut self, hash: u128) {
+        self.0 = hash as u64;
+    }
+}
+
 /// Pools, published blocks and block tables of all KV groups.
 #[derive(Debug)]
 pub struct KvCache {
@@ -104,7 +129,7 @@ pub struct KvCache {
     /// Scratch of `match_prefix`, one list per group.
     matched: Vec<Vec<BlockId>>,
     /// Hashes of the blocks that the step being planned will fill.
-    announced: HashSet<u128>,
+    announced: HashSet<u128, AlreadyHashed>,
 }
 
 impl KvCache {
@@ -127,7 +152,7 @@ impl KvCache {
             num_copy_sources: 0,
             chains: Vec::new(),
             matched: vec![Vec::new(); groups.len()],
-            announced: HashSet::new(),
+            announced: HashSet::default(),
         }
     }
 

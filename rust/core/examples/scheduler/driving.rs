@@ -1,6 +1,6 @@
 //! A scheduler and an executor that only pretends: the same token for every row, at no cost that is measured.
 
-use inferlib_core::scheduler::ROWS_PER_PASS;
+use inferlib_core::scheduler::{Policy, ROWS_PER_PASS};
 use inferlib_core::{
     Batch, GroupConfig, LogitsRow, PrefixHash, RowLogprobs, RowStatus, Scheduler, SchedulerConfig,
     StepOutput,
@@ -11,7 +11,7 @@ use crate::report::Times;
 /// Token ids of prompts are below this.
 pub(crate) const VOCAB_SIZE: usize = 131_072;
 
-/// One KV group of `num_blocks`, no limit on the queue, prefix caching on.
+/// One KV group of `num_blocks`, no limit on the queue, prefix caching on, first come, first served.
 pub(crate) fn config(
     num_blocks: usize,
     max_num_seqs: usize,
@@ -28,6 +28,7 @@ pub(crate) fn config(
         vocab_size: VOCAB_SIZE,
         speculation: None,
         rows_per_pass: ROWS_PER_PASS,
+        policy: Policy::Fcfs,
         enable_prefix_caching: true,
         max_chunk: None,
         max_waiting: None,

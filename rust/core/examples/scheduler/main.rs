@@ -4,12 +4,13 @@
 //!
 //! | kind | measures | options |
 //! |---|---|---|
-//! | `steps` | `schedule` and `update` while all decode | `--running --context --steps --warm-up --rows plain\|penalties\|logprobs\|speculation` |
+//! | `steps` | `schedule` and `update` while all decode | `--running --context --steps --warm-up --policy --rows plain\|penalties\|logprobs\|speculation` |
 //! | `blocks` | taking, sharing and freeing blocks | `--pool --blocks --repeats` |
 //! | `prefix` | hashing, verified lookup, publishing | `--pool --blocks --fills --lookups --order runs\|scattered` |
 //! | `admission` | `submit` and the first step of a long prompt | `--tokens --repeats` |
 //! | `fork` | `fork_sequence` of a held sequence | `--tokens --repeats` |
 //! | `cancel` | `cancel` of a running request | `--tokens --repeats` |
+//! | `fairness` | steps that a tenant waits while another floods | `--policy --flood --steps --warm-up --blocks` |
 //! | `memory` | bytes per block | `--pool` |
 //! | `replay` | a trace, all requests queued at once; its rows on stdin | `--blocks --max-num-seqs --max-num-batched-tokens --repeats` |
 //!
@@ -31,6 +32,7 @@
 mod admissions;
 mod blocks;
 mod driving;
+mod fairness;
 mod memory;
 mod options;
 mod replay;
@@ -52,6 +54,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         "admission" => admissions::measure_admission,
         "fork" => admissions::measure_fork,
         "cancel" => admissions::measure_cancel,
+        "fairness" => fairness::measure,
         "memory" => memory::measure,
         "replay" => replay::measure,
         other => return Err(format!("there is no kind {other:?} of measurement").into()),

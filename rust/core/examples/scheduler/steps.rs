@@ -4,11 +4,15 @@
 use std::error::Error;
 use std::sync::Arc;
 
+use inferlib_core::scheduler::Policy;
 use inferlib_core::{BLOCK_SIZE, NewRequest, PromptLookup, SamplingParams, Scheduler};
 
 use crate::driving::{Executor, StepTimes, config, step, tokens};
 use crate::options::Options;
 use crate::report::Line;
+
+/// That the requests belong to.
+const NUM_TENANTS: usize = 16;
 
 pub(crate) fn measure(options: &mut Options) -> Result<(), Box<dyn Error>> {
     let running: usize = options.number("--running", 256)?;
@@ -16,6 +20,7 @@ pub(crate) fn measure(options: &mut Options) -> Result<(), Box<dyn Error>> {
     let num_steps: usize = options.number("--steps", 256)?;
     let warm_up: usize = options.number("--warm-up", 32)?;
     let rows = options.text("--rows", "plain");
+    let policy = options.text("--policy", "fcfs");
 
     // While others' prompts are computed, at some thousand tokens a step, one is decoding already.
     let num_prefills = running * (context + BLOCK_SIZE) / 4096;
@@ -24,12 +29,16 @@ pub(crate) fn measure(options: &mut Options) -> Result<(), Box<dyn Error>> {
     let speculation = (rows == "speculation").then(PromptLookup::default);
     let mut scheduler = Scheduler::new(inferlib_core::SchedulerConfig {
         speculation,
+        policy: Policy::from_name(&policy)
+            .ok_or_else(|| format!("--policy cannot be {policy:?}"))?,
         ..config(blocks, running, running.max(16_384))
     })?;
     let params = Arc::new(params(&rows, longest - context)?);
     for seed in 0..running {
         let prompt = tokens(seed, context + seed % BLOCK_SIZE);
-        scheduler.submit(NewRequest::new(prompt, Arc::clone(&params)), 0.0)?;
+        let mut new = NewRequest::new(prompt, Arc::clone(&params));
+        new.tenant = Some(format!("tenant {}", seed % NUM_TENANTS));
+        scheduler.submit(new, 0.0)?;
     }
     let mut executor = Executor::default();
     let mut finished = Vec::new();
@@ -61,6 +70,7 @@ pub(crate) fn measure(options: &mut Options) -> Result<(), Box<dyn Error>> {
     let whole = times.schedule.and(&times.update);
     Line::of("steps")
         .text("rows", &rows)
+        .text("policy", &policy)
         .number("running", running as f64)
         .number("context", context as f64)
         .number("steps", num_steps as f64)
