@@ -91,6 +91,8 @@ pub struct Scheduler {
     num_waiting_tokens: usize,
     /// The step in flight, in the order of the batch; empty when there is none.
     scheduled: Vec<Scheduled>,
+    /// Whether some row of it asks for log-probabilities.
+    wants_logprobs: bool,
     drafts: Drafts,
     held: HeldSequences,
     /// Why the latest step let nobody more in, and how many steps did so for which reason.
@@ -122,6 +124,7 @@ impl Scheduler {
             num_waiting_requests: 0,
             num_waiting_tokens: 0,
             scheduled: Vec::new(),
+            wants_logprobs: false,
             drafts: Drafts::default(),
             held: HeldSequences::default(),
             refusal: None,

@@ -12,7 +12,7 @@ use inferlib_core::{NewRequest, SamplingParams, Scheduler};
 
 use crate::driving::{Executor, StepTimes, config, step};
 use crate::options::Options;
-use crate::report::{Line, Times};
+use crate::report::{Line, Times, processor_seconds};
 
 /// Tokens that one hash id stands for.
 const HASH_BLOCK: usize = 512;
@@ -81,14 +81,6 @@ fn replay(rows: &[Row], mut scheduler: Scheduler) -> Result<(), Box<dyn Error>> 
         .times("step", &whole, 1)
         .print();
     Ok(())
-}
-
-/// Time that this process, which has one thread, was running for: others on the machine do not count. `None` where the
-/// system does not tell.
-fn processor_seconds() -> Option<f64> {
-    let text = std::fs::read_to_string("/proc/self/schedstat").ok()?;
-    let nanoseconds: u64 = text.split_ascii_whitespace().next()?.parse().ok()?;
-    Some(nanoseconds as f64 / 1e9)
 }
 
 fn row(line: &str) -> Result<Row, Box<dyn Error>> {

@@ -9,7 +9,7 @@ use inferlib_core::{BLOCK_SIZE, NewRequest, PromptLookup, SamplingParams, Schedu
 
 use crate::driving::{Executor, StepTimes, config, step, tokens};
 use crate::options::Options;
-use crate::report::Line;
+use crate::report::{Line, processor_seconds};
 
 /// That the requests belong to.
 const NUM_TENANTS: usize = 16;
@@ -61,14 +61,16 @@ pub(crate) fn measure(options: &mut Options) -> Result<(), Box<dyn Error>> {
         );
     }
     let mut times = StepTimes::default();
+    let before = processor_seconds();
     for _ in 0..num_steps {
         step(&mut scheduler, &mut executor, &mut times, &mut finished);
     }
+    let on_processor = before.zip(processor_seconds()).map(|(a, b)| (b - a) * 1e9);
     if times.num_seqs != (running * num_steps) as u64 || !finished.is_empty() {
         return Err("not everybody was decoding".into());
     }
     let whole = times.schedule.and(&times.update);
-    Line::of("steps")
+    let line = Line::of("steps")
         .text("rows", &rows)
         .text("policy", &policy)
         .number("running", running as f64)
@@ -77,8 +79,12 @@ pub(crate) fn measure(options: &mut Options) -> Result<(), Box<dyn Error>> {
         .times("schedule", &times.schedule, 1)
         .times("update", &times.update, 1)
         .times("step", &whole, 1)
-        .times("request_step", &whole, running)
-        .print();
+        .times("request_step", &whole, running);
+    match on_processor {
+        Some(ns) => line.number("processor_step_ns", ns / num_steps as f64),
+        None => line,
+    }
+    .print();
     Ok(())
 }
 

@@ -35,6 +35,7 @@ impl Scheduler {
         }
         let mut scheduled = std::mem::take(&mut self.scheduled);
         let mut sampled = std::mem::take(&mut batch.sampled);
+        self.wants_logprobs = false;
         let mut rows = Rows {
             rows: &mut sampled,
             count: 0,
@@ -52,6 +53,7 @@ impl Scheduler {
                 seed: request.seed,
                 sequence_index: index,
             };
+            self.wants_logprobs |= request.params.logprobs.is_some();
             let first_row = batch.token_ids.len();
             batch.seq_lens.push(int32(end));
             // Almost every row of almost every step: the token drawn last, and the next one is to be drawn.
@@ -85,6 +87,7 @@ impl Scheduler {
             let scored = request.next_scored.max(start + 1)
                 ..(end + 1).min(request.num_prompt_tokens()).max(start + 1);
             entry.num_scored = scored.len();
+            self.wants_logprobs |= entry.num_scored > 0;
             for position in scored {
                 batch
                     .logits_indices

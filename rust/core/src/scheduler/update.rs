@@ -101,6 +101,9 @@ impl Scheduler {
                 });
             }
         }
+        if !self.wants_logprobs {
+            return Ok(()); // no need to visit every request
+        }
         let mut first = 0;
         for entry in &self.scheduled {
             if self.sequences.generation[entry.slot] == entry.generation {
