@@ -138,7 +138,7 @@ def replay(measuring: Measuring, lines: str, num_blocks: int) -> core.Figures:
 
 def peer(python: Path, script: str, lines: str, *arguments: str) -> core.Figures:
     """Another scheduler's replay of the same trace, in a process of its own."""
-    command = [str(python), f"bench/peers/{script}.py", *arguments]
+    command = [str(python), "-m", f"bench.peers.{script}", *arguments]
     result = subprocess.run(
         command, input=lines, stdout=subprocess.PIPE, text=True, check=True, cwd=core.ROOT
     )

@@ -1,6 +1,6 @@
 """nano-vllm's scheduler on a trace, without a model; driven by ``bench/scheduler.py``.
 
-    python bench/peers/nano_vllm_scheduler.py CHECKOUT NUM_BLOCKS < ROWS
+    python -m bench.peers.nano_vllm_scheduler CHECKOUT NUM_BLOCKS < ROWS
 
 The package's ``__init__`` would import torch, so only its scheduler, block manager and sequence are
 imported, under empty parents. It computes prefill steps and decode steps apart, and of a prefill
@@ -17,8 +17,9 @@ import types
 from pathlib import Path
 from typing import Any
 
+from bench.traces.rows import from_lines, token_ids
+
 BLOCK_SIZE, MAX_NUM_SEQS, MAX_NUM_BATCHED_TOKENS = 16, 256, 8192
-sys.path.insert(0, str(Path(__file__).parent.parent.parent))
 
 
 def load(checkout: Path) -> tuple[Any, Any, Any]:
@@ -39,8 +40,6 @@ def load(checkout: Path) -> tuple[Any, Any, Any]:
 
 def main(checkout: str, num_blocks: str) -> None:
     """Replay, and print one line of JSON."""
-    from bench.traces.rows import from_lines, token_ids
-
     scheduler_type, sequence_type, params_type = load(Path(checkout))
     sequence_type.block_size = BLOCK_SIZE
     config = types.SimpleNamespace(

@@ -1,6 +1,6 @@
 """vLLM's scheduler on a trace, without a model; driven by ``bench/scheduler.py``.
 
-    python bench/peers/vllm_scheduler.py NUM_BLOCKS < ROWS
+    python -m bench.peers.vllm_scheduler NUM_BLOCKS < ROWS
 
 For vLLM 0.32.0: its internal interfaces change with every release. A folder with a ``config.json``
 is all that it needs; the forward pass is pretended. Hashing of prompts is part of its submit.
@@ -16,6 +16,8 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+from bench.traces.rows import from_lines, token_ids
 
 BLOCK_SIZE, MAX_NUM_SEQS, MAX_NUM_BATCHED_TOKENS, MAX_MODEL_LEN = 16, 256, 8192, 131_072
 MODEL = {
@@ -34,7 +36,6 @@ MODEL = {
     "torch_dtype": "bfloat16",
 }
 ENVIRONMENT = {"VLLM_LOGGING_LEVEL": "ERROR", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
-sys.path.insert(0, str(Path(__file__).parent.parent.parent))
 
 
 def scheduler_of(num_blocks: int) -> Any:
@@ -110,8 +111,6 @@ def main(num_blocks: str) -> None:
     from vllm.v1.core.kv_cache_utils import get_request_block_hasher, init_none_hash
     from vllm.v1.outputs import ModelRunnerOutput
     from vllm.v1.request import Request
-
-    from bench.traces.rows import from_lines, token_ids
 
     hash_function = get_hash_fn_by_name("sha256")
     init_none_hash(hash_function)  # before anything is hashed
