@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from .executors.base import Executor, WeightReceiver
     from .loading import LoadedModel
     from .model_spec import ModelSpec
+    from .scheduling import SchedulingPolicy
 
 _logger = logging.getLogger(__package__)
 
@@ -192,7 +193,10 @@ def assemble(
         vocab_size=spec.vocab_size,
         enable_prefix_caching=config.enable_prefix_caching,
         **_speculation_options(config, executor.info()),
+        **_policy_options(config.scheduling_policy),
     )
+    if config.decision_log is not None:
+        scheduler.log_decisions(config.decision_log)
     _logger.info(
         "%s: weights about %s; KV cache at most %s for %d tokens; context %d",
         checkpoint.name,
@@ -362,6 +366,24 @@ def _speculation_options(config: EngineConfig, executor: Mapping[str, Any]) -> _
     if rows_per_pass is not None:
         options["rows_per_pass"] = rows_per_pass
     return options
+
+
+class _PolicyOptions(TypedDict):
+    policy: str
+    steps_per_class: int
+    input_weight: int
+    output_weight: int
+    patience_seconds: float
+
+
+def _policy_options(policy: SchedulingPolicy) -> _PolicyOptions:
+    return _PolicyOptions(
+        policy=policy.name,
+        steps_per_class=policy.steps_per_class,
+        input_weight=policy.input_weight,
+        output_weight=policy.output_weight,
+        patience_seconds=policy.patience_seconds,
+    )
 
 
 def _tokenizer(files: TextFiles) -> Tokenizer | None:

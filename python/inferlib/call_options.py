@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         Speculation,
         SpeculationSwitch,
     )
+    from .scheduling import PolicyChoice
 
 
 class LoadOptions(TypedDict, total=False):
@@ -38,6 +39,8 @@ class LoadOptions(TypedDict, total=False):
     enable_prefix_caching: bool
     packed_cache: str | os.PathLike[str] | None
     speculation: Speculation
+    scheduling_policy: PolicyChoice
+    decision_log: str | os.PathLike[str] | None
     chat_template: str | None
     mmap: bool
     driver: Driver
@@ -57,12 +60,21 @@ class CallOptions(SamplingOptions, total=False):
 
     Attributes:
         cache_salt: Cached prefixes are shared only with requests of the same salt.
-        priority: Smaller runs first; equal ones in the order in which they came.
+        priority: Smaller runs first; equal ones in the order in which they came. With
+            ``scheduling_policy="fair"`` among the tenant's own requests, with ``"deadline"`` not at
+            all.
+        tenant: For whom it is, so that ``scheduling_policy="fair"`` gives each the same; those that
+            name none are one tenant. Other policies do not look at it.
+        deadline: Seconds from now after which it ends with what there is, and
+            ``finish_reason="deadline"``, under every policy; looked at between steps. With
+            ``scheduling_policy="deadline"`` the earliest runs first.
         speculation: ``"off"`` drafts no tokens for this request. No result depends on it.
     """
 
     cache_salt: str | None
     priority: int
+    tenant: str | None
+    deadline: float | None
     speculation: SpeculationSwitch
 
 
@@ -95,4 +107,4 @@ def split_options(
     )
 
 
-_REQUEST_KEYWORDS = ("cache_salt", "priority", "speculation")
+_REQUEST_KEYWORDS = ("cache_salt", "priority", "tenant", "deadline", "speculation")

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from .origin import Origin
     from .sampling_params import SamplingParams
 
-FinishReason = Literal["stop", "length", "abort", "error"]
+FinishReason = Literal["stop", "length", "abort", "error", "deadline"]
 """Why a sequence ended: an end-of-sequence or stop token or a stop string; ``max_tokens`` or the
 context; cancelled; its logits were not numbers."""
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import collections
 import copy
+import logging
 import os
 import time
 from dataclasses import dataclass
@@ -51,6 +52,8 @@ if TYPE_CHECKING:
 
     SequenceView: TypeAlias = "SequenceOutput | SequenceTail"
     ByteArrays = tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]
+
+_logger = logging.getLogger(__package__)
 
 CLOSE_TIMEOUT_SECONDS = 60.0
 LOOK_AHEAD_TOKENS = 16
@@ -97,7 +100,7 @@ class Engine:
         """Advance every scheduled sequence; ``False`` if there is nothing to do, or if aborted."""
         batch = self._scheduler.schedule(time.monotonic())
         if batch is None:
-            return False
+            return self._end_overdue()
         self._grammars.mask(batch)
         output = self._executor.run(batch)
         if output is None:
@@ -107,6 +110,15 @@ class Engine:
             self._account(self._scheduler.update(output, time.monotonic()))
             self._is_accounting = False
         return True
+
+    def _end_overdue(self) -> bool:
+        """End requests whose deadline left nothing to do; ``False`` if there are none."""
+        with self._driver.lock:
+            self._is_accounting = True
+            events = self._scheduler.overdue()
+            self._account(events)
+            self._is_accounting = False
+        return len(events.finished_requests) > 0
 
     def run_step(self) -> bool:
         """Run one step and account for it; see ``driving.Work``."""
@@ -259,6 +271,7 @@ class Engine:
 
     def _submit(self, request: Request) -> None:
         params = request.params
+        now = time.monotonic()
         submit = partial(
             self._scheduler.submit,
             params=request.scheduler_params,
@@ -266,10 +279,12 @@ class Engine:
             seed=cast("int", params.seed),
             cache_salt=request.cache_salt,
             priority=request.priority,
+            tenant=request.tenant,
+            deadline=None if request.deadline is None else now + request.deadline,
             speculation=request.speculation,
             sequence=request.sequence,
             keep=request.keep,
-            now=time.monotonic(),
+            now=now,
         )
         with self._driver.lock:
             if self._is_closed:
@@ -509,6 +524,9 @@ class Engine:
             self.fail(_closed_while_running())
             self._driver.wake()
             self._executor.close()
+            problem = self._scheduler.end_decision_log()
+            if problem is not None:
+                _logger.warning("the decision log ends early: %s", problem)
             self._is_released = True
             return True
 

@@ -112,11 +112,11 @@ class SequenceBusyError(InferlibError, RuntimeError):
 
 
 class ReplayError(InferlibError, ValueError):
-    """A receipt's completion did not come out again, or cannot: the model is another.
+    """A receipt's completion or a log's decision did not come out again.
 
     Attributes:
         field: What differs.
-        expected: As in the receipt.
+        expected: As in the receipt or log.
         found: As it is.
     """
 
@@ -135,6 +135,22 @@ class ReplayError(InferlibError, ValueError):
         self.field = field
         self.expected = expected
         self.found = found
+
+
+class DecisionLogError(InferlibError, ValueError):
+    """A file holds no decision log of the scheduler, is damaged, or cannot be read.
+
+    Attributes:
+        record: Number of the record that is damaged, from 0, the header, if that is known.
+        offset: Where it begins in the file, in bytes.
+    """
+
+    code = "decision_log"
+
+    def __init__(self, message: str = "", *, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.record: int | None = None
+        self.offset: int | None = None
 
 
 class SequenceFileError(InferlibError, ValueError):
@@ -267,6 +283,7 @@ CLASSES: dict[str, type[InferlibError]] = {
         RequestError,
         UnknownKeywordError,
         SequenceBusyError,
+        DecisionLogError,
         SequenceFileError,
         SequenceMismatchError,
         ReplayError,

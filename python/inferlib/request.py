@@ -31,6 +31,8 @@ class Request:
         scheduler_params: The same for the scheduler.
         cache_salt: Prompts share cached blocks only under the same salt.
         priority: Smaller runs first.
+        tenant: For whom it is.
+        deadline: Seconds after its submission when it ends with what there is.
         speculation: Whether tokens may be drafted.
         sequence: The held sequence that it goes on from.
         keep: Whether its tokens are the sequence's once it ended.
@@ -57,6 +59,8 @@ class Request:
     scheduler_params: SchedulerParams
     cache_salt: str | None = None
     priority: int = 0
+    tenant: str | None = None
+    deadline: float | None = None
     speculation: bool = True
     sequence: int | None = None
     keep: bool = False

@@ -12,13 +12,15 @@ from .grammar_compiler import GrammarCompiler
 from .prompts import EncodedPrompt, encode_text
 from .request import Request
 from .sampling_params import DEFAULT_MAX_TOKENS, SamplingParams
-from .validation import INT32_MAX, choice, integer
+from .validation import INT32_MAX, choice, integer, number
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ._core import Tokenizer
     from .origin import Origin
+
+MAX_DEADLINE_SECONDS = 1e9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,13 +51,15 @@ class RequestBuilder:
         compiler = GrammarCompiler(self.tokenizer, self.eos_token_ids, self.vocab_size)
         object.__setattr__(self, "grammars", compiler)
 
-    def build(
+    def build(  # noqa: PLR0913  # each is independent of the others
         self,
         prompt: EncodedPrompt,
         params: SamplingParams,
         *,
         cache_salt: str | None = None,
         priority: int = 0,
+        tenant: str | None = None,
+        deadline: float | None = None,
         speculation: SpeculationSwitch = "auto",
         sequence: int | None = None,
         keep: bool = False,
@@ -71,6 +75,9 @@ class RequestBuilder:
         check_salt(cache_salt)
         choice("speculation", speculation, get_args(SpeculationSwitch))
         priority = integer("priority", priority, -INT32_MAX, INT32_MAX)
+        check_tenant(tenant)
+        if deadline is not None:
+            deadline = number("deadline", deadline, 0.0, MAX_DEADLINE_SECONDS)
         resolved = params.resolve(self.generation_config)
         max_tokens = self._max_tokens(len(prompt.token_ids), resolved)
         resolved = replace(
@@ -89,6 +96,8 @@ class RequestBuilder:
             scheduler_params=self._scheduler_params(resolved),
             cache_salt=cache_salt,
             priority=priority,
+            tenant=tenant,
+            deadline=deadline,
             speculation=speculation == "auto",
             sequence=sequence,
             keep=keep,
@@ -170,6 +179,16 @@ class RequestBuilder:
                 if run and run not in runs:
                     runs.append(run)
         return runs
+
+
+def check_tenant(tenant: object) -> None:
+    """Refuse what is no name of a tenant.
+
+    Raises:
+        RequestError: It is neither a string nor ``None``.
+    """
+    if tenant is not None and not isinstance(tenant, str):
+        raise RequestError(f"tenant must be a string, not {type(tenant).__name__}", field="tenant")
 
 
 def check_salt(cache_salt: object) -> None:

@@ -94,6 +94,17 @@ class FakeRequest:
     finished: float | None = None
 
 
+def _events(ids, indices, places, tokens, finished, ended):
+    return SimpleNamespace(
+        request_ids=np.array(ids, np.int64),
+        sequence_indices=np.array(indices, np.int32),
+        token_indices=np.array(places, np.int32),
+        token_ids=np.array(tokens, np.int32),
+        finished=np.array(finished, bool),
+        finished_requests=np.array(ended, np.int64),
+    )
+
+
 class FakeScheduler:
     """Runs everybody in every step; not what it is about here."""
 
@@ -149,6 +160,12 @@ class FakeScheduler:
     def discard_step(self):
         self.batch = None
 
+    def end_decision_log(self):
+        return None
+
+    def overdue(self):
+        return _events([], [], [], [], [], [])
+
     def update(self, output, now):
         with self.lock:
             ids, indices, places, tokens, finished, ended = [], [], [], [], [], []
@@ -172,14 +189,7 @@ class FakeScheduler:
                 if request.finished is not None:
                     ended.append(request_id)
             self.batch = None
-            return SimpleNamespace(
-                request_ids=np.array(ids, np.int64),
-                sequence_indices=np.array(indices, np.int32),
-                token_indices=np.array(places, np.int32),
-                token_ids=np.array(tokens, np.int32),
-                finished=np.array(finished, bool),
-                finished_requests=np.array(ended, np.int64),
-            )
+            return _events(ids, indices, places, tokens, finished, ended)
 
     def _append(self, request, sequence, token, now):
         params = request.params

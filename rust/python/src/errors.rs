@@ -3,6 +3,7 @@
 
 use std::path::Path;
 
+use inferlib_core::decision_log::ReplayError;
 use inferlib_core::validation::InvalidParam;
 use inferlib_core::{ConfigError, RecordError, SequenceError, SubmitError, UpdateError};
 use inferlib_cpu::CpuError;
@@ -12,6 +13,8 @@ use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyDict;
+
+use crate::decision_log;
 
 /// Name → class, handed over by `inferlib/__init__.py`.
 static CLASSES: PyOnceLock<Py<PyDict>> = PyOnceLock::new();
@@ -47,6 +50,8 @@ pub(crate) enum Error {
     Submit(SubmitError),
     /// A step's result that is not the step's: a bug of the executor.
     Update(UpdateError),
+    /// A decision log that does not replay.
+    Replay(ReplayError),
     /// The CPU executor.
     Cpu(CpuError),
     /// An invalid argument: field and message.
@@ -127,6 +132,7 @@ fn describe(error: Error) -> PyError {
                 ConfigError::NoGroups | ConfigError::NumBlocks { .. } => "groups",
                 ConfigError::Limit { field, value: _ } => field,
                 ConfigError::PromptLookup { .. } => "prompt_lookup_max",
+                ConfigError::Policy { field, value: _ } => field,
             };
             PyError::new("RequestError", error.to_string()).with_text("field", field)
         }
@@ -138,6 +144,7 @@ fn describe(error: Error) -> PyError {
                 PyError::new("InternalError", format!("wrong step output: {error}"))
             }
         },
+        Error::Replay(error) => decision_log::describe(&error),
         Error::Cpu(error) => describe_cpu(&error),
         Error::Request { field, message } => {
             PyError::new("RequestError", message).with_text("field", field)
@@ -203,6 +210,12 @@ impl From<InvalidParam> for Error {
     }
 }
 
+impl From<ReplayError> for Error {
+    fn from(error: ReplayError) -> Self {
+        Self::Replay(error)
+    }
+}
+
 impl From<UpdateError> for Error {
     fn from(error: UpdateError) -> Self {
         Self::Update(error)
@@ -219,6 +232,7 @@ fn describe_submit(error: &SubmitError) -> PyError {
         SubmitError::EmptyPrompt | SubmitError::TokenOutOfRange { .. } => request("prompt"),
         SubmitError::InvalidParams(error) => request(error.field),
         SubmitError::InvalidN { .. } => request("n"),
+        SubmitError::InvalidDeadline => request("deadline"),
         SubmitError::Overloaded { .. } => PyError::new("OverloadedError", &message),
         SubmitError::Sequence(error) => describe_sequence(*error),
     }

@@ -82,6 +82,13 @@ class TestBadInput:
             model.generate("x", cache_salt=3)
         with pytest.raises(RequestError, match="priority"):
             model.generate("x", priority="high")
+        with pytest.raises(RequestError, match="tenant must be a string") as raised:
+            model.generate("x", tenant=3)
+        assert raised.value.field == "tenant"
+        for deadline in (-1, float("nan"), "soon"):
+            with pytest.raises(RequestError, match="deadline") as raised:
+                model.generate("x", deadline=deadline)
+            assert raised.value.field == "deadline"
         with pytest.raises(RequestError, match="params"):
             model.generate("x", {"temperature": 1})
         with pytest.raises(RequestError, match="progress"):
@@ -96,6 +103,12 @@ class TestBadInput:
     def test_options_agree_with_the_classes(self):
         names = set(SamplingParams.__dataclass_fields__)
         assert set(SamplingOptions.__annotations__) == names
-        assert set(CallOptions.__annotations__) == names | {"cache_salt", "priority", "speculation"}
+        assert set(CallOptions.__annotations__) == names | {
+            "cache_salt",
+            "priority",
+            "tenant",
+            "deadline",
+            "speculation",
+        }
         parameters = inspect.signature(Model.from_pretrained).parameters
         assert set(LoadOptions.__annotations__) == set(parameters) - {"name_or_path", "unknown"}

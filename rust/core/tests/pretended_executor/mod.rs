@@ -18,9 +18,9 @@
 use std::sync::Arc;
 
 use inferlib_core::{
-    BLOCK_SIZE, Batch, FinishReason, GroupConfig, LogitsRow, NewRequest, PrefixHash, RowLogprobs,
-    RowStatus, SampledRow, SamplingParams, Scheduler, SchedulerConfig, SequenceOutput, StepOutput,
-    scheduler::ROWS_PER_PASS,
+    BLOCK_SIZE, Batch, FinishReason, GroupConfig, LogitsRow, NewRequest, Policy, PrefixHash,
+    RowLogprobs, RowStatus, SampledRow, SamplingParams, Scheduler, SchedulerConfig, SequenceOutput,
+    StepOutput, scheduler::ROWS_PER_PASS,
 };
 
 pub const VOCAB_SIZE: usize = 24;
@@ -380,6 +380,7 @@ pub fn config() -> SchedulerConfig {
         vocab_size: VOCAB_SIZE,
         speculation: None,
         rows_per_pass: ROWS_PER_PASS,
+        policy: Policy::Fcfs,
         enable_prefix_caching: true,
         max_chunk: None,
         max_waiting: None,
