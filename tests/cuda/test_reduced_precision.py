@@ -58,7 +58,7 @@ def program():
     return record(wide_spec())
 
 
-def make_model(program, *, seed=0, device=None, kv_cache="512 tokens", **options):
+def make_model(program, *, seed=0, device=None, spec=None, kv_cache="512 tokens", **options):
     weights = weights_of(program)
 
     def load(receiver, _):
@@ -69,7 +69,7 @@ def make_model(program, *, seed=0, device=None, kv_cache="512 tokens", **options
     checkpoint = Checkpoint(
         name="wide",
         source=None,
-        spec=wide_spec(),
+        spec=spec or wide_spec(),
         program=program,
         load_weights=load,
         weight_bytes=0,
@@ -176,8 +176,11 @@ def test_both_attention_kernels_and_both_products_were_used(program):
         model.generate(prompts(), max_tokens=2, **GREEDY)
     for kernel in ("prefill_bf16_64", "decode_bf16_64", "decode_combine_bf16_64"):
         assert device.launched[f"attention_{kernel}"] > 0
-    for kernel in ("few_bf16_bf16_bf16", "many_bf16_bf16_bf16", "few_bf16_bf16_f32"):
-        assert device.launched[f"linear_{kernel}"] > 0
+    for kernel in ("linear_few_bf16_bf16_bf16", "linear_many_bf16_bf16_bf16"):
+        assert device.launched[kernel] > 0
+    for kernel in ("gated_few_bf16_bf16_silu", "gated_many_bf16_bf16_silu"):
+        assert device.launched[kernel] > 0
+    assert device.launched["lm_head_argmax_bf16_bf16"] > 0
 
 
 def test_heads_without_kernels_are_refused():

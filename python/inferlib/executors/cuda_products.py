@@ -1,4 +1,8 @@
-"""Products and attention as launches: what differs between the float32 and the 16-bit kernels."""
+"""Products and attention as launches: what differs between the float32 and the 16-bit kernels.
+
+Where the sums of a product are enough to go on (a gated activation, the largest logit), one kernel
+does both, with the roundings and so the bits of the separate ops.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,7 @@ import numpy as np
 from ..errors import UnsupportedModelError
 from .cuda_attention import HEAD_DIMS, decode_shared_bytes, prefill_shared_bytes
 from .cuda_model import ceil_divide, kind_of
+from .cuda_weights import FEW_ROWS, PANEL_ROWS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,7 +25,10 @@ if TYPE_CHECKING:
     from .cuda_model import DeviceModel, Launch
 
 i32, f32 = np.int32, np.float32
-_FEW_ROWS = 8
+GATED_ACTIVATIONS = frozenset({"silu", "gelu_tanh"})
+"""Those that ``gated_*`` is compiled for."""
+FUSED_LAYOUTS = frozenset({"float", "int8", "int4", "e4m3"})
+"""Those that ``gated_*`` and ``lm_head_argmax`` are compiled for."""
 _SLICE_COLUMNS = 512
 _MAX_HEAD_DIM = 256
 
@@ -54,8 +62,7 @@ def _packed_product(
     model: DeviceModel, matrix: Segment, x: str, bias: DeviceArray | None, out: str
 ) -> Launch:
     device, (n, k) = model.device, matrix.shape
-    weight = model.kind if matrix.layout == "float" else matrix.layout
-    name = f"{model.kind}_{weight}_{kind_of(model.buffers[out])}"
+    name = f"{_kinds(model, matrix)}_{kind_of(model.buffers[out])}"
     part_of_bias = None if bias is None else bias[matrix.first_row : matrix.first_row + n]
     arrays = (
         *(model.from_element(out, matrix.first_row), model.buffers[x]),
@@ -77,21 +84,101 @@ def _packed_product(
         tiles = (ceil_divide(n, 128), ceil_divide(rows, 64))
         device.launch(f"linear_many_{name}", tiles, 128, (*arrays, i32(rows), *sizes))
 
-    most = min(_FEW_ROWS, int(model.buffers[x].shape[0]))
-    chosen = [_quickest(model, f"{name} {n}x{k}", few, many, rows) for rows in range(1, most + 1)]
-    return lambda _, rows: (chosen[rows - 1] if rows <= most else many)(rows)
+    return _quickest(model, x, f"linear {name} {n}x{k}", few, many)
+
+
+def _kinds(model: DeviceModel, matrix: Segment) -> str:
+    """Of activations and weights, as the names of kernels have them."""
+    return f"{model.kind}_{model.kind if matrix.layout == 'float' else matrix.layout}"
 
 
 def _quickest(
     model: DeviceModel,
-    shape: str,
+    x: str,
+    name: str,
     few: Callable[[int], None],
     many: Callable[[int], None],
-    rows: int,
-) -> Callable[[int], None]:
-    """The kernel for a number of rows that both have."""
-    candidates = {"few": partial(few, rows), "many": partial(many, rows)}
-    return few if model.choices.choose(f"linear {shape}, {rows}", candidates) == "few" else many
+) -> Launch:
+    """For each number of rows that both kernels have, the one that is quicker there."""
+
+    def choose(rows: int) -> Callable[[int], None]:
+        candidates = {"few": partial(few, rows), "many": partial(many, rows)}
+        return few if model.choices.choose(f"{name}, {rows}", candidates) == "few" else many
+
+    most = min(FEW_ROWS, int(model.buffers[x].shape[0]))
+    chosen = [choose(rows) for rows in range(1, most + 1)]
+    return lambda _, rows: (chosen[rows - 1] if rows <= most else many)(rows)
+
+
+def gated_product(
+    model: DeviceModel, linear: dict[str, Any], bias: DeviceArray | None, act: dict[str, Any]
+) -> Launch | None:
+    """``linear`` and the ``act_and_mul`` behind it; ``None`` if there is no kernel for both."""
+    segments = model.weights.matrices[linear["weight"]]
+    matrix, width = segments[0], model.width(act["out"])
+    if len(segments) > 1 or matrix.layout not in FUSED_LAYOUTS or width % PANEL_ROWS:
+        return None
+    if act["activation"] not in GATED_ACTIVATIONS:
+        return None
+    device, k, x = model.device, matrix.shape[1], linear["x"]
+    name = f"{_kinds(model, matrix)}_{act['activation']}"
+    arrays = [model.buffers[act["out"]], model.buffers[x]]
+    for first in (0, width):
+        panels = slice(first // PANEL_ROWS, (first + width) // PANEL_ROWS)
+        scales = None if matrix.scales is None else matrix.scales[panels]
+        arrays += [matrix.codes[panels], scales]
+        arrays.append(None if bias is None else bias[first : first + width])
+    sizes = (i32(width), i32(k), i32(matrix.group))
+    shared_bytes = 2 * ceil_divide(k, _SLICE_COLUMNS) * 512
+
+    def few(rows: int) -> None:
+        device.launch(
+            f"gated_few_{name}",
+            (ceil_divide(width, 16),),
+            128,
+            (*arrays, i32(rows), *sizes),
+            shared_bytes=shared_bytes,
+        )
+
+    def many(rows: int) -> None:
+        tiles = (ceil_divide(width, 64), ceil_divide(rows, 64))
+        device.launch(f"gated_many_{name}", tiles, 128, (*arrays, i32(rows), *sizes))
+
+    return _quickest(model, x, f"gated {name} {width}x{k}", few, many)
+
+
+def greedy_head(
+    model: DeviceModel, head: dict[str, Any], partials: tuple[DeviceArray, DeviceArray] | None
+) -> Callable[[StepInputs, int, int], None] | None:
+    """Logits and the largest of each row, for at most ``FEW_ROWS`` rows.
+
+    Args:
+        model: Everything.
+        head: The op ``lm_head``.
+        partials: Room for the largest of each panel; ``None`` where no kernel needs it.
+
+    Returns:
+        Launches for the sampled rows from the second argument to the third, whose states are the
+        first ones of the head's input; ``None`` if there is no kernel for it.
+    """
+    segments = model.weights.matrices[head["weight"]]
+    matrix = segments[0]
+    if partials is None or len(segments) > 1 or matrix.layout not in FUSED_LAYOUTS:
+        return None
+    device, (n, k) = model.device, matrix.shape
+    kernel = f"lm_head_argmax_{_kinds(model, matrix)}"
+    panels = ceil_divide(n, PANEL_ROWS)
+    arrays = (*partials, model.buffers[head["x"]], matrix.codes, matrix.scales)
+    sizes = (i32(n), i32(k), i32(matrix.group), f32(head["softcap"] or 0))
+    shared_bytes = ceil_divide(k, _SLICE_COLUMNS) * 512
+
+    def launch(step: StepInputs, start: int, end: int) -> None:
+        arguments = (*arrays, i32(end - start), *sizes)
+        device.launch(kernel, (panels,), 128, arguments, shared_bytes=shared_bytes)
+        found = (step.token_ids[start:end], step.failed[start:end], *partials, i32(panels))
+        device.launch("lm_head_argmax_combine", (end - start,), 1024, found)
+
+    return launch
 
 
 def attention(model: DeviceModel, op: dict[str, Any]) -> Launch:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 PANEL_ROWS = 16
+FEW_ROWS = 8
+"""Of activations that a kernel which streams the weights once may have."""
 PAIR_COLUMNS = 32
 Layout: TypeAlias = Literal["float", "int8", "int4", "e4m3", "e5m2"]
 
