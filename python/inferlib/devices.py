@@ -21,7 +21,8 @@ DeviceArray: TypeAlias = Any
 ``reshape`` and slices that share memory."""
 
 KernelArgument: TypeAlias = "DeviceArray | np.int32 | np.float32 | None"
-"""What a kernel takes. Scalars carry their width: a Python ``int`` would travel as eight bytes."""
+"""What a kernel takes; a ``TensorMap`` (``executors/tensor_maps.py``) too, on sm_90. Scalars carry
+their width: a Python ``int`` would travel as eight bytes."""
 
 
 class Download(Protocol):
@@ -49,6 +50,10 @@ class Device(Protocol):
     @property
     def name(self) -> str:
         """For people: ``"cuda"`` and the card, or ``"cuda-emulated"``."""
+
+    @property
+    def architecture(self) -> str:
+        """What its kernels are compiled for, as CUDA names it: ``"sm_90"``."""
 
     @property
     def has_bfloat16(self) -> bool:

@@ -50,6 +50,7 @@ class EmulatedDevice:
     Args:
         seed: Of the schedule of every launch; 0 is in order.
         num_bytes: What may be allocated.
+        architecture: What it passes for.
         has_bfloat16: Whether it passes for a GPU that knows bf16.
         has_graphs: Whether graphs can be recorded.
 
@@ -66,10 +67,12 @@ class EmulatedDevice:
         *,
         seed: int = 0,
         num_bytes: int = _MEMORY_BYTES,
+        architecture: str = "sm_80",
         has_bfloat16: bool = True,
         has_graphs: bool = True,
     ) -> None:
         self.emulator = Emulator(seed=seed)
+        self.architecture = architecture
         self.has_bfloat16 = has_bfloat16
         self.num_allocs = self.num_replays = 0
         self._has_graphs = has_graphs

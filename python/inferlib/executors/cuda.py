@@ -28,6 +28,7 @@ from .cuda_launches import ProgramLaunches, kv_cache
 from .cuda_layout import bucket_of
 from .cuda_matrices import DeviceWeights
 from .cuda_memory import StepLimits, kind_for
+from .cuda_proofs import linear_is_proven
 from .cuda_step import HostStep
 
 if TYPE_CHECKING:
@@ -139,7 +140,9 @@ class CudaExecutor:
         self._limits = limits
         self._num_blocks = num_blocks
         self._abort = threading.Event()
-        self._weights = DeviceWeights(device, program, kind)
+        # First of all: how the weights lie depends on it, and its memory is used again.
+        has_rows = linear_is_proven(device, kind)
+        self._weights = DeviceWeights(device, program, kind, has_rows=has_rows)
         self._kv = kv_cache(device, program, kind, num_blocks)
         self._graphs = GraphCache(device)
         self._launches: ProgramLaunches | None = None

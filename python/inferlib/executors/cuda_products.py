@@ -14,6 +14,14 @@ import numpy as np
 from ..errors import UnsupportedModelError
 from .cuda_attention import HEAD_DIMS, decode_shared_bytes, prefill_shared_bytes
 from .cuda_model import ceil_divide, kind_of
+from .cuda_proofs import cache_map
+from .cuda_sm90 import (
+    ATTENTION_THREADS,
+    LINEAR_TILES,
+    attention_shared_bytes,
+    linear_launch,
+    linear_tile,
+)
 from .cuda_weights import FEW_ROWS, PANEL_ROWS
 
 if TYPE_CHECKING:
@@ -30,15 +38,23 @@ GATED_ACTIVATIONS = frozenset({"silu", "gelu_tanh"})
 FUSED_LAYOUTS = frozenset({"float", "int8", "int4", "e4m3"})
 """Those that ``gated_*`` and ``lm_head_argmax`` are compiled for."""
 _SLICE_COLUMNS = 512
+_ROWS_OF_TILES = (8, 64, 512)
+"""Numbers of rows up to which a tile is chosen, by what it takes for that many; the last one for
+all above, too."""
 _MAX_HEAD_DIM = 256
 
 
 def product(model: DeviceModel, x: str, weight: str, bias: DeviceArray | None, out: str) -> Launch:
     """``out = x @ weight.T + bias``, segment after segment."""
     segments = model.weights.matrices[weight]
-    if segments[0].layout == "rows":
+    if model.kind == "f32":
         return _exact_product(model, segments[0], x, bias, out)
-    launches = [_packed_product(model, segment, x, bias, out) for segment in segments]
+    launches = [
+        (_rows_product if segment.layout == "rows" else _packed_product)(
+            model, segment, x, bias, out
+        )
+        for segment in segments
+    ]
 
     def launch(step: StepInputs, rows: int) -> None:
         for each in launches:
@@ -56,6 +72,36 @@ def _exact_product(
     return lambda _, rows: device.launch(
         kernel, (grid, ceil_divide(rows, 8)), 128, (*arrays, i32(rows), i32(n), i32(k))
     )
+
+
+def _rows_product(
+    model: DeviceModel, matrix: Segment, x: str, bias: DeviceArray | None, out: str
+) -> Launch:
+    """By ``linear_sm90``, whatever the number of rows; that chooses the tile."""
+    n, k = matrix.shape
+    kinds = f"{model.kind}_{kind_of(model.buffers[out])}"
+    part_of_bias = None if bias is None else bias[matrix.first_row : matrix.first_row + n]
+    target = model.from_element(out, matrix.first_row)
+    arrays = (target, matrix.codes, model.buffers[x], part_of_bias)
+    launches = {
+        tile: linear_launch(model.device, kinds, tile, arrays, model.width(out))
+        for tile in LINEAR_TILES
+    }
+
+    def choose(rows: int) -> Callable[[int], None]:
+        rows = min(rows, int(model.buffers[x].shape[0]))
+        first = linear_tile(rows)
+        tiles = {str(tile.rows): tile for tile in (first, *launches)}
+        candidates = {name: partial(launches[tile], rows) for name, tile in tiles.items()}
+        key = f"linear_sm90 {kinds} {n}x{k}, {rows}"
+        return launches[tiles[model.choices.choose(key, candidates)]]
+
+    chosen = [(most, choose(most)) for most in _ROWS_OF_TILES]
+
+    def launch(_: StepInputs, rows: int) -> None:
+        next((each for most, each in chosen if rows <= most), chosen[-1][1])(rows)
+
+    return launch
 
 
 def _packed_product(
@@ -225,28 +271,38 @@ def _attention(model: DeviceModel, op: dict[str, Any]) -> Launch:
     name = f"{model.kind}_{head_dim}"
     heads = (i32(num_heads), i32(num_kv_heads))
     settings = (i32(group.window or 0), f32(op["scale"]), f32(op["softcap"] or 0))
+    prefill, threads, shared_bytes = (
+        f"attention_prefill_{name}",
+        128,
+        prefill_shared_bytes(head_dim),
+    )
+    prefilled: tuple[Any, ...] = (q, *cache)
+    if model.prefills_by_sm90(head_dim):
+        prefill, threads = f"attention_prefill_sm90_{name}", ATTENTION_THREADS
+        shared_bytes = attention_shared_bytes(head_dim)
+        prefilled = (*(cache_map(each) for each in cache), q)
 
     def launch(step: StepInputs, _: int) -> None:
         inputs = step.groups[number]
         common = (
-            *(q, *cache, step.positions, step.query_start_loc),
+            *(step.positions, step.query_start_loc),
             *(inputs.block_tables, inputs.block_table_start_loc),
             *(i32(model.width(op["q"])), *heads, *settings),
         )
         if len(inputs.prefill_tiles):
             device.launch(
-                f"attention_prefill_{name}",
+                prefill,
                 (len(inputs.prefill_tiles) // 2, num_kv_heads),
-                128,
-                (out, inputs.prefill_tiles, *common),
-                shared_bytes=prefill_shared_bytes(head_dim),
+                threads,
+                (out, inputs.prefill_tiles, *prefilled, *common),
+                shared_bytes=shared_bytes,
             )
         for items, tiles in inputs.decode_rounds:
             device.launch(
                 f"attention_decode_{name}",
                 (len(items) // 3, num_kv_heads),
                 32,
-                (*model.partials, items, *common),
+                (*model.partials, items, q, *cache, *common),
                 shared_bytes=decode_shared_bytes(head_dim),
             )
             device.launch(
