@@ -88,6 +88,7 @@ def prefill_sm90_is_chosen(
 
 
 def _is_refused(device: Device, kernel: str, reason: str) -> bool:
+    device.synchronize()  # before the arrays go
     _logger.warning("%s is not used on %s: %s", kernel, device.name, reason)
     return False
 
