@@ -165,11 +165,11 @@ template <class T> struct ElementOf;
 template <> struct ElementOf<bfloat16> { static float value(uint16_t bits) { return cuda_emulator::float_of_bf16(bits); } };
 template <> struct ElementOf<float16> { static float value(uint16_t bits) { return cuda_emulator::float_of_f16(bits); } };
 template <class T, int N> void start_product(float (&sums)[N], uint64_t left, uint64_t right, bool adds, PRODUCT_WHERE) {
-  cuda_emulator::start_product<ElementOf<T>::value>(sums, 2 * N, nullptr, left, right, false, adds, where);
+  cuda_emulator::start_product(ElementOf<T>::value, sums, 2 * N, nullptr, left, right, false, adds, where);
 }
 template <class T, int N>
 void start_product_of_registers(float (&sums)[N], const uint32_t (&left)[4], uint64_t right, bool adds, PRODUCT_WHERE) {
-  cuda_emulator::start_product<ElementOf<T>::value>(sums, 2 * N, left, 0, right, true, adds, where);
+  cuda_emulator::start_product(ElementOf<T>::value, sums, 2 * N, left, 0, right, true, adds, where);
 }
 #else
 #define REGISTERS_4 \
