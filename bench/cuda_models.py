@@ -107,7 +107,7 @@ class RandomWeights:
             if len(shape) == 1:
                 target.load_vector(name, np.ones(shape, np.float32))
                 continue
-            if name in looked_up:
+            if name in looked_up and (target.has_rows or name not in multiplied):
                 rows = self._bfloat16(min(shape[0], 16 * _PANELS), shape[1])
                 target.tables[name] = _repeated(device, rows, shape[0], name)
                 target.num_bytes += target.tables[name].nbytes
@@ -118,6 +118,7 @@ class RandomWeights:
                 else:
                     segment = self._segment(device, layout, name, (shape[0], shape[1]))
                 target.matrices[name] = (segment,)
+                target.prepare_products({segment.layout})
                 if segment.codes is not target.tables.get(name):
                     scale_bytes = 0 if segment.scales is None else segment.scales.nbytes
                     target.num_bytes += segment.codes.nbytes + scale_bytes

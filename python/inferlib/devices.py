@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
     from pathlib import Path
 
     import numpy as np
@@ -87,6 +87,9 @@ class Device(Protocol):
 
         The result need not be waited for.
         """
+
+    def prepare(self, files: Collection[str]) -> None:
+        """Begin to get kernels ready, in the background: these files of ``cuda/`` are needed."""
 
     def launch(
         self,

@@ -202,22 +202,32 @@ def test_what_cuda_refuses_to_launch_is_a_typed_error(tmp_path):
 
 
 class TestCubins:
-    def test_all_files_are_compiled_in_the_background_with_one_line(
+    def test_files_are_compiled_in_the_background_once_with_one_line(
         self, tmp_path, compiled, caplog
     ):
-        cupy, _ = stand_in()
         with caplog.at_level(logging.INFO, "inferlib.cuda"):
-            device = CupyDevice(cupy, cache=tmp_path)
-            for file in KernelSources(source_folder()).files:
-                device._cubins.path(file)
+            device = CupyDevice(stand_in()[0], cache=tmp_path)
+            assert not caplog.records  # opening a device compiles nothing
+            device.prepare(["add", "argmax"])
+            device.prepare(["argmax", "linear_sm90"])
+            for file in ("add", "argmax", "linear_sm90"):
+                assert device._cubins.path(file).exists()
         assert len(caplog.records) == 1
         assert "sm_90" in caplog.text
-        sources = KernelSources(source_folder())
-        assert sorted(compiled) == sorted(f"{name}.cu" for name in sources.files)
+        assert sorted(compiled) == ["add.cu", "argmax.cu", "linear_sm90.cu"]
         with caplog.at_level(logging.INFO, "inferlib.cuda"):
-            CupyDevice(stand_in()[0], cache=tmp_path).close()
+            device = CupyDevice(stand_in()[0], cache=tmp_path)
+            device.prepare(["add", "argmax", "linear_sm90"])
+            device.close()
         assert len(caplog.records) == 1  # nothing to say the second time
-        assert len(compiled) == len(sources.files)
+        assert len(compiled) == 3
+
+    def test_only_what_a_model_can_launch_is_compiled(self, tmp_path, compiled):
+        with tiny_model(device=CupyDevice(stand_in()[0], cache=tmp_path), **OPTIONS) as model:
+            model.generate("a", max_tokens=2, **GREEDY)
+        files = {name.removesuffix(".cu") for name in compiled}
+        assert {"attention_f32", "linear_f32"} <= files
+        assert not {"linear_many", "attention_decode", "moe_gated", "linear_sm90"} & files
 
     def test_two_users_of_a_cache_never_see_half_a_file(self, tmp_path, monkeypatch):
         content = b"0123456789abcdef" * 40_000

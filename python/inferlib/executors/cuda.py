@@ -23,6 +23,7 @@ import numpy as np
 
 from ..errors import ClosedError, ExecutorError, ModelFormatError, RequestError
 from .cuda_draws import kind_of_draws, rows_of_host
+from .cuda_files import files_of_program
 from .cuda_graphs import GraphCache
 from .cuda_launches import ProgramLaunches, kv_cache
 from .cuda_layout import bucket_of
@@ -69,6 +70,7 @@ def make_executor(
         kind = kind_for(config, device)
         _refuse_what_is_for_the_cpu(config, kind)
         limits = StepLimits.of(config, max_model_len)
+        device.prepare(files_of_program(program, kind, device.architecture))
         executor = CudaExecutor(program, device, kind=kind, num_blocks=num_blocks, limits=limits)
         load_weights(executor.weights, None)
         executor.seal()

@@ -1,7 +1,8 @@
 """The weights of a program on a device, each in the form in which its kernels read it.
 
 A matrix that is multiplied is a list of segments, runs of rows of one layout: in a fused projection
-the parts may have different types. A matrix that tokens are looked up in lies row by row.
+the parts may have different types. A matrix that tokens are looked up in lies row by row, or packed
+like one that is multiplied: if it is one, or if it is quantized.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import numpy as np
 
 from ..errors import ModelFormatError, UnsupportedModelError
+from .cuda_files import files_of_layout
 from .cuda_weights import PAIR_COLUMNS, QuantizedMatrix, pack_float, pack_quantized
 from .gguf_blocks import READABLE, read_blocks
 
@@ -71,12 +73,14 @@ class DeviceWeights:
         self._device = device
         self._kind = kind
         self.has_rows = has_rows or kind == "f32"
+        self._program = program
+        self._layouts: set[str] = set()
         self._shapes = program.weights
         ops = program.ops
         self._looked_up = {op["weight"] for kind, op in ops if kind in _LOOKED_UP}
         self._multiplied = {op["weight"] for kind, op in ops if kind in _MULTIPLIED}
         self.vectors: dict[str, DeviceArray] = {}
-        self.tables: dict[str, DeviceArray] = {}
+        self.tables: dict[str, DeviceArray] = {}  # for tokens that are not looked up in `matrices`
         self.matrices: dict[str, tuple[Segment, ...]] = {}
         self.num_bytes = 0
 
@@ -130,11 +134,28 @@ class DeviceWeights:
     def _add(self, name: str, parts: list[Part]) -> None:
         rows = sum(_shape(part)[0] for part in parts)
         self._check_shape(name, (rows, _shape(parts[0])[1]))
-        if name in self._looked_up:
+        is_packed = self._is_looked_up_packed(name, parts)
+        if name in self._looked_up and not is_packed:
             table = np.concatenate([self._floats(part) for part in parts])
             self.tables[name] = self._upload(table, name)
-        if name in self._multiplied:
+        if name in self._multiplied or is_packed:
             self.matrices[name] = tuple(self._segments(name, parts))
+        if name in self._multiplied and self._kind != "f32":
+            self.prepare_products({segment.layout for segment in self.matrices[name]})
+
+    def prepare_products(self, layouts: set[str]) -> None:
+        """Products with weights of these layouts will be wanted."""
+        for layout in layouts - self._layouts:
+            self._device.prepare(files_of_layout(self._program, layout))
+        self._layouts |= layouts
+
+    def _is_looked_up_packed(self, name: str, parts: list[Part]) -> bool:
+        """Whether tokens are looked up in a packed matrix, which is there once and as stored."""
+        if self._kind == "f32" or name not in self._looked_up or len(list(_runs(parts))) > 1:
+            return False
+        if isinstance(parts[0], QuantizedMatrix):
+            return True
+        return name in self._multiplied and not self.has_rows
 
     def _segments(self, name: str, parts: list[Part]) -> Iterator[Segment]:
         first_row = 0

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..errors import UnsupportedModelError
 from .cuda_model import ceil_divide, kind_of
-from .cuda_products import attention, gated_product, product
+from .cuda_products import attention, embedding_packed, gated_product, product
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
@@ -166,7 +166,9 @@ def _add_rms_norm(model: DeviceModel, add: dict[str, Any], norm: dict[str, Any])
 
 def _embedding(model: DeviceModel, op: dict[str, Any]) -> Launch:
     device, out = model.device, model.buffers[op["out"]]
-    table = model.weights.tables[op["weight"]]
+    table = model.weights.tables.get(op["weight"])
+    if table is None:
+        return embedding_packed(model, op)
     kernel = f"embedding_{model.kind}_{kind_of(table)}"
     sizes = (i32(table.shape[1]), f32(op["scale"]))
     return lambda step, rows: device.launch(

@@ -22,7 +22,7 @@ from .cuda_sm90 import (
     linear_launch,
     linear_tile,
 )
-from .cuda_weights import FEW_ROWS, PANEL_ROWS
+from .cuda_weights import FEW_ROWS, FUSED_LAYOUTS, GATED_ACTIVATIONS, PANEL_ROWS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,10 +33,6 @@ if TYPE_CHECKING:
     from .cuda_model import DeviceModel, Launch
 
 i32, f32 = np.int32, np.float32
-GATED_ACTIVATIONS = frozenset({"silu", "gelu_tanh"})
-"""Those that ``gated_*`` is compiled for."""
-FUSED_LAYOUTS = frozenset({"float", "int8", "int4", "e4m3"})
-"""Those that ``gated_*`` and ``lm_head_argmax`` are compiled for."""
 _SLICE_COLUMNS = 512
 _ROWS_OF_TILES = (8, 64, 512)
 """Numbers of rows up to which a tile is chosen, by what it takes for that many; the last one for
@@ -193,6 +189,15 @@ def gated_product(
     return _quickest(model, x, f"gated {name} {width}x{k}", few, many)
 
 
+def embedding_packed(model: DeviceModel, op: dict[str, Any]) -> Launch:
+    """Tokens looked up in a packed matrix."""
+    device, (matrix,) = model.device, model.weights.matrices[op["weight"]]
+    kernel = f"embedding_packed_{_kinds(model, matrix)}"
+    arrays = (model.buffers[op["out"]], matrix.codes, matrix.scales)
+    sizes = (i32(matrix.shape[1]), i32(matrix.group), f32(op["scale"]))
+    return lambda step, rows: device.launch(kernel, (rows,), 128, (*arrays, step.token_ids, *sizes))
+
+
 def greedy_head(
     model: DeviceModel, head: dict[str, Any], partials: tuple[DeviceArray, DeviceArray] | None
 ) -> Callable[[StepInputs, int, int], None] | None:
@@ -231,9 +236,11 @@ def attention(model: DeviceModel, op: dict[str, Any]) -> Launch:
     """Causal attention of the step's queries to their sequences' blocks."""
     group = model.program.kv_groups[op["kv_group"]]
     head_dim = group.k_head_dim
-    supported = range(4, _MAX_HEAD_DIM + 1, 4) if model.kind == "f32" else HEAD_DIMS
+    supported = HEAD_DIMS.get(model.kind, range(4, _MAX_HEAD_DIM + 1, 4))
     if head_dim != group.v_head_dim or head_dim not in supported:
-        sizes = "multiples of 4 up to 256" if model.kind == "f32" else "64, 128 and 256"
+        sizes = "multiples of 4 up to 256"
+        if model.kind != "f32":
+            sizes = ", ".join(str(each) for each in supported)
         raise UnsupportedModelError(
             f"heads of {head_dim} (K) and {group.v_head_dim} (V) elements; the CUDA kernels for "
             f"this precision know {sizes}"

@@ -16,7 +16,7 @@ from .kernels import CACHE, CubinCache, KernelSources, source_folder
 from .tensor_maps import TensorMap, address_of, open_driver
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
     from pathlib import Path
 
     from numpy.typing import DTypeLike, NDArray
@@ -119,7 +119,6 @@ class CupyDevice:
         self.cache_folder: Path | None = self._cubins.folder
         self._modules: dict[str, Any] = {}
         self._kernels: dict[str, Any] = {}
-        self._cubins.compile_ahead()
 
     def free_bytes(self) -> int:
         """What the driver says is free, and what the pool holds but does not use."""
@@ -159,6 +158,10 @@ class CupyDevice:
         """Begin to copy to the host."""
         with self._device:
             return self._staging.start_download(source)
+
+    def prepare(self, files: Collection[str]) -> None:
+        """Compile in the background what the cache lacks of these; see ``Device``."""
+        self._cubins.compile_ahead(files)
 
     def launch(
         self,
