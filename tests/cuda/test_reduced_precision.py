@@ -117,6 +117,7 @@ def test_log_probabilities_are_near_those_of_float64(program):
     [
         ("Q4_0",),
         ("Q4_1", "Q8_0"),
+        ("Q5_0", "Q4_0"),
         ("Q4_K", "Q6_K", "Q4_K"),
         ("F16", "BF16"),
         ("Q5_K", "F32", "Q8_0"),
@@ -132,7 +133,8 @@ def test_weights_of_every_type_and_of_mixed_types(types, tmp_path):
     with Model.from_pretrained(path, device=device, kv_cache="64 tokens") as model:
         assert_near(model, reference_executor(path), prompt, QUANTIZED_VOCAB_SIZE)
     used = {name.split("_")[3] for name in device.launched if name.startswith("linear_m")}
-    layouts = {"Q4_0": "int4", "Q4_1": "int4", "Q4_K": "int4", "Q8_0": "int8", "Q6_K": "int8"}
+    layouts = dict.fromkeys(("Q4_0", "Q4_1", "Q4_K"), "int4")
+    layouts |= dict.fromkeys(("Q5_0", "Q8_0", "Q6_K"), "int8")
     assert used == {layouts.get(each, "bf16") for each in types}
 
 
