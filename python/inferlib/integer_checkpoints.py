@@ -11,6 +11,7 @@ Source: AutoGPTQ's ``qlinear_cuda_old.py`` and GPTQModel's ``gptq_v2``; AutoAWQ'
 
 from __future__ import annotations
 
+import io
 import struct
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,7 +22,7 @@ from ._core import Weights
 from .errors import ModelFormatError, UnsupportedModelError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from numpy.typing import NDArray
 
@@ -67,7 +68,7 @@ def unpack_integers(weights: Weights, quantization: Fields) -> Weights:
             tensors.append((name, dtype, shape, weights.raw(name)))
     # Not the name of a file: whoever remembers what a file holds must not take this for it.
     path = Path(weights.files[0]).with_suffix(".repacked.gguf")
-    return Weights.from_bytes(path, b"".join(_gguf(tensors)))
+    return Weights.from_bytes(path, _gguf(tensors))
 
 
 def _reader(quantization: Fields) -> Callable[[Weights, str], _Matrix]:
@@ -206,16 +207,21 @@ def _repacked(
     return "Q4_0" if is_symmetric else "Q5_0", (n, k), found
 
 
-def _gguf(tensors: list[tuple[str, str, tuple[int, ...], NDArray[np.uint8]]]) -> Iterator[bytes]:
-    """A file of tensors (name, type, shape, bytes) without metadata."""
-    header = struct.pack("<4sIQQ", b"GGUF", 3, len(tensors), 0)
+def _gguf(tensors: list[tuple[str, str, tuple[int, ...], NDArray[np.uint8]]]) -> bytes:
+    """A file of tensors (name, type, shape, bytes) without metadata; ``tensors`` is empty then."""
+    file = io.BytesIO()
+    file.write(struct.pack("<4sIQQ", b"GGUF", 3, len(tensors), 0))
     place = 0
     for name, dtype, shape, data in tensors:
         text = name.encode()
-        header += struct.pack("<Q", len(text)) + text
-        header += struct.pack(f"<I{len(shape)}Q", len(shape), *shape[::-1])
-        header += struct.pack("<IQ", _TYPES[dtype], place)
+        file.write(struct.pack("<Q", len(text)) + text)
+        file.write(struct.pack(f"<I{len(shape)}Q", len(shape), *shape[::-1]))
+        file.write(struct.pack("<IQ", _TYPES[dtype], place))
         place += data.nbytes + -data.nbytes % _ALIGNMENT
-    yield header + bytes(-len(header) % _ALIGNMENT)
-    for _, _, _, data in tensors:
-        yield data.tobytes() + bytes(-data.nbytes % _ALIGNMENT)
+    file.write(bytes(-file.tell() % _ALIGNMENT))
+    tensors.reverse()
+    while tensors:  # each one's memory goes when it is written
+        data = tensors.pop()[-1]
+        file.write(data.data)
+        file.write(bytes(-data.nbytes % _ALIGNMENT))
+    return file.getvalue()
