@@ -1,7 +1,7 @@
 // What sm_90a has beyond mma.sync: barriers in shared memory, loads of tensor boxes (TMA), products of warpgroups (wgmma).
 //
 // As in primitives.cuh every word has two bodies, PTX and a call into tests/cuda_emulator. A file that includes this one
-// is compiled for sm_90a only (python/inferlib/executors/cuda_architectures.py).
+// is compiled for sm_90a only (python/inferlib/executors/cuda_sm90.py).
 //
 // Tiles that wgmma reads lie in rows of 128 bytes (64 elements), eight rows to an atom of 1,024 bytes, the pieces of 16
 // bytes swizzled as the loads put them there; they begin at multiples of 1,024.
