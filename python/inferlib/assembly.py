@@ -156,12 +156,12 @@ def read_checkpoint(loaded: LoadedModel, *, chat_template: str | None = None) ->
         spec=loaded.spec,
         program=loaded.program,
         load_weights=load_weights,
-        weight_bytes=sum(Path(file).stat().st_size for file in loaded.weights.files),
+        weight_bytes=sum(Path(file).stat().st_size for file in loaded.files),
         tokenizer=tokenizer,
         chat_template=_chat_template(loaded.text, chat_template),
         generation_config=loaded.generation_config,
         eos_token_ids={*loaded.eos_token_ids, *end_ids},
-        hash_weights=hash_files(loaded.weights.files, repr(loaded.spec)),
+        hash_weights=hash_files(loaded.files, repr(loaded.spec)),
     )
 
 
