@@ -34,6 +34,14 @@ def rms_norm(x: Array, weight: Array, eps: float) -> Array:
     return (groups / np.sqrt(mean_square + eps) * weight).reshape(x.shape)
 
 
+def layer_norm(x: Array, weight: Array, bias: Array | None, eps: float) -> Array:
+    """``(x - mean) / sqrt(var + eps) * weight + bias`` over whole rows."""
+    deviation = x - x.mean(axis=-1, keepdims=True)
+    variance = np.mean(deviation**2, axis=-1, keepdims=True)
+    normed = deviation / np.sqrt(variance + eps) * weight
+    return normed if bias is None else normed + bias
+
+
 def rope(x: Array, positions: NDArray[np.integer], inv_freq: Array, scale: float) -> Array:
     """Rotate pairs ``(i, i + rotary_dim / 2)`` of each head; x ``[tokens, heads, head_dim]``."""
     half = len(inv_freq)
@@ -52,6 +60,7 @@ def attention(
     scale: float,
     window: int | None = None,
     softcap: float | None = None,
+    sinks: Array | None = None,
 ) -> Array:
     """Causal attention of one sequence.
 
@@ -60,6 +69,7 @@ def attention(
         k: ``[keys, num_kv_heads, head_dim]``, from position 0 on.
         v: ``[keys, num_kv_heads, v_head_dim]``.
         positions: ``[queries]``.
+        sinks: ``[num_heads]``: scores of a place that adds nothing.
     """
     repeat = q.shape[1] // k.shape[1]
     k, v = np.repeat(k, repeat, axis=1), np.repeat(v, repeat, axis=1)
@@ -71,9 +81,17 @@ def attention(
     if window is not None:
         visible &= distance < window
     scores = np.where(visible, scores, -np.inf)
-    weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
-    weights /= weights.sum(axis=-1, keepdims=True)
+    if sinks is not None:
+        column = np.broadcast_to(sinks[:, None, None], (*scores.shape[:2], 1))
+        scores = np.concatenate([scores, column], axis=-1)
+    weights = softmax(scores)[..., : len(k)]
     return np.einsum("hqk,khd->qhd", weights, v)
+
+
+def softmax(x: Array) -> Array:
+    """Over the last axis."""
+    weights = np.exp(x - x.max(axis=-1, keepdims=True))
+    return weights / weights.sum(axis=-1, keepdims=True)
 
 
 def silu(x: Array) -> Array:
@@ -95,7 +113,57 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "silu": silu,
     "gelu_tanh": gelu_tanh,
     "gelu": gelu,
+    "relu": lambda x: np.maximum(x, 0),
 }
+
+
+def act_and_mul(gate: Array, up: Array, activation: str) -> Array:
+    """``act(gate) * up``; gpt-oss clamps both and adds one to ``up``."""
+    if activation == "clamped_swiglu":
+        gate, up = np.minimum(gate, 7), np.clip(up, -7, 7)
+        return gate / (1 + np.exp(-1.702 * gate)) * (up + 1)
+    return ACTIVATIONS[activation](gate) * up
+
+
+def moe(
+    x: Array,
+    router_logits: Array,
+    gate: Array,
+    up: Array,
+    down: Array,
+    biases: tuple[Array, Array, Array] | None,
+    *,
+    top_k: int,
+    normalise: bool,
+    activation: str,
+) -> Array:
+    """Each row through its experts, one after the other.
+
+    Args:
+        x: ``[rows, hidden_size]``.
+        router_logits: ``[rows, experts]``.
+        gate: ``[experts, intermediate_size, hidden_size]``, as ``up``.
+        up: See ``gate``.
+        down: ``[experts, hidden_size, intermediate_size]``.
+        biases: Of gate, up and down: ``[experts * rows of the projection]``.
+    """
+    gate_bias, up_bias, down_bias = (
+        (0 * gate[..., 0], 0 * up[..., 0], 0 * down[..., 0])
+        if biases is None
+        else (bias.reshape(len(gate), -1) for bias in biases)
+    )
+    out = np.zeros_like(x)
+    for row, logits in enumerate(router_logits):
+        chosen = np.argsort(-logits, kind="stable")[:top_k]
+        weights = softmax(logits[chosen]) if normalise else softmax(logits)[chosen]
+        for expert, weight in zip(chosen, weights, strict=True):
+            inner = act_and_mul(
+                gate[expert] @ x[row] + gate_bias[expert],
+                up[expert] @ x[row] + up_bias[expert],
+                activation,
+            )
+            out[row] += weight * (down[expert] @ inner + down_bias[expert])
+    return out
 
 
 def cap(x: Array, softcap: float | None) -> Array:
@@ -204,6 +272,12 @@ class ReferenceExecutor:
         match kind:
             case "embedding":
                 buffers[op["out"]] = weights[op["weight"]][batch.token_ids] * op["scale"]
+            case "position_embedding":
+                buffers[op["out"]] = weights[op["weight"]][batch.positions]
+            case "layer_norm":
+                bias = weights[op["bias"]] if op["bias"] else None
+                x, weight = buffers[op["x"]], weights[op["weight"]]
+                buffers[op["out"]] = layer_norm(x, weight, bias, op["eps"])
             case "rms_norm":
                 span = slice(op["start"], op["start"] + op["length"])
                 normed = rms_norm(buffers[op["x"]][:, span], weights[op["weight"]], op["eps"])
@@ -226,7 +300,22 @@ class ReferenceExecutor:
                 buffers[op["out"]] = self._attention(op, batch, buffers[op["q"]])
             case "act_and_mul":
                 gate, up = np.split(buffers[op["x"]], 2, axis=1)
-                buffers[op["out"]] = ACTIVATIONS[op["activation"]](gate) * up
+                buffers[op["out"]] = act_and_mul(gate, up, op["activation"])
+            case "activation":
+                buffers[op["out"]] = ACTIVATIONS[op["activation"]](buffers[op["x"]])
+            case "scale":
+                buffers[op["x"]] = buffers[op["x"]] * op["scale"]
+            case "moe":
+                biases = op["biases"] and tuple(weights[name] for name in op["biases"])
+                buffers[op["out"]] = moe(
+                    buffers[op["x"]],
+                    buffers[op["router_logits"]],
+                    *(weights[op[name]] for name in ("gate", "up", "down")),
+                    biases,
+                    top_k=op["top_k"],
+                    normalise=op["normalise"],
+                    activation=op["activation"],
+                )
             case "add":
                 buffers[op["out"]] = buffers[op["a"]] + buffers[op["b"]]
             case "gather_rows":
@@ -273,6 +362,7 @@ class ReferenceExecutor:
                 scale=op["scale"],
                 window=group.window,
                 softcap=op["softcap"],
+                sinks=self.weights[op["sinks"]] if op["sinks"] else None,
             )
             out[span] = heads.reshape(len(q), -1)
         return out

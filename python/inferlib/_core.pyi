@@ -496,7 +496,12 @@ class ProgramRecorder:
     def __new__(cls, /) -> ProgramRecorder: ...
     def act_and_mul(self, /, x: Buffer, activation: str, *, out: Buffer) -> None:
         """
-        `out = act(x[:, :half]) * x[:, half:]`; `activation` is `"silu"`, `"gelu_tanh"` or `"gelu"`.
+        `out = act(x[:, :half]) * x[:, half:]`; `activation` is `"silu"`, `"gelu_tanh"`, `"gelu"`, `"relu"` or
+        `"clamped_swiglu"`.
+        """
+    def activation(self, /, x: Buffer, activation: str, *, out: Buffer) -> None:
+        """
+        `out = act(x)`; `activation` is `"silu"`, `"gelu_tanh"`, `"gelu"` or `"relu"`, `out` may be `x`.
         """
     def add(self, /, a: Buffer, b: Buffer, *, out: Buffer) -> None:
         """
@@ -513,9 +518,12 @@ class ProgramRecorder:
         out: Buffer,
         q_start: SupportsIndex = 0,
         softcap: SupportsFloat | SupportsIndex | None = None,
+        sinks: Weight | None = None,
     ) -> None:
         """
         Attend causally from the queries at `q_start` of each row to their sequences' blocks.
+
+        `sinks` is a score per head that takes part in the softmax and adds nothing.
         """
     def buffer(self, /, name: str, rows: str, width: SupportsIndex) -> Buffer:
         """
@@ -551,6 +559,19 @@ class ProgramRecorder:
         """
         Room for one more layer's K and V, in the KV group of all layers with the same dimensions and window.
         """
+    def layer_norm(
+        self,
+        /,
+        x: Buffer,
+        weight: Weight,
+        bias: Weight | None = None,
+        *,
+        eps: SupportsFloat | SupportsIndex,
+        out: Buffer,
+    ) -> None:
+        """
+        `out = (x - mean(x)) / sqrt(var(x) + eps) * weight + bias`, over whole rows; `out` may be `x`.
+        """
     def linear(
         self, /, x: Buffer, weight: Weight, bias: Weight | None = None, *, out: Buffer
     ) -> None:
@@ -568,6 +589,32 @@ class ProgramRecorder:
     ) -> None:
         """
         `out = x @ weight.T`, then `softcap * tanh(out / softcap)` if given: the logits.
+        """
+    def moe(
+        self,
+        /,
+        x: Buffer,
+        router_logits: Buffer,
+        *,
+        gate: Weight,
+        up: Weight,
+        down: Weight,
+        top_k: SupportsIndex,
+        normalise: bool,
+        activation: str,
+        out: Buffer,
+        biases: tuple[Weight, Weight, Weight] | None = None,
+    ) -> None:
+        """
+        Each row through the `top_k` experts of its largest router logits, each a gated MLP, and their weighted sum.
+
+        `gate` and `up` are `(experts, intermediate_size, hidden_size)`, `down` is `(experts, hidden_size,
+        intermediate_size)`, `biases` are those of the three, flat. With `normalise` the softmax is over the chosen experts,
+        else over all.
+        """
+    def position_embedding(self, /, weight: Weight, *, out: Buffer) -> None:
+        """
+        `out[t] = weight[positions[t]]`: learned positions.
         """
     def rms_norm(
         self,
@@ -608,6 +655,10 @@ class ProgramRecorder:
         """
         A rotary table: pair `i` turns by `position * inv_freq[i]`; cosine and sine are multiplied by `scale`.
         """
+    def scale(self, /, x: Buffer, scale: SupportsFloat | SupportsIndex) -> None:
+        """
+        `x *= scale`, in place.
+        """
     def store_kv(
         self, /, x: Buffer, kv: KvLayer, *, k_start: SupportsIndex, v_start: SupportsIndex
     ) -> None:
@@ -616,7 +667,8 @@ class ProgramRecorder:
         """
     def weight(self, /, name: str, shape: SupportsGetItem[int, SupportsIndex]) -> Weight:
         """
-        A weight by canonical name: one size for a vector, `(out_features, in_features)` for a matrix.
+        A weight by canonical name: one size for a vector, `(out_features, in_features)` for a matrix, and
+        `(experts, out_features, in_features)` for the stacked matrices of experts.
         """
 
 @final

@@ -126,7 +126,13 @@ def read_checkpoint(loaded: LoadedModel, *, chat_template: str | None = None) ->
     def load_weights(executor: WeightReceiver, packed_cache: Path | None) -> None:
         for vector in loaded.vectors:
             executor.load_vector(vector.name, vector.values)
-        matrices = [(matrix.name, list(matrix.parts)) for matrix in loaded.matrices]
+        matrices = []
+        for matrix in loaded.matrices:
+            if matrix.transposed is None:
+                matrices.append((matrix.name, list(matrix.parts)))
+            else:
+                values = matrix.values(loaded.weights)
+                executor.load_array(matrix.name, values.reshape(-1, values.shape[-1]))
         origin, replaced = executor.load_matrices(
             loaded.weights, matrices, packed_cache=packed_cache
         )

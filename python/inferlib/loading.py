@@ -34,8 +34,10 @@ if TYPE_CHECKING:
     from .architectures import Architecture
     from .model_spec import ModelSpec
 
-# Tables that old checkpoints hold and that are computed here; llama3's factors are in the spec.
-_NEVER_WEIGHTS = (".rotary_emb.inv_freq", "rope_freqs.weight")
+# What divides rotary frequencies in GGUF: read into the spec.
+_ROPE_FACTORS = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
+# And tables that old checkpoints hold and that are computed here.
+_NEVER_WEIGHTS = (".rotary_emb.inv_freq", *_ROPE_FACTORS)
 # Copies of the embedding in checkpoints of models whose logits use the embedding itself.
 _HEADS = ("lm_head.weight", "language_model.lm_head.weight", "output.weight")
 
@@ -113,9 +115,11 @@ def _load_gguf(path: Path, weights: Weights) -> LoadedModel:
     metadata = Fields(weights.metadata(), source=str(path))
     family = architecture_of_gguf(metadata)
     shapes = _shapes(weights)
-    factors = None
-    if "rope_freqs.weight" in shapes:
-        factors = tuple(weights.array("rope_freqs.weight").ravel().tolist())
+    factors = {
+        name: tuple(weights.array(name).ravel().tolist())
+        for name in _ROPE_FACTORS
+        if name in shapes
+    }
     spec = family.spec_from_gguf(GgufHeader(metadata=metadata, shapes=shapes, rope_factors=factors))
     program = record(spec)
     weight_map = family.weights_from_gguf(spec)
@@ -185,7 +189,8 @@ def _shapes(weights: Weights) -> dict[str, tuple[int, ...]]:
 def _unused(shapes: Iterable[str], family: Architecture, spec: ModelSpec) -> set[str]:
     """Tensors that a checkpoint may hold though the model does not read them."""
     ignored = (*family.ignored, *_HEADS) if spec.tied_embeddings else family.ignored
-    return {name for name in shapes if name.startswith(ignored) or name.endswith(_NEVER_WEIGHTS)}
+    endings = (*family.ignored_endings, *_NEVER_WEIGHTS)
+    return {name for name in shapes if name.startswith(ignored) or name.endswith(endings)}
 
 
 def _sorted(token_ids: Iterable[int]) -> tuple[int, ...]:

@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Activation = Literal["silu", "gelu_tanh", "gelu"]
+Activation = Literal["silu", "gelu_tanh", "gelu", "relu", "clamped_swiglu"]
+"""``clamped_swiglu`` is gpt-oss's: of gate and up together, so only for gated MLPs and experts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +43,8 @@ class AttentionSpec:
         o_bias: Whether the output projection has one.
         qk_norm: RMS norm of queries and keys before RoPE: of each head, or of all heads of a token
             together.
+        sinks: Whether each head has a learned score that takes part in the softmax and adds nothing
+            (gpt-oss).
     """
 
     num_heads: int
@@ -54,6 +57,7 @@ class AttentionSpec:
     qkv_bias: bool = False
     o_bias: bool = False
     qk_norm: Literal["head", "token"] | None = None
+    sinks: bool = False
 
     @property
     def q_size(self) -> int:
@@ -68,16 +72,40 @@ class AttentionSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MlpSpec:
-    """Gated MLP: ``down(activation(gate(x)) * up(x))``.
+    """``down(activation(gate(x)) * up(x))``, or without a gate ``down(activation(up(x)))``.
 
     Attributes:
         intermediate_size: Rows of gate and of up.
-        activation: Of the gate.
-        bias: Whether the three projections have a bias.
+        activation: Of the gate; without one, of up.
+        gated: Whether there is a gate.
+        bias: Whether the projections have a bias.
     """
 
     intermediate_size: int
     activation: Activation
+    gated: bool = True
+    bias: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MoeSpec:
+    """A mixture of experts, each a gated MLP: a router picks ``top_k`` of them for each token.
+
+    Attributes:
+        num_experts: All of them.
+        top_k: Experts that a token goes through: those of its largest router logits.
+        intermediate_size: Rows of an expert's gate and of its up projection.
+        activation: Of the gate.
+        normalise: Whether the softmax that weighs the experts is over the chosen ones (its sum is
+            1), or over all.
+        bias: Whether the router and the experts' projections have biases.
+    """
+
+    num_experts: int
+    top_k: int
+    intermediate_size: int
+    activation: Activation
+    normalise: bool = True
     bias: bool = False
 
 
@@ -90,12 +118,14 @@ class LayerSpec:
         mlp: The second branch.
         pre_norm: Whether a branch reads the normalised residual stream (or the stream itself).
         post_norm: Whether a branch's output is normalised before it is added.
+        parallel: Whether both branches read the stream as it was before the layer (GPT-NeoX).
     """
 
     attention: AttentionSpec
-    mlp: MlpSpec
+    mlp: MlpSpec | MoeSpec
     pre_norm: bool = True
     post_norm: bool = False
+    parallel: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,9 +137,14 @@ class ModelSpec:
         vocab_size: Rows of the embedding and width of the logits.
         hidden_size: Width of the residual stream.
         layers: In order.
-        rms_norm_eps: Added to the mean square in every RMS norm.
+        norm: Of whole rows: RMS norm, or layer norm with weight and bias. Norms of heads are RMS.
+        norm_eps: Added to the mean square, or to the variance, in every norm.
         max_position_embeddings: Tokens of the longest sequence that the model was made for.
-        embedding_scale: Multiplies the embedding (Gemma).
+        learned_positions: Rows of a table that is added to the embedding by position (GPT-2);
+            ``None`` where positions are RoPE's.
+        embedding_scale: Multiplies the embedding (Gemma, Granite).
+        residual_scale: Multiplies what a branch adds to the residual stream (Granite).
+        logits_scale: Multiplies the logits (Granite).
         tied_embeddings: Whether the logits use the embedding's weight.
         final_softcap: ``softcap * tanh(logit / softcap)``; ``None`` means no cap.
     """
@@ -118,9 +153,13 @@ class ModelSpec:
     vocab_size: int
     hidden_size: int
     layers: tuple[LayerSpec, ...]
-    rms_norm_eps: float
+    norm_eps: float
     max_position_embeddings: int
+    norm: Literal["rms", "layer"] = "rms"
+    learned_positions: int | None = None
     embedding_scale: float = 1.0
+    residual_scale: float = 1.0
+    logits_scale: float = 1.0
     tied_embeddings: bool = False
     final_softcap: float | None = None
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .architectures import AddOne, UnpermuteQk
+from .architectures import AddOne, SplitHeads, Transposed, UnpermuteQk
 from .errors import ModelFormatError
 
 if TYPE_CHECKING:
@@ -27,12 +27,27 @@ class MatrixSource:
 
     Attributes:
         name: Canonical name.
+        shape: ``(out_features, in_features)``, of experts with their number before.
         parts: Tensor name and, where rows have to move, the order: row ``r`` of the part is row
             ``order[r]`` of the tensor.
+        transposed: How the only part is stored, if not row after row: such a matrix is given to the
+            executor as ``values``, not as tensors.
     """
 
     name: str
+    shape: tuple[int, ...]
     parts: tuple[tuple[str, NDArray[np.int32] | None], ...]
+    transposed: Transposed | None = None
+
+    def values(self, weights: Weights) -> NDArray[np.float32]:
+        """The whole matrix, dequantized: ``shape``."""
+        parts = []
+        for tensor, row_order in self.parts:
+            array = weights.array(tensor)
+            if self.transposed is not None:
+                array = self.transposed.matrix(array)
+            parts.append(array if row_order is None else array[row_order])
+        return np.concatenate(parts).reshape(self.shape)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -55,7 +70,9 @@ def matrix_sources(
     return tuple(
         MatrixSource(
             name=name,
+            shape=shape,
             parts=tuple((part.tensor, _row_order(part)) for part in weight_map[name]),
+            transposed=_transposed(weight_map[name]),
         )
         for name, shape in declared.items()
         if len(shape) > 1
@@ -115,7 +132,8 @@ def _problems(
     for name, shape in declared.items():
         for part in weight_map[name]:
             used.add(part.tensor)
-            expected = (part.rows, *shape[1:])
+            columns = shape[-1:] if len(shape) > 1 else ()
+            expected = part.shape or (part.rows, *columns)
             found = shapes.get(part.tensor)
             if found is None:
                 yield f"{part.tensor} is missing"
@@ -132,21 +150,29 @@ def _text(shape: tuple[int, ...]) -> str:
 
 def _row_order(part: Part) -> NDArray[np.int32] | None:
     match part.transform:
-        case None:
+        case None | Transposed():
             return None
-        case UnpermuteQk():
+        case UnpermuteQk() | SplitHeads():
             return part.transform.row_order()
         case AddOne():
             # Only norms have it, and they are vectors.
             raise AssertionError(part)
 
 
+def _transposed(parts: tuple[Part, ...]) -> Transposed | None:
+    """How a matrix of one part is stored, if transposed; no family stacks such parts."""
+    transform = parts[0].transform
+    return transform if isinstance(transform, Transposed) else None
+
+
 def _vector(part: Part, weights: Weights) -> NDArray[np.float32]:
     values = weights.array(part.tensor)
     match part.transform:
         case None:
-            return values
-        case UnpermuteQk():
+            return values.reshape(-1)
+        case UnpermuteQk() | SplitHeads():
             return values[part.transform.row_order()]
+        case Transposed():
+            return part.transform.vector(values)
         case AddOne():
             return values + np.float32(1)

@@ -103,7 +103,7 @@ def tiny_spec(*, num_layers: int = 2, max_position_embeddings: int = 1024) -> Mo
         vocab_size=VOCAB_SIZE,
         hidden_size=64,
         layers=(layer,) * num_layers,
-        rms_norm_eps=1e-5,
+        norm_eps=1e-5,
         max_position_embeddings=max_position_embeddings,
         tied_embeddings=False,
     )

@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ._core import ProgramRecorder
+from .model_spec import MoeSpec
 
 if TYPE_CHECKING:
     from ._core import Buffer, Program, Weight
@@ -42,6 +43,13 @@ class Transformer:
         spec, program, hidden = self.spec, self.program, self.hidden
         embed_tokens = self.weight("embed_tokens.weight", spec.vocab_size, spec.hidden_size)
         program.embedding(embed_tokens, scale=spec.embedding_scale, out=hidden)
+        if spec.learned_positions is not None:
+            positions = self.tokens("positions", spec.hidden_size)
+            table = self.weight(
+                "position_embedding.weight", spec.learned_positions, spec.hidden_size
+            )
+            program.position_embedding(table, out=positions)
+            program.add(hidden, positions, out=hidden)
 
         for index, layer in enumerate(spec.layers):
             self.layer(f"layers.{index}", f"blocks.{index}", layer)
@@ -56,28 +64,46 @@ class Transformer:
         if not spec.tied_embeddings:
             lm_head = self.weight("lm_head.weight", spec.vocab_size, spec.hidden_size)
         program.gather_rows(normed, out=sampled)
+        if spec.logits_scale != 1:  # as if the logits were multiplied
+            program.scale(sampled, spec.logits_scale)
         program.lm_head(sampled, lm_head, softcap=spec.final_softcap, out=logits)
         program.capture("unembed", logits)
         return program.finish()
 
     def layer(self, name: str, block: str, layer: LayerSpec) -> None:
-        """Add attention, then the MLP, to the residual stream."""
+        """Add attention and the MLP to the residual stream, one after the other or in parallel."""
         program, hidden, branch = self.program, self.hidden, self.branch
 
         program.capture(f"{block}.hook_resid_pre", hidden)
         x = self.pre_norm(f"{name}.attn_norm", layer)
         self.attention(f"{name}.self_attn", x, layer.attention)
-        self.post_norm(f"{name}.post_attn_norm", layer)
+        self.post_norm(f"{name}.post_attn_norm", layer, branch)
         program.capture(f"{block}.hook_attn_out", branch)
-        program.add(hidden, branch, out=hidden)
+        if layer.parallel:
+            # The MLP reads the stream before attention is added to it.
+            mlp_branch = self.tokens("mlp_branch", self.spec.hidden_size)
+        else:
+            self.add_branch(branch)
+            program.capture(f"{block}.hook_resid_mid", hidden)
+            mlp_branch = branch
 
-        program.capture(f"{block}.hook_resid_mid", hidden)
         x = self.pre_norm(f"{name}.mlp_norm", layer)
-        self.mlp(f"{name}.mlp", x, layer.mlp)
-        self.post_norm(f"{name}.post_mlp_norm", layer)
-        program.capture(f"{block}.hook_mlp_out", branch)
-        program.add(hidden, branch, out=hidden)
+        if isinstance(layer.mlp, MoeSpec):
+            self.experts(f"{name}.mlp", x, layer.mlp, out=mlp_branch)
+        else:
+            self.mlp(f"{name}.mlp", x, layer.mlp, out=mlp_branch)
+        self.post_norm(f"{name}.post_mlp_norm", layer, mlp_branch)
+        program.capture(f"{block}.hook_mlp_out", mlp_branch)
+        if layer.parallel:
+            self.add_branch(branch)
+        self.add_branch(mlp_branch)
         program.capture(f"{block}.hook_resid_post", hidden)
+
+    def add_branch(self, branch: Buffer) -> None:
+        """Add what attention or the MLP gives to the residual stream."""
+        if self.spec.residual_scale != 1:
+            self.program.scale(branch, self.spec.residual_scale)
+        self.program.add(self.hidden, branch, out=self.hidden)
 
     def attention(self, name: str, x: Buffer, spec: AttentionSpec) -> None:
         """Project ``x`` to queries, keys and values, attend, project back into ``branch``."""
@@ -105,17 +131,58 @@ class Transformer:
         heads = self.tokens("heads", spec.q_size)
         program.store_kv(qkv, kv, k_start=k_start, v_start=v_start)
         program.attention(
-            qkv, kv, num_heads=spec.num_heads, scale=spec.scale, softcap=spec.softcap, out=heads
+            qkv,
+            kv,
+            num_heads=spec.num_heads,
+            scale=spec.scale,
+            softcap=spec.softcap,
+            sinks=self.weight(f"{name}.sinks", spec.num_heads) if spec.sinks else None,
+            out=heads,
         )
         self.linear(f"{name}.o_proj", heads, bias=spec.o_bias, out=self.branch)
 
-    def mlp(self, name: str, x: Buffer, spec: MlpSpec) -> None:
-        """Write ``down(activation(gate(x)) * up(x))`` into ``branch``."""
-        gate_up = self.tokens("gate_up", 2 * spec.intermediate_size)
+    def mlp(self, name: str, x: Buffer, spec: MlpSpec, *, out: Buffer) -> None:
+        """``out = down(activation(gate(x)) * up(x))``, or without a gate."""
         inner = self.tokens("inner", spec.intermediate_size)
-        self.linear(f"{name}.gate_up_proj", x, bias=spec.bias, out=gate_up)
-        self.program.act_and_mul(gate_up, spec.activation, out=inner)
-        self.linear(f"{name}.down_proj", inner, bias=spec.bias, out=self.branch)
+        if spec.gated:
+            gate_up = self.tokens("gate_up", 2 * spec.intermediate_size)
+            self.linear(f"{name}.gate_up_proj", x, bias=spec.bias, out=gate_up)
+            self.program.act_and_mul(gate_up, spec.activation, out=inner)
+        else:
+            self.linear(f"{name}.up_proj", x, bias=spec.bias, out=inner)
+            self.program.activation(inner, spec.activation, out=inner)
+        self.linear(f"{name}.down_proj", inner, bias=spec.bias, out=out)
+
+    def experts(self, name: str, x: Buffer, spec: MoeSpec, *, out: Buffer) -> None:
+        """``out =`` the weighted sum of the experts that the router picks for each token."""
+        experts, inner, hidden = spec.num_experts, spec.intermediate_size, x.width
+        router_logits = self.tokens("router_logits", experts)
+        self.linear(f"{name}.router", x, bias=spec.bias, out=router_logits)
+
+        projections = {"gate": (inner, hidden), "up": (inner, hidden), "down": (hidden, inner)}
+        gate, up, down = (
+            self.weight(f"{name}.experts.{projection}_proj.weight", experts, *shape)
+            for projection, shape in projections.items()
+        )
+        biases = None
+        if spec.bias:
+            gate_bias, up_bias, down_bias = (
+                self.weight(f"{name}.experts.{projection}_proj.bias", experts * rows)
+                for projection, (rows, _) in projections.items()
+            )
+            biases = (gate_bias, up_bias, down_bias)
+        self.program.moe(
+            x,
+            router_logits,
+            gate=gate,
+            up=up,
+            down=down,
+            biases=biases,
+            top_k=spec.top_k,
+            normalise=spec.normalise,
+            activation=spec.activation,
+            out=out,
+        )
 
     def pre_norm(self, name: str, layer: LayerSpec) -> Buffer:
         """What a branch reads: the residual stream, normalised if the layer says so."""
@@ -125,21 +192,26 @@ class Transformer:
         self.norm(name, self.hidden, out=normed)
         return normed
 
-    def post_norm(self, name: str, layer: LayerSpec) -> None:
+    def post_norm(self, name: str, layer: LayerSpec, branch: Buffer) -> None:
         """Normalise what a branch adds, if the layer says so."""
         if layer.post_norm:
-            self.norm(name, self.branch, out=self.branch)
+            self.norm(name, branch, out=branch)
 
     def norm(self, name: str, x: Buffer, *, out: Buffer) -> None:
-        """RMS norm over whole rows."""
+        """The model's norm, over whole rows."""
         weight = self.weight(f"{name}.weight", x.width)
-        self.program.rms_norm(x, weight, eps=self.spec.rms_norm_eps, out=out)
+        eps = self.spec.norm_eps
+        if self.spec.norm == "layer":
+            bias = self.weight(f"{name}.bias", x.width)
+            self.program.layer_norm(x, weight, bias, eps=eps, out=out)
+        else:
+            self.program.rms_norm(x, weight, eps=eps, out=out)
 
     def head_norm(self, name: str, qkv: Buffer, start: int, size: int, spec: AttentionSpec) -> None:
         """RMS norm of the heads in ``qkv[start : start + size]``, in place."""
         group = spec.head_dim if spec.qk_norm == "head" else size
         weight = self.weight(f"{name}.weight", group)
-        eps = self.spec.rms_norm_eps
+        eps = self.spec.norm_eps
         self.program.rms_norm(qkv, weight, eps=eps, start=start, length=size, out=qkv)
 
     def linear(self, name: str, x: Buffer, *, bias: bool, out: Buffer) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tests.checkpoints import TINY
+from tests.checkpoints import CPU_ONLY, TINY
 from tests.cuda.launching import CountedDevice
 from tests.cuda.test_reduced_precision import (
     assert_near,
@@ -24,7 +24,7 @@ from inferlib.transformer import record
 
 EXACT = {"precision": "exact", "kv_cache": "512 tokens"}
 GREEDY = {"temperature": 0, "ignore_eos": True}
-CASES = sorted(path.name for path in TINY.iterdir())
+CASES = sorted({path.name for path in TINY.iterdir()} - CPU_ONLY)
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.checkpoints import TINY, write_gguf
+from tests.checkpoints import TINY
+from tests.gguf_checkpoints import write_gguf
 
 from inferlib import _core, loading
 from inferlib.errors import InferlibError, InternalError

@@ -6,14 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.checkpoints import TINY, write_gguf
+from tests.checkpoints import TINY
+from tests.gguf_checkpoints import GGUF_CASES, write_gguf
 from tests.real_models import real_model
 
 from inferlib import Model
 
 REAL = Path(__file__).parent.parent / "golden" / "data" / "real"
-CASES = sorted(path.name for path in TINY.iterdir())
-GGUF_CASES = ("llama", "llama-tied-mha", "llama3-rope", "qwen2", "qwen3", "gemma3")
+MIXTURES = {"mixtral", "qwen3-moe", "gpt-oss"}  # of experts: the CPU has no kernels yet
+CASES = sorted({path.name for path in TINY.iterdir()} - MIXTURES)
 # Of the standard deviation of the logits.
 TINY_TOLERANCE = 2e-4
 REAL_TOLERANCE = 2e-3
@@ -26,7 +27,10 @@ def log_softmax(logits):
     return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
 
 
-@pytest.fixture(params=[*CASES, *(f"{case} as GGUF" for case in GGUF_CASES)], scope="module")
+@pytest.fixture(
+    params=[*CASES, *(f"{case} as GGUF" for case in GGUF_CASES if case not in MIXTURES)],
+    scope="module",
+)
 def case(request, tmp_path_factory):
     name, _, as_gguf = request.param.partition(" as ")
     path = TINY / name

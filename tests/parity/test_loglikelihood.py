@@ -12,7 +12,8 @@ from tests.real_models import real_model
 from inferlib import Model
 
 REAL = Path(__file__).parent.parent / "golden" / "data" / "real"
-CASES = sorted(path.name for path in TINY.iterdir())
+MIXTURES = {"mixtral", "qwen3-moe", "gpt-oss"}  # of experts: the CPU has no kernels yet
+CASES = sorted({path.name for path in TINY.iterdir()} - MIXTURES)
 TOLERANCE = 1e-3
 SMALL_MARGIN = 1e-3
 

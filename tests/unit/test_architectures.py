@@ -9,11 +9,14 @@ from tests.checkpoints import TINY
 from inferlib.architectures import (
     Fields,
     GgufHeader,
+    SplitHeads,
+    Transposed,
     UnpermuteQk,
     architecture_of_config,
     architecture_of_gguf,
 )
 from inferlib.errors import ModelFormatError, UnsupportedModelError
+from inferlib.model_spec import MlpSpec, MoeSpec
 
 
 def config_of(case, **changes):
@@ -27,7 +30,7 @@ def spec_of(config):
     return architecture_of_config(fields).spec_from_config(fields)
 
 
-def gguf_spec(architecture, values=(), shapes=(), factors=None):
+def gguf_spec(architecture, values=(), shapes=(), factors=()):
     prefix = f"{architecture}."
     sizes = {
         "block_count": 2,
@@ -37,12 +40,13 @@ def gguf_spec(architecture, values=(), shapes=(), factors=None):
         "attention.head_count": 4,
         "attention.head_count_kv": 2,
         "attention.layer_norm_rms_epsilon": 1e-6,
+        "attention.layer_norm_epsilon": 1e-6,
     }
     metadata = {"general.architecture": architecture}
     metadata |= {prefix + key: value for key, value in (sizes | dict(values)).items()}
     fields = Fields(metadata, source="model.gguf")
     shapes = {"token_embd.weight": (160, 64)} | dict(shapes)
-    header = GgufHeader(metadata=fields, shapes=shapes, rope_factors=factors)
+    header = GgufHeader(metadata=fields, shapes=shapes, rope_factors=dict(factors))
     return architecture_of_gguf(fields).spec_from_gguf(header)
 
 
@@ -129,8 +133,9 @@ def test_a_model_type_stands_in_for_missing_architectures():
     ("name", "nearest"),
     [
         ("LlamaForCasualLM", "LlamaForCausalLM"),
-        ("Qwen3MoeForCausalLM", "Qwen3ForCausalLM"),
-        ("GPT2LMHeadModel", None),
+        ("Qwen2MoeForCausalLM", "Qwen3MoeForCausalLM"),
+        ("GPTNeoForCausalLM", "GPTNeoXForCausalLM"),
+        ("RwkvModel", None),
     ],
 )
 def test_an_unsupported_architecture_is_named_with_the_nearest_one(name, nearest):
@@ -225,10 +230,11 @@ def test_gguf_needs_an_embedding():
 def test_gguf_rope_factors_divide_the_frequencies():
     factors = tuple(float(i + 1) for i in range(8))
     plain = gguf_spec("llama").layers[0].attention.rope
-    scaled = gguf_spec("llama", factors=factors).layers[0].attention.rope
+    named = {"rope_freqs.weight": factors}
+    scaled = gguf_spec("llama", factors=named).layers[0].attention.rope
     assert np.allclose(np.divide(plain.inv_freq, scaled.inv_freq), factors)
-    with pytest.raises(ModelFormatError, match=r"rope_freqs\.weight"):
-        gguf_spec("llama", factors=factors[:3])
+    with pytest.raises(ModelFormatError, match="rope factors"):
+        gguf_spec("llama", factors={"rope_freqs.weight": factors[:3]})
 
 
 def test_unpermuting_undoes_what_the_gguf_converter_does():
@@ -237,3 +243,134 @@ def test_unpermuting_undoes_what_the_gguf_converter_does():
     order = UnpermuteQk(num_heads=2, head_dim=24).row_order()
     assert stored[order].tolist() == list(range(48))
     assert order.dtype == np.int32
+
+
+def test_gemma_1_and_2_have_the_activation_that_they_were_trained_with():
+    for case, changes in (
+        ("gemma", {"hidden_act": "gelu"}),
+        ("gemma", {"hidden_act": "gelu", "hidden_activation": "gelu_pytorch_tanh"}),
+        ("gemma2", {}),
+    ):
+        spec = spec_of(config_of(case, **changes))
+        assert {layer.mlp.activation for layer in spec.layers} == {"gelu_tanh"}
+    with pytest.raises(UnsupportedModelError, match="'silu'"):
+        spec_of(config_of("gemma", hidden_act="silu"))
+
+
+def test_gemma_2_caps_that_are_null_are_none_and_that_are_absent_the_published_ones():
+    def caps(**changes):
+        spec = spec_of(config_of("gemma2", **changes))
+        return spec.layers[0].attention.softcap, spec.final_softcap
+
+    keys = ("attn_logit_softcapping", "final_logit_softcapping")
+    assert caps() == (5.0, 3.0)
+    assert caps(**dict.fromkeys(keys, None)) == (None, None)
+    assert caps(**dict.fromkeys(keys, ...)) == (50.0, 30.0)
+    assert [layer.attention.window for layer in spec_of(config_of("gemma2")).layers] == [8, None, 8]
+
+
+def test_gguf_gemma_2_of_27b_scales_by_another_number():
+    sizes = {"block_count": 46, "attention.key_length": 128}
+    assert gguf_spec("gemma2", sizes).layers[0].attention.scale == 1 / 4
+    assert gguf_spec("gemma2").layers[0].attention.scale == 1 / 4
+
+
+def test_smollm_3_leaves_positions_out_of_every_fourth_layer_or_of_those_listed():
+    def has_rope(**changes):
+        spec = spec_of(config_of("smollm3", **changes))
+        return [layer.attention.rope is not None for layer in spec.layers]
+
+    assert has_rope(no_rope_layers=...) == [True, True, True, False]
+    assert has_rope(no_rope_layers=[0, 1, 0, 1]) == [False, True, False, True]
+    with pytest.raises(ModelFormatError, match="'no_rope_layers'"):
+        has_rope(no_rope_layers=[1])
+
+
+def test_gpt_neox_reads_the_keys_of_transformers_4():
+    old = {"rotary_pct": 0.5, "rotary_emb_base": 20_000, "rope_parameters": ...}
+    attention = spec_of(config_of("gpt-neox", **old)).layers[0].attention
+    assert attention.rope.inv_freq == pytest.approx([20_000 ** (-i / 4) for i in range(4)])
+    assert (attention.num_kv_heads, attention.qkv_bias) == (4, True)
+    assert not spec_of(config_of("gpt-neox", use_parallel_residual=False)).layers[0].parallel
+
+
+def test_gpt_2_has_words_of_its_own_and_an_error_names_them():
+    spec = spec_of(config_of("gpt2"))
+    assert (spec.learned_positions, spec.max_position_embeddings) == (256, 256)
+    assert spec.layers[0].mlp.intermediate_size == 4 * 64
+    assert spec_of(config_of("gpt2", n_inner=100)).layers[0].mlp.intermediate_size == 100
+    with pytest.raises(ModelFormatError, match="has no 'n_embd'"):
+        spec_of(config_of("gpt2", n_embd=...))
+    with pytest.raises(UnsupportedModelError, match="layer's number"):
+        spec_of(config_of("gpt2", scale_attn_by_inverse_layer_idx=True))
+
+
+def test_qwen_experts_may_leave_layers_dense():
+    def sparse(**changes):
+        spec = spec_of(config_of("qwen3-moe", **changes))
+        return [isinstance(layer.mlp, MoeSpec) for layer in spec.layers]
+
+    assert sparse() == [True] * 3
+    assert sparse(mlp_only_layers=[1]) == [True, False, True]
+    assert sparse(decoder_sparse_step=2) == [False, True, False]
+    mlp = spec_of(config_of("qwen3-moe", norm_topk_prob=False)).layers[0].mlp
+    assert (mlp.num_experts, mlp.top_k, mlp.normalise) == (8, 2, False)
+
+
+def test_more_experts_per_token_than_there_are_is_refused():
+    with pytest.raises(ModelFormatError, match="'num_experts_per_tok'"):
+        spec_of(config_of("mixtral", num_experts_per_tok=5))
+    with pytest.raises(ModelFormatError, match=r"'llama\.expert_used_count'"):
+        gguf_spec("llama", {"expert_count": 2, "expert_used_count": 3})
+
+
+def test_a_llama_file_without_experts_may_say_so():
+    spec = gguf_spec("llama", {"expert_count": 0})
+    assert (spec.architecture, type(spec.layers[0].mlp)) == ("llama", MlpSpec)
+
+
+def test_gpt_oss_with_other_constants_is_refused():
+    with pytest.raises(UnsupportedModelError, match="'swiglu_limit'"):
+        spec_of(config_of("gpt-oss", swiglu_limit=5.0))
+
+
+def test_gguf_granite_without_multipliers_has_none():
+    spec = gguf_spec("granite")
+    assert (spec.embedding_scale, spec.residual_scale, spec.logits_scale) == (1, 1, 1)
+    scaled = gguf_spec("granite", {"logit_scale": 4.0, "attention.scale": 0.5})
+    assert (scaled.logits_scale, scaled.layers[0].attention.scale) == (0.25, 0.5)
+
+
+def test_gguf_phi_takes_the_long_factors_where_its_context_is_longer_than_the_original():
+    factors = {
+        "rope_factors_short.weight": (1.0,) * 8,
+        "rope_factors_long.weight": (4.0,) * 8,
+    }
+
+    def first_frequency(original):
+        keys = {"rope.scaling.original_context_length": original, "rope.scaling.attn_factor": 1.5}
+        return gguf_spec("phi3", keys, factors=factors).layers[0].attention.rope
+
+    assert first_frequency(256).inv_freq[0] == 1
+    assert first_frequency(64).inv_freq[0] == 1 / 4
+    assert first_frequency(64).scale == 1.5
+
+
+def test_a_window_of_0_is_none():
+    assert gguf_spec("phi3", {"attention.sliding_window": 0}).layers[0].attention.window is None
+    assert gguf_spec("phi3", {"attention.sliding_window": 9}).layers[0].attention.window == 9
+
+
+def test_heads_that_are_stored_side_by_side_are_taken_apart():
+    stored = np.arange(2 * 3 * 4).reshape(2, 3, 4)  # heads; q, k, v; elements
+    for first in range(3):
+        order = SplitHeads(first=first, num_heads=2, head_dim=4).row_order()
+        assert stored.reshape(-1)[order].tolist() == stored[:, first].reshape(-1).tolist()
+
+
+def test_transposed_matrices_give_every_second_column_where_two_are_interleaved():
+    array = np.arange(24, dtype=np.float32).reshape(2, 2, 6)
+    up = Transposed(first=1, step=2)
+    assert up.matrix(array).tolist() == array[:, :, 1::2].transpose(0, 2, 1).tolist()
+    assert up.vector(array[:, 0]).tolist() == array[:, 0, 1::2].reshape(-1).tolist()
+    assert Transposed().matrix(array[0]).tolist() == array[0].T.tolist()

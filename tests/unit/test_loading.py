@@ -5,7 +5,8 @@ import shutil
 
 import numpy as np
 import pytest
-from tests.checkpoints import TINY, write_gguf
+from tests.checkpoints import TINY
+from tests.gguf_checkpoints import write_gguf
 
 from inferlib import model_packages
 from inferlib.errors import ModelFormatError, ModelNotFoundError, UnsupportedModelError

@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
-from tests.checkpoints import TINY, write_gguf
+from tests.checkpoints import TINY
+from tests.gguf_checkpoints import write_gguf
 
 import inferlib
 from inferlib import Model, ModelFormatError, RequestError

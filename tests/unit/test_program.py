@@ -1,11 +1,13 @@
 """The recorder's Python face: what it refuses, and what a finished program shows."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from inferlib._core import ProgramRecorder
 from inferlib.errors import ModelError, RequestError
-from inferlib.model_spec import AttentionSpec, LayerSpec, MlpSpec, ModelSpec, RopeSpec
+from inferlib.model_spec import AttentionSpec, LayerSpec, MlpSpec, ModelSpec, MoeSpec, RopeSpec
 from inferlib.transformer import record
 
 
@@ -18,7 +20,7 @@ def tiny_spec(**changes):
         "vocab_size": 11,
         "hidden_size": 8,
         "layers": (LayerSpec(attention=attention, mlp=mlp),) * 2,
-        "rms_norm_eps": 1e-6,
+        "norm_eps": 1e-6,
         "max_position_embeddings": 64,
     }
     return ModelSpec(**(sizes | changes))
@@ -158,8 +160,8 @@ def test_a_recorder_finishes_once(recorder, hidden):
 def test_words_are_checked(recorder, hidden):
     with pytest.raises(RequestError, match='rows must be "tokens", "sampled" or "sequences"'):
         recorder.buffer("x", "columns", 1)
-    with pytest.raises(RequestError, match="activation must be"):
-        recorder.act_and_mul(hidden, "relu", out=recorder.buffer("half", "tokens", 4))
+    with pytest.raises(RequestError, match='activation must be one of "silu"'):
+        recorder.act_and_mul(hidden, "relu2", out=recorder.buffer("half", "tokens", 4))
 
 
 @pytest.mark.parametrize("scale", [float("nan"), float("inf"), 1e39])
@@ -173,3 +175,73 @@ def test_heads_that_do_not_divide_are_refused():
     layer = LayerSpec(attention=attention, mlp=tiny_spec().layers[0].mlp)
     with pytest.raises(ModelError, match="num_heads 3 is not a multiple of 2"):
         record(tiny_spec(layers=(layer,)))
+
+
+def spec_with(**changes):
+    (layer, _) = tiny_spec().layers
+    return tiny_spec(layers=(replace(layer, **changes),))
+
+
+def kinds(spec):
+    return [kind for kind, _ in record(spec).ops if kind != "capture"]
+
+
+def test_a_plain_mlp_has_no_gate():
+    program = record(spec_with(mlp=MlpSpec(intermediate_size=6, activation="gelu", gated=False)))
+    assert program.weights["layers.0.mlp.up_proj.weight"] == (6, 8)
+    assert ("activation", {"x": "inner", "activation": "gelu", "out": "inner"}) in program.ops
+
+
+def test_layer_norms_have_biases_and_learned_positions_are_added():
+    program = record(tiny_spec(norm="layer", learned_positions=32))
+    assert program.weights["norm.bias"] == (8,)
+    assert program.weights["position_embedding.weight"] == (32, 8)
+    assert [kind for kind, _ in program.ops[:3]] == ["embedding", "position_embedding", "add"]
+
+
+def test_parallel_branches_read_the_stream_before_either_is_added():
+    assert kinds(spec_with(parallel=True))[-5:-2] == ["add", "add", "rms_norm"]
+    assert "hook_resid_mid" not in str(record(spec_with(parallel=True)).captures)
+
+
+def test_multipliers_that_are_one_cost_nothing():
+    assert "scale" not in kinds(tiny_spec())
+    scaled = kinds(tiny_spec(residual_scale=0.5, logits_scale=0.25))
+    assert scaled.count("scale") == 2 * 2 + 1
+    assert scaled[-3:] == ["gather_rows", "scale", "lm_head"]
+
+
+def test_experts_are_stacked_and_follow_their_router():
+    moe = MoeSpec(num_experts=4, top_k=2, intermediate_size=6, activation="silu", bias=True)
+    program = record(spec_with(mlp=moe))
+    assert program.weights["layers.0.mlp.router.bias"] == (4,)
+    assert program.weights["layers.0.mlp.experts.gate_proj.weight"] == (4, 6, 8)
+    assert program.weights["layers.0.mlp.experts.down_proj.weight"] == (4, 8, 6)
+    assert program.weights["layers.0.mlp.experts.down_proj.bias"] == (32,)
+    op = dict(program.ops)["moe"]
+    assert (op["top_k"], op["normalise"], op["router_logits"]) == (2, True, "router_logits")
+    assert "top_k=2, softmax over chosen, silu" in program.describe()
+
+
+def test_more_experts_than_there_are_is_refused():
+    moe = MoeSpec(num_experts=2, top_k=3, intermediate_size=6, activation="silu")
+    with pytest.raises(ModelError, match="top_k of moe must be between 1 and the number of"):
+        record(spec_with(mlp=moe))
+
+
+def test_sinks_are_one_score_per_head():
+    layer = tiny_spec().layers[0]
+    program = record(spec_with(attention=replace(layer.attention, sinks=True)))
+    assert program.weights["layers.0.self_attn.sinks"] == (2,)
+    assert dict(program.ops)["attention"]["sinks"] == "layers.0.self_attn.sinks"
+
+
+def test_a_weight_of_the_wrong_shape_is_refused_by_the_op(recorder, hidden):
+    other = recorder.weight("other.weight", (7,))
+    with pytest.raises(ModelError, match=r"layer_norm: weight \"other.weight\" has shape \[7\]"):
+        recorder.layer_norm(hidden, other, eps=1e-5, out=hidden)
+    stack = recorder.weight("stack.weight", (2, 8, 8))
+    with pytest.raises(ModelError, match=r"linear: weight \"stack.weight\" has shape"):
+        recorder.linear(hidden, stack, out=recorder.buffer("out", "tokens", 8))
+    with pytest.raises(ModelError, match="activation must be one of a single value"):
+        recorder.activation(hidden, "clamped_swiglu", out=hidden)

@@ -78,7 +78,38 @@ def test_yarn_takes_its_scale_from_the_file():
     assert from_config({"rope_scaling": scaling | both}).scale == 1.0
 
 
-@pytest.mark.parametrize("kind", ["dynamic", "longrope", "su"])
+def test_dynamic_scaling_begins_where_no_sequence_gets():
+    scaling = {"rope_type": "dynamic", "factor": 4.0}
+    assert from_config({"rope_scaling": scaling}) == from_config({})
+
+
+def test_longrope_divides_every_frequency_by_its_own_factor():
+    scaling = {
+        "rope_type": "longrope",
+        "short_factor": [1.0 + i / 100 for i in range(32)],
+        "long_factor": [2.0 + i for i in range(32)],
+    }
+    sizes = {"original_max_position_embeddings": 4096}
+    long = from_config({"rope_scaling": scaling, "max_position_embeddings": 131_072} | sizes)
+    assert np.divide(PLAIN, long.inv_freq) == pytest.approx(scaling["long_factor"])
+    assert long.scale == pytest.approx(math.sqrt(1 + math.log(32) / math.log(4096)))
+    short = from_config({"rope_scaling": scaling, "max_position_embeddings": 4096} | sizes)
+    assert np.divide(PLAIN, short.inv_freq) == pytest.approx(scaling["short_factor"])
+    assert short.scale == 1.0
+    given = scaling | {"attention_factor": 1.25, "original_max_position_embeddings": 4096}
+    both = {"rope_parameters": given, "max_position_embeddings": 8192}
+    assert from_config(both).scale == 1.25
+
+
+@pytest.mark.parametrize("factors", [[1.0] * 31, [0.0] * 32, ["x"] * 32, None])
+def test_longrope_factors_are_checked(factors):
+    scaling = {"rope_type": "longrope", "long_factor": factors, "short_factor": [1.0] * 32}
+    config = {"rope_scaling": scaling, "max_position_embeddings": 8192}
+    with pytest.raises(ModelFormatError, match="'long_factor'"):
+        from_config(config | {"original_max_position_embeddings": 4096})
+
+
+@pytest.mark.parametrize("kind", ["ntk", "mrope"])
 def test_an_unknown_scaling_is_named(kind):
     with pytest.raises(UnsupportedModelError, match=f"RoPE scaling '{kind}'"):
         from_config({"rope_scaling": {"rope_type": kind, "factor": 2.0}})

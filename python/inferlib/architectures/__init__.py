@@ -11,9 +11,20 @@ from ..errors import UnsupportedModelError
 from .architecture import Architecture, GgufHeader
 from .fields import Fields
 from .gemma import GEMMA3
+from .gemma2 import GEMMA, GEMMA2
+from .gpt2 import GPT2
+from .gpt_neox import GPT_NEOX
+from .gpt_oss import GPT_OSS
+from .granite import GRANITE
 from .llama import LLAMA, MISTRAL
+from .mixtral import MIXTRAL
+from .olmo import OLMO2
+from .phi import PHI3
 from .qwen import QWEN2, QWEN3
-from .tensor_names import AddOne, Part, UnpermuteQk, WeightMap
+from .qwen_moe import QWEN3_MOE
+from .smollm import SMOLLM3
+from .starcoder import STARCODER2
+from .tensor_names import AddOne, Part, SplitHeads, Transposed, UnpermuteQk, WeightMap
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -25,13 +36,21 @@ __all__ = [
     "Fields",
     "GgufHeader",
     "Part",
+    "SplitHeads",
+    "Transposed",
     "UnpermuteQk",
     "WeightMap",
     "architecture_of_config",
     "architecture_of_gguf",
 ]
 
-ARCHITECTURES = (LLAMA, MISTRAL, QWEN2, QWEN3, GEMMA3)
+ARCHITECTURES = (
+    *(LLAMA, MISTRAL, MIXTRAL, SMOLLM3, GRANITE),
+    *(QWEN2, QWEN3, QWEN3_MOE),
+    *(GEMMA, GEMMA2, GEMMA3),
+    *(PHI3, OLMO2),
+    *(GPT2, GPT_NEOX, STARCODER2, GPT_OSS),
+)
 
 
 def architecture_of_config(config: Fields) -> Architecture:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -20,12 +20,12 @@ class GgufHeader:
     Attributes:
         metadata: Key-value pairs.
         shapes: Tensor name → shape, outermost dimension first.
-        rope_factors: The tensor ``rope_freqs.weight``, if there is one.
+        rope_factors: Those tensors that divide rotary frequencies, by name.
     """
 
     metadata: Fields
     shapes: Mapping[str, tuple[int, ...]]
-    rope_factors: tuple[float, ...] | None = None
+    rope_factors: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
     @property
     def architecture(self) -> str:
@@ -35,6 +35,11 @@ class GgufHeader:
     def key(self, name: str) -> str:
         """A key of the model: ``<architecture>.<name>``."""
         return f"{self.architecture}.{name}"
+
+    def window(self) -> int | None:
+        """``attention.sliding_window``; absent or 0 means none."""
+        key = self.key("attention.sliding_window")
+        return self.metadata.optional_size(key) if self.metadata.values.get(key) else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +56,7 @@ class Architecture:
         weights_from_safetensors: Maps canonical weights to the tensors of that name set.
         weights_from_gguf: Maps canonical weights to GGUF tensors.
         ignored: Beginnings of the names of tensors that the model does not use (a vision tower).
+        ignored_endings: Endings of such names (masks that old checkpoints hold).
     """
 
     name: str
@@ -62,3 +68,4 @@ class Architecture:
     weights_from_safetensors: Callable[[ModelSpec, Collection[str]], WeightMap]
     weights_from_gguf: Callable[[ModelSpec], WeightMap]
     ignored: tuple[str, ...] = ()
+    ignored_endings: tuple[str, ...] = ()

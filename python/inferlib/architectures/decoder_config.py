@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from ..errors import ModelFormatError, UnsupportedModelError
-from ..model_spec import Activation, AttentionSpec, LayerSpec, MlpSpec, ModelSpec
+from ..model_spec import Activation, AttentionSpec, LayerSpec, MlpSpec, ModelSpec, MoeSpec
 from .rope import rope_from_config, rope_from_gguf
 
 if TYPE_CHECKING:
@@ -15,13 +15,23 @@ if TYPE_CHECKING:
     from .fields import Fields
 
 _MOST_LAYERS = 10_000
+_NORM_EPS = {
+    "rms": ("rms_norm_eps",),
+    "layer": ("layer_norm_eps", "layer_norm_epsilon", "norm_epsilon"),
+}
+_GGUF_NORM_EPS = {
+    "rms": "attention.layer_norm_rms_epsilon",
+    "layer": "attention.layer_norm_epsilon",
+}
 
 _ACTIVATIONS: dict[str, Activation] = {
     "silu": "silu",
     "swish": "silu",
     "gelu": "gelu",
     "gelu_new": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
     "gelu_pytorch_tanh": "gelu_tanh",
+    "relu": "relu",
 }
 
 
@@ -80,6 +90,23 @@ def mlp_from_config(config: Fields) -> MlpSpec:
     )
 
 
+def experts_from_config(
+    config: Fields, *, size_key: str, activation: Activation, bias: bool = False
+) -> MoeSpec:
+    """A mixture of experts whose chosen ones are weighed by their own softmax."""
+    num_experts = config.size("num_local_experts", "num_experts")
+    top_k = config.size("num_experts_per_tok")
+    if top_k > num_experts:
+        raise config.invalid("num_experts_per_tok", f"at most {num_experts}", top_k)
+    return MoeSpec(
+        num_experts=num_experts,
+        top_k=top_k,
+        intermediate_size=config.size(size_key),
+        activation=activation,
+        bias=bias,
+    )
+
+
 def num_layers_from_config(config: Fields) -> int:
     """``num_hidden_layers``."""
     num_layers = config.size("num_hidden_layers")
@@ -111,6 +138,7 @@ def model_from_config(
     architecture: str,
     layers: Sequence[LayerSpec],
     *,
+    norm: Literal["rms", "layer"] = "rms",
     default_tied: bool = False,
 ) -> ModelSpec:
     """The model around ``layers``."""
@@ -119,13 +147,14 @@ def model_from_config(
         vocab_size=config.size("vocab_size"),
         hidden_size=config.size("hidden_size"),
         layers=tuple(layers),
-        rms_norm_eps=config.positive("rms_norm_eps"),
+        norm=norm,
+        norm_eps=config.positive(*_NORM_EPS[norm]),
         max_position_embeddings=config.size("max_position_embeddings"),
         tied_embeddings=config.flag("tie_word_embeddings", default=default_tied),
     )
 
 
-def attention_from_gguf(header: GgufHeader) -> AttentionSpec:
+def attention_from_gguf(header: GgufHeader, *, truncate: bool = True) -> AttentionSpec:
     """Grouped attention over all positions; biases where the file has their tensors."""
     metadata = header.metadata
     num_heads = metadata.size(header.key("attention.head_count"))
@@ -140,11 +169,24 @@ def attention_from_gguf(header: GgufHeader) -> AttentionSpec:
         head_dim=head_dim,
         scale=head_dim**-0.5,
         rope=rope_from_gguf(
-            metadata, header.architecture, head_dim=head_dim, factors=header.rope_factors
+            metadata,
+            header.architecture,
+            head_dim=head_dim,
+            factors=_rope_factors(header),
+            truncate=truncate,
         ),
-        qkv_bias="blk.0.attn_q.bias" in header.shapes,
+        qkv_bias=any(f"blk.0.attn_{name}.bias" in header.shapes for name in ("q", "qkv")),
         o_bias="blk.0.attn_output.bias" in header.shapes,
     )
+
+
+def _rope_factors(header: GgufHeader) -> tuple[float, ...] | None:
+    """By what the frequencies are divided: of two sets, the one for the model's context."""
+    longest = header.metadata.size(header.key("context_length"))
+    original_key = header.key("rope.scaling.original_context_length")
+    original = header.metadata.size(original_key, default=longest)
+    kind = "rope_factors_long.weight" if longest > original else "rope_factors_short.weight"
+    return header.rope_factors.get("rope_freqs.weight", header.rope_factors.get(kind))
 
 
 def head_dim_from_gguf(header: GgufHeader) -> int:
@@ -167,12 +209,31 @@ def head_dim_from_gguf(header: GgufHeader) -> int:
     return head_dim
 
 
-def mlp_from_gguf(header: GgufHeader, activation: Activation) -> MlpSpec:
-    """Gated MLP; biases where the file has their tensors."""
+def mlp_from_gguf(header: GgufHeader, activation: Activation, *, gated: bool = True) -> MlpSpec:
+    """An MLP; biases where the file has their tensors."""
     return MlpSpec(
         intermediate_size=header.metadata.size(header.key("feed_forward_length")),
         activation=activation,
+        gated=gated,
         bias="blk.0.ffn_down.bias" in header.shapes,
+    )
+
+
+def experts_from_gguf(
+    header: GgufHeader, activation: Activation, *, size_key: str = "expert_feed_forward_length"
+) -> MoeSpec:
+    """A mixture of experts; biases where the file has their tensors."""
+    metadata = header.metadata
+    count_key, used_key = header.key("expert_count"), header.key("expert_used_count")
+    num_experts, top_k = metadata.size(count_key), metadata.size(used_key)
+    if top_k > num_experts:
+        raise metadata.invalid(used_key, f"at most the {num_experts} of {count_key}", top_k)
+    return MoeSpec(
+        num_experts=num_experts,
+        top_k=top_k,
+        intermediate_size=metadata.size(header.key(size_key)),
+        activation=activation,
+        bias="blk.0.ffn_down_exps.bias" in header.shapes,
     )
 
 
@@ -186,7 +247,11 @@ def num_layers_from_gguf(header: GgufHeader) -> int:
 
 
 def model_from_gguf(
-    header: GgufHeader, architecture: str, layers: Sequence[LayerSpec]
+    header: GgufHeader,
+    architecture: str,
+    layers: Sequence[LayerSpec],
+    *,
+    norm: Literal["rms", "layer"] = "rms",
 ) -> ModelSpec:
     """The model around ``layers``; tied embeddings where the file has no ``output.weight``."""
     metadata = header.metadata
@@ -198,7 +263,8 @@ def model_from_gguf(
         vocab_size=embedding[0],
         hidden_size=metadata.size(header.key("embedding_length")),
         layers=tuple(layers),
-        rms_norm_eps=metadata.positive(header.key("attention.layer_norm_rms_epsilon")),
+        norm=norm,
+        norm_eps=metadata.positive(header.key(_GGUF_NORM_EPS[norm])),
         max_position_embeddings=metadata.size(header.key("context_length")),
         tied_embeddings="output.weight" not in header.shapes,
     )

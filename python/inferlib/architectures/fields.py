@@ -125,6 +125,30 @@ class Fields:
             return value
         raise self.invalid(key, "a list of strings", value)
 
+    def numbers(self, key: str) -> list[float]:
+        """A list of finite numbers; required."""
+        value = self._values.get(key)
+        if value is None:
+            raise self.missing(key)
+        items: list[object] = value if isinstance(value, list) else [value]
+        if all(
+            isinstance(item, int | float) and not isinstance(item, bool) and math.isfinite(item)
+            for item in items
+        ):
+            return [float(item) for item in items]  # type: ignore[arg-type]
+        raise self.invalid(key, "a list of finite numbers", value)
+
+    def whole_numbers(self, key: str) -> list[int] | None:
+        """A list of integers, or ``None`` if the key is absent."""
+        value = self._values.get(key)
+        if value is None:
+            return None
+        if isinstance(value, list) and all(
+            isinstance(item, int) and not isinstance(item, bool) for item in value
+        ):
+            return value
+        raise self.invalid(key, "a list of integers", value)
+
     def token_ids(self, key: str) -> list[int]:
         """One token id or a list of them; empty if the key is absent."""
         value = self._values.get(key)

@@ -10,6 +10,7 @@ from .architecture import Architecture
 from .decoder_config import (
     attention_from_config,
     attention_from_gguf,
+    experts_from_gguf,
     mlp_from_config,
     mlp_from_gguf,
     model_from_config,
@@ -22,7 +23,7 @@ from .tensor_names import GGUF, HUGGING_FACE, weight_map
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from ..model_spec import ModelSpec
+    from ..model_spec import MlpSpec, ModelSpec, MoeSpec
     from .architecture import GgufHeader
     from .fields import Fields
     from .tensor_names import WeightMap
@@ -50,11 +51,16 @@ def mistral_from_config(config: Fields) -> ModelSpec:
 
 
 def llama_from_gguf(header: GgufHeader) -> ModelSpec:
-    """Llama or Mistral: GGUF calls both ``llama``; few files keep Mistral's window."""
-    window = header.metadata.optional_size(header.key("attention.sliding_window"))
-    attention = replace(attention_from_gguf(header), window=window)
-    layer = LayerSpec(attention=attention, mlp=mlp_from_gguf(header, "silu"))
-    return model_from_gguf(header, "llama", [layer] * num_layers_from_gguf(header))
+    """Llama, Mistral or Mixtral: GGUF calls all ``llama``; few files keep Mistral's window."""
+    attention = replace(attention_from_gguf(header), window=header.window())
+    mlp: MlpSpec | MoeSpec
+    if header.metadata.values.get(header.key("expert_count")):  # 0 means none
+        name = "mixtral"
+        mlp = experts_from_gguf(header, "silu", size_key="feed_forward_length")
+    else:
+        name, mlp = "llama", mlp_from_gguf(header, "silu")
+    layer = LayerSpec(attention=attention, mlp=mlp)
+    return model_from_gguf(header, name, [layer] * num_layers_from_gguf(header))
 
 
 def _weights_from_safetensors(spec: ModelSpec, tensors: Collection[str]) -> WeightMap:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from .fields import Fields
 
-_KNOWN = '"default", "linear", "llama3" and "yarn"'
+_KNOWN = '"default", "linear", "dynamic", "llama3", "yarn" and "longrope"'
 
 
 def frequencies(theta: float, rotary_dim: int) -> NDArray[np.float64]:
@@ -58,8 +58,11 @@ def rope_from_config(
         return rope_spec(inv_freq)
 
     kind = scaling.text("rope_type", "type", default="default")
-    if kind == "default":
+    # "dynamic" changes the frequencies beyond max_position_embeddings, where no sequence gets.
+    if kind in ("default", "dynamic"):
         return rope_spec(inv_freq)
+    if kind in ("longrope", "su"):
+        return _longrope_from_config(inv_freq, scaling, config)
     if kind == "linear":
         return rope_spec(inv_freq / scaling.positive("factor"))
     if kind == "llama3":
@@ -72,7 +75,12 @@ def rope_from_config(
 
 
 def rope_from_gguf(
-    metadata: Fields, architecture: str, *, head_dim: int, factors: Sequence[float] | None = None
+    metadata: Fields,
+    architecture: str,
+    *,
+    head_dim: int,
+    factors: Sequence[float] | None = None,
+    truncate: bool = True,
 ) -> RopeSpec:
     """Rotary embedding of a GGUF file.
 
@@ -80,8 +88,10 @@ def rope_from_gguf(
         metadata: Keys ``<architecture>.rope.*``.
         architecture: ``general.architecture``.
         head_dim: Elements of a head; ``rope.dimension_count`` of them are rotated.
-        factors: The tensor ``rope_freqs.weight``, which divides the frequencies (Llama 3), if there
-            is one.
+        factors: The tensor that divides the frequencies (``rope_freqs.weight`` of Llama 3, one of
+            ``rope_factors_long.weight`` and ``rope_factors_short.weight`` of Phi 3), if there is
+            one.
+        truncate: Whether YaRN's range of pairs is rounded to whole ones.
     """
     prefix = f"{architecture}.rope"
     theta = metadata.positive(f"{prefix}.freq_base", default=10_000.0)
@@ -93,23 +103,26 @@ def rope_from_gguf(
     if factors is not None:
         if len(factors) != inv_freq.size:
             expected = f"{inv_freq.size} factors"
-            raise metadata.invalid("rope_freqs.weight", expected, f"{len(factors)} factors")
+            raise metadata.invalid("rope factors", expected, f"{len(factors)} factors")
         inv_freq = inv_freq / np.asarray(factors, np.float64)
 
     kind = metadata.text(f"{prefix}.scaling.type", default="none")
-    if kind == "none":
-        return rope_spec(inv_freq)
+    if kind in ("none", "longrope"):
+        scale = metadata.positive(f"{prefix}.scaling.attn_factor", default=1.0)
+        return rope_spec(inv_freq, scale=scale)
     if kind == "linear":
         return rope_spec(inv_freq / metadata.positive(f"{prefix}.scaling.factor", default=1.0))
     if kind == "yarn":
         factor = metadata.positive(f"{prefix}.scaling.factor")
         context = metadata.positive(f"{prefix}.scaling.original_context_length")
-        inv_freq = _yarn(inv_freq, theta, factor=factor, original_context=context)
+        inv_freq = _yarn(
+            inv_freq, theta, factor=factor, original_context=context, truncate=truncate
+        )
         attention = metadata.number(f"{prefix}.scaling.attn_factor", default=1.0)
         return rope_spec(inv_freq, scale=attention * _yarn_scale(factor))
     raise UnsupportedModelError(
         f"{metadata.source} asks for the RoPE scaling {kind!r}; "
-        'supported are "none", "linear" and "yarn"'
+        'supported are "none", "linear", "longrope" and "yarn"'
     )
 
 
@@ -134,6 +147,31 @@ def _llama3(inv_freq: NDArray[np.float64], scaling: Fields) -> NDArray[np.float6
     turns = context * inv_freq / (2 * math.pi)
     kept = np.clip((turns - low) / (high - low), 0, 1)
     return kept * inv_freq + (1 - kept) * inv_freq / factor
+
+
+def _longrope_from_config(
+    inv_freq: NDArray[np.float64], scaling: Fields, config: Fields
+) -> RopeSpec:
+    """Divide every frequency by a factor of its own.
+
+    There is one set of factors for the original context and one for longer ones. The model's
+    context decides, not a sequence's length: the keys of a sequence that grows stay right.
+
+    Source: Ding et al. 2024.
+    """
+    longest = config.positive("max_position_embeddings")
+    original = scaling.optional_number("original_max_position_embeddings")
+    if original is None:
+        original = config.positive("original_max_position_embeddings", default=longest)
+    key = "long_factor" if longest > original else "short_factor"
+    factors = np.asarray(scaling.numbers(key), np.float64)
+    if factors.shape != inv_freq.shape or (factors <= 0).any():
+        raise scaling.invalid(key, f"{inv_freq.size} positive numbers", factors.tolist())
+    scale = scaling.optional_number("attention_factor")
+    if scale is None:
+        factor = scaling.positive("factor", default=longest / original)
+        scale = math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 else 1.0
+    return rope_spec(inv_freq / factors, scale=scale)
 
 
 def _yarn_from_config(

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from ..model_spec import MoeSpec
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
     from numpy.typing import NDArray
 
-    from ..model_spec import LayerSpec, ModelSpec
+    from ..model_spec import AttentionSpec, MlpSpec, ModelSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +40,50 @@ class AddOne:
     """Add one to every element: Hugging Face stores Gemma's norms as ``w - 1``."""
 
 
-Transform = UnpermuteQk | AddOne
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SplitHeads:
+    """Take q, k or v out of a projection that stores them head by head (GPT-NeoX).
+
+    Attributes:
+        first: 0 for queries, 1 for keys, 2 for values.
+        num_heads: Heads of each.
+        head_dim: Elements of a head.
+    """
+
+    first: int
+    num_heads: int
+    head_dim: int
+
+    def row_order(self) -> NDArray[np.int32]:
+        """``[num_heads * head_dim]``: which row of the tensor is row ``r`` of the result."""
+        rows = np.arange(3 * self.num_heads * self.head_dim, dtype=np.int32)
+        heads = rows.reshape(self.num_heads, 3, self.head_dim)
+        return np.ascontiguousarray(heads[:, self.first]).reshape(-1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transposed:
+    """The tensor is stored ``[..., in_features, out_features]``; some or all columns are taken.
+
+    Attributes:
+        first: First column.
+        step: From a column to the next: 2 where gate and up are interleaved (gpt-oss).
+    """
+
+    first: int = 0
+    step: int = 1
+
+    def matrix(self, array: NDArray[np.float32]) -> NDArray[np.float32]:
+        """``[..., out_features, in_features]``."""
+        return array[..., self.first :: self.step].swapaxes(-1, -2)
+
+    def vector(self, array: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The same columns of a bias, flat."""
+        return array[..., self.first :: self.step].reshape(-1)
+
+
+RowOrder = UnpermuteQk | SplitHeads
+Transform = RowOrder | AddOne | Transposed
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +94,13 @@ class Part:
         tensor: Its name in the checkpoint.
         rows: How many rows (of a vector: elements) it gives.
         transform: What has to be done to it.
+        shape: Its shape in the checkpoint, if that is not ``rows`` by the weight's columns.
     """
 
     tensor: str
     rows: int
     transform: Transform | None = None
+    shape: tuple[int, ...] | None = None
 
 
 WeightMap = dict[str, tuple[Part, ...]]
@@ -67,7 +114,8 @@ class DecoderNames:
 
     Names of a layer stand after ``layer`` with its number; names of linears and norms lack
     ``.weight`` and ``.bias``. ``qkv`` and ``gate_up`` are as many tensors as the checkpoint keeps
-    them in.
+    them in. ``up_proj`` is that of an MLP without a gate. ``experts`` are gate, up and down: a
+    tensor for each expert where the name has a place for its number, else one tensor of all.
     """
 
     embed_tokens: str
@@ -84,15 +132,22 @@ class DecoderNames:
     k_norm: str
     post_attn_norm: str
     post_mlp_norm: str
+    up_proj: str
+    position_embedding: str
+    sinks: str
+    router: str
+    experts: tuple[str, str, str]
 
     def beside(self, tensors: Collection[str]) -> DecoderNames:
         """The same names under the prefix that the tensors of a checkpoint have."""
-        own = self.embed_tokens.removesuffix("embed_tokens")
+        leaf = self.embed_tokens.rpartition(".")[2]
+        own = self.embed_tokens.removesuffix(leaf)
         for prefix in (own, *_OTHER_PREFIXES):
-            if f"{prefix}embed_tokens.weight" in tensors:
+            if f"{prefix}{leaf}.weight" in tensors:
                 return replace(
                     self,
-                    embed_tokens=prefix + self.embed_tokens.removeprefix(own),
+                    embed_tokens=prefix + leaf,
+                    position_embedding=prefix + self.position_embedding.removeprefix(own),
                     layer=prefix + self.layer.removeprefix(own),
                     norm=prefix + self.norm.removeprefix(own),
                 )
@@ -118,6 +173,15 @@ HUGGING_FACE = DecoderNames(
     k_norm="self_attn.k_norm",
     post_attn_norm="post_attention_layernorm",
     post_mlp_norm="post_feedforward_layernorm",
+    up_proj="mlp.up_proj",
+    position_embedding="model.embed_positions",
+    sinks="self_attn.sinks",
+    router="mlp.gate",
+    experts=(
+        "mlp.experts.{}.gate_proj",
+        "mlp.experts.{}.up_proj",
+        "mlp.experts.{}.down_proj",
+    ),
 )
 
 GGUF = DecoderNames(
@@ -135,6 +199,11 @@ GGUF = DecoderNames(
     k_norm="attn_k_norm",
     post_attn_norm="post_attention_norm",
     post_mlp_norm="post_ffw_norm",
+    up_proj="ffn_up",
+    position_embedding="position_embd",
+    sinks="attn_sinks.weight",
+    router="ffn_gate_inp",
+    experts=("ffn_gate_exps", "ffn_up_exps", "ffn_down_exps"),
 )
 
 
@@ -144,6 +213,7 @@ def weight_map(
     *,
     permuted_qk: bool = False,
     norm_transform: Transform | None = None,
+    transposed: bool = False,
 ) -> WeightMap:
     """Map every canonical weight of a decoder.
 
@@ -151,55 +221,115 @@ def weight_map(
         spec: Gives the sizes of fused parts.
         names: Of the checkpoint's format.
         permuted_qk: Whether the rows of q and k are stored for interleaved RoPE.
-        norm_transform: Applied to every norm.
+        norm_transform: Applied to every norm's weight.
+        transposed: Whether the layers' matrices are stored ``[in_features, out_features]`` (GPT-2).
     """
-    weights: WeightMap = {}
+    return _Mapping(spec, names, permuted_qk, norm_transform, transposed).weights()
 
-    def norm(canonical: str, tensor: str, width: int) -> None:
-        weights[f"{canonical}.weight"] = (Part(f"{tensor}.weight", width, norm_transform),)
 
-    def linear(canonical: str, parts: Iterable[tuple[str, int, Transform | None]]) -> None:
-        for kind in ("weight", "bias"):
-            weights[f"{canonical}.{kind}"] = tuple(
-                Part(f"{tensor}.{kind}", rows, transform) for tensor, rows, transform in parts
-            )
+@dataclass(slots=True)
+class _Mapping:
+    """The weight map in the making."""
 
-    linear("embed_tokens", [(names.embed_tokens, spec.vocab_size, None)])
-    for index, layer in enumerate(spec.layers):
-        canonical, tensor = f"layers.{index}", names.layer.format(index)
-        attention = layer.attention
-        norm(f"{canonical}.attn_norm", tensor + names.attn_norm, spec.hidden_size)
-        linear(
-            f"{canonical}.self_attn.qkv_proj",
-            [
-                (tensor + name, rows, transform)
-                for name, rows, transform in _qkv(layer, names.qkv, permuted_qk=permuted_qk)
-            ],
+    spec: ModelSpec
+    names: DecoderNames
+    permuted_qk: bool
+    norm_transform: Transform | None
+    transposed: bool
+    _weights: WeightMap = field(default_factory=dict)
+
+    def weights(self) -> WeightMap:
+        spec, names = self.spec, self.names
+        self._table("embed_tokens", names.embed_tokens, spec.vocab_size)
+        if spec.learned_positions is not None:
+            self._table("position_embedding", names.position_embedding, spec.learned_positions)
+        for index, layer in enumerate(spec.layers):
+            self._attention(f"layers.{index}", names.layer.format(index), layer.attention)
+            self._mlp(f"layers.{index}", names.layer.format(index), layer.mlp)
+        self._norm("norm", names.norm, spec.hidden_size)
+        self._table("lm_head", names.lm_head, spec.vocab_size)
+        return self._weights
+
+    def _attention(self, canonical: str, tensor: str, attention: AttentionSpec) -> None:
+        names, hidden_size = self.names, self.spec.hidden_size
+        own = f"{canonical}.self_attn"
+        self._norm(f"{canonical}.attn_norm", tensor + names.attn_norm, hidden_size)
+        parts = _qkv(attention, names.qkv, permuted_qk=self.permuted_qk)
+        self._linear(
+            f"{own}.qkv_proj",
+            [(tensor + name, rows, transform) for name, rows, transform in parts],
+            columns=hidden_size,
         )
         per_head = attention.qk_norm == "head"
         q_width = attention.head_dim if per_head else attention.q_size
         k_width = attention.head_dim if per_head else attention.kv_size
-        norm(f"{canonical}.self_attn.q_norm", tensor + names.q_norm, q_width)
-        norm(f"{canonical}.self_attn.k_norm", tensor + names.k_norm, k_width)
-        linear(f"{canonical}.self_attn.o_proj", [(tensor + names.o_proj, spec.hidden_size, None)])
-        norm(f"{canonical}.post_attn_norm", tensor + names.post_attn_norm, spec.hidden_size)
-        norm(f"{canonical}.mlp_norm", tensor + names.mlp_norm, spec.hidden_size)
-        rows = 2 * layer.mlp.intermediate_size // len(names.gate_up)
-        linear(
-            f"{canonical}.mlp.gate_up_proj",
-            [(tensor + name, rows, None) for name in names.gate_up],
+        self._norm(f"{own}.q_norm", tensor + names.q_norm, q_width)
+        self._norm(f"{own}.k_norm", tensor + names.k_norm, k_width)
+        self._weights[f"{own}.sinks"] = (Part(tensor + names.sinks, attention.num_heads),)
+        o_proj = [(tensor + names.o_proj, hidden_size, None)]
+        self._linear(f"{own}.o_proj", o_proj, columns=attention.q_size)
+        self._norm(f"{canonical}.post_attn_norm", tensor + names.post_attn_norm, hidden_size)
+
+    def _mlp(self, canonical: str, tensor: str, mlp: MlpSpec | MoeSpec) -> None:
+        names, hidden_size = self.names, self.spec.hidden_size
+        own, inner = f"{canonical}.mlp", mlp.intermediate_size
+        self._norm(f"{canonical}.mlp_norm", tensor + names.mlp_norm, hidden_size)
+        if isinstance(mlp, MoeSpec):
+            router = [(tensor + names.router, mlp.num_experts, None)]
+            self._linear(f"{own}.router", router, columns=hidden_size)
+            shapes = [(inner, hidden_size), (inner, hidden_size), (hidden_size, inner)]
+            for kind, name, shape in zip(
+                ("gate", "up", "down"), names.experts, shapes, strict=True
+            ):
+                self._experts(f"{own}.experts.{kind}_proj", tensor + name, mlp.num_experts, *shape)
+        else:
+            if mlp.gated:
+                rows = 2 * inner // len(names.gate_up)
+                gate_up = [(tensor + name, rows, None) for name in names.gate_up]
+                self._linear(f"{own}.gate_up_proj", gate_up, columns=hidden_size)
+            else:
+                up = [(tensor + names.up_proj, inner, None)]
+                self._linear(f"{own}.up_proj", up, columns=hidden_size)
+            down = [(tensor + names.down_proj, hidden_size, None)]
+            self._linear(f"{own}.down_proj", down, columns=inner)
+        self._norm(f"{canonical}.post_mlp_norm", tensor + names.post_mlp_norm, hidden_size)
+
+    def _table(self, canonical: str, tensor: str, rows: int) -> None:
+        self._weights[f"{canonical}.weight"] = (Part(f"{tensor}.weight", rows),)
+
+    def _norm(self, canonical: str, tensor: str, width: int) -> None:
+        self._weights[f"{canonical}.weight"] = (
+            Part(f"{tensor}.weight", width, self.norm_transform),
         )
-        linear(f"{canonical}.mlp.down_proj", [(tensor + names.down_proj, spec.hidden_size, None)])
-        norm(f"{canonical}.post_mlp_norm", tensor + names.post_mlp_norm, spec.hidden_size)
-    norm("norm", names.norm, spec.hidden_size)
-    linear("lm_head", [(names.lm_head, spec.vocab_size, None)])
-    return weights
+        self._weights[f"{canonical}.bias"] = (Part(f"{tensor}.bias", width),)
+
+    def _linear(
+        self, canonical: str, parts: Iterable[tuple[str, int, Transform | None]], *, columns: int
+    ) -> None:
+        parts = tuple(parts)
+        weights = tuple(Part(f"{name}.weight", rows, transform) for name, rows, transform in parts)
+        if self.transposed:
+            weights = tuple(
+                Part(part.tensor, part.rows, Transposed(), shape=(columns, part.rows))
+                for part in weights
+            )
+        self._weights[f"{canonical}.weight"] = weights
+        self._weights[f"{canonical}.bias"] = tuple(
+            Part(f"{name}.bias", rows, transform) for name, rows, transform in parts
+        )
+
+    def _experts(self, canonical: str, tensor: str, experts: int, rows: int, columns: int) -> None:
+        for kind, shape in (("weight", (experts, rows, columns)), ("bias", (experts, rows))):
+            if "{}" in tensor:
+                parts = tuple(Part(f"{tensor.format(i)}.{kind}", rows) for i in range(experts))
+            else:
+                parts = (Part(f"{tensor}.{kind}", experts * rows, shape=shape),)
+            self._weights[f"{canonical}.{kind}"] = parts
 
 
 def _qkv(
-    layer: LayerSpec, names: tuple[str, ...], *, permuted_qk: bool
+    attention: AttentionSpec, names: tuple[str, ...], *, permuted_qk: bool
 ) -> list[tuple[str, int, Transform | None]]:
-    attention = layer.attention
     if len(names) == 1:
         return [(names[0], attention.q_size + 2 * attention.kv_size, None)]
     q, k, v = names

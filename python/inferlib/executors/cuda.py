@@ -31,6 +31,7 @@ from .cuda_matrices import DeviceWeights
 from .cuda_memory import StepLimits, kind_for
 from .cuda_proofs import linear_is_proven
 from .cuda_step import HostStep
+from .cuda_supported import refuse_unsupported
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -69,6 +70,7 @@ def make_executor(
     try:
         kind = kind_for(config, device)
         _refuse_what_is_for_the_cpu(config, kind)
+        refuse_unsupported(program)
         limits = StepLimits.of(config, max_model_len)
         device.prepare(files_of_program(program, kind, device.architecture))
         executor = CudaExecutor(program, device, kind=kind, num_blocks=num_blocks, limits=limits)

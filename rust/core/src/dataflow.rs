@@ -8,12 +8,17 @@ impl Op {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Embedding { .. } => "embedding",
+            Self::PositionEmbedding { .. } => "position_embedding",
             Self::RmsNorm { .. } => "rms_norm",
+            Self::LayerNorm { .. } => "layer_norm",
             Self::Linear { .. } => "linear",
             Self::Rope { .. } => "rope",
             Self::StoreKv { .. } => "store_kv",
             Self::Attention { .. } => "attention",
             Self::ActAndMul { .. } => "act_and_mul",
+            Self::Activation { .. } => "activation",
+            Self::Scale { .. } => "scale",
+            Self::Moe { .. } => "moe",
             Self::Add { .. } => "add",
             Self::GatherRows { .. } => "gather_rows",
             Self::LmHead { .. } => "lm_head",
@@ -25,14 +30,20 @@ impl Op {
     #[must_use]
     pub fn reads(&self) -> [Option<BufferId>; 2] {
         match *self {
-            Self::Embedding { .. } => [None, None],
+            Self::Embedding { .. } | Self::PositionEmbedding { .. } => [None, None],
             Self::Add { a, b, .. } => [Some(a), Some(b)],
+            Self::Moe {
+                x, router_logits, ..
+            } => [Some(x), Some(router_logits)],
             Self::RmsNorm { x, .. }
+            | Self::LayerNorm { x, .. }
             | Self::Linear { x, .. }
             | Self::Rope { x, .. }
             | Self::StoreKv { x, .. }
             | Self::Attention { q: x, .. }
             | Self::ActAndMul { x, .. }
+            | Self::Activation { x, .. }
+            | Self::Scale { x, .. }
             | Self::GatherRows { x, .. }
             | Self::LmHead { x, .. }
             | Self::Capture { x, .. } => [Some(x), None],
@@ -44,11 +55,16 @@ impl Op {
     pub fn writes(&self) -> Option<BufferId> {
         match *self {
             Self::Embedding { out, .. }
+            | Self::PositionEmbedding { out, .. }
             | Self::RmsNorm { out, .. }
+            | Self::LayerNorm { out, .. }
             | Self::Linear { out, .. }
             | Self::Rope { x: out, .. }
             | Self::Attention { out, .. }
             | Self::ActAndMul { out, .. }
+            | Self::Activation { out, .. }
+            | Self::Scale { x: out, .. }
+            | Self::Moe { out, .. }
             | Self::Add { out, .. }
             | Self::GatherRows { out, .. }
             | Self::LmHead { out, .. } => Some(out),
@@ -58,19 +74,34 @@ impl Op {
 
     /// The weights that it reads.
     #[must_use]
-    pub fn weights(&self) -> [Option<WeightId>; 2] {
+    pub fn weights(&self) -> Vec<WeightId> {
         match *self {
             Self::Embedding { weight, .. }
+            | Self::PositionEmbedding { weight, .. }
             | Self::RmsNorm { weight, .. }
-            | Self::LmHead { weight, .. } => [Some(weight), None],
-            Self::Linear { weight, bias, .. } => [Some(weight), bias],
+            | Self::LmHead { weight, .. } => vec![weight],
+            Self::Linear { weight, bias, .. } | Self::LayerNorm { weight, bias, .. } => {
+                [Some(weight), bias].into_iter().flatten().collect()
+            }
+            Self::Attention { sinks, .. } => sinks.into_iter().collect(),
+            Self::Moe {
+                gate,
+                up,
+                down,
+                biases,
+                ..
+            } => {
+                let biases = biases.into_iter().flatten();
+                [gate, up, down].into_iter().chain(biases).collect()
+            }
             Self::Rope { .. }
             | Self::StoreKv { .. }
-            | Self::Attention { .. }
             | Self::ActAndMul { .. }
+            | Self::Activation { .. }
+            | Self::Scale { .. }
             | Self::Add { .. }
             | Self::GatherRows { .. }
-            | Self::Capture { .. } => [None, None],
+            | Self::Capture { .. } => Vec::new(),
         }
     }
 }
@@ -96,20 +127,31 @@ impl Rows {
 }
 
 impl Activation {
-    /// `silu`, `gelu_tanh` or `gelu`.
+    /// All of them.
+    pub const ALL: [Self; 5] = [
+        Self::Silu,
+        Self::GeluTanh,
+        Self::Gelu,
+        Self::Relu,
+        Self::ClampedSwiglu,
+    ];
+
+    /// `silu`, `gelu_tanh`, `gelu`, `relu` or `clamped_swiglu`.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Self::Silu => "silu",
             Self::GeluTanh => "gelu_tanh",
             Self::Gelu => "gelu",
+            Self::Relu => "relu",
+            Self::ClampedSwiglu => "clamped_swiglu",
         }
     }
 
     /// The reverse of [`Activation::name`].
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
-        [Self::Silu, Self::GeluTanh, Self::Gelu]
+        Self::ALL
             .into_iter()
             .find(|activation| activation.name() == name)
     }

@@ -1,6 +1,6 @@
 //! What each op asks of its buffers and weights.
 
-use crate::program::{BufferId, Op, Program, Rows, WeightId};
+use crate::program::{Activation, BufferId, Op, Program, Rows, WeightId};
 use crate::record_error::RecordError;
 
 type Result<T> = std::result::Result<T, RecordError>;
@@ -16,6 +16,26 @@ impl Program {
                 let shape = self.matrix(kind, weight)?;
                 self.needs_rows(kind, out, Rows::Tokens)?;
                 self.needs_width(kind, out, shape[1])
+            }
+            Op::PositionEmbedding { weight, out } => {
+                let shape = self.matrix(kind, weight)?;
+                self.needs_rows(kind, out, Rows::Tokens)?;
+                self.needs_width(kind, out, shape[1])
+            }
+            Op::LayerNorm {
+                x,
+                weight,
+                bias,
+                eps,
+                out,
+            } => {
+                finite(|| "the eps of layer_norm".to_owned(), eps)?;
+                let width = self.width_of(x);
+                for vector in [Some(weight), bias].into_iter().flatten() {
+                    self.needs_shape(kind, vector, &[width])?;
+                }
+                self.needs_same_rows(kind, x, out)?;
+                self.needs_width(kind, out, width)
             }
             Op::RmsNorm {
                 x,
@@ -90,6 +110,7 @@ impl Program {
                 kv,
                 scale,
                 softcap,
+                sinks,
                 out,
             } => {
                 let group = &self.kv_groups[kv.group];
@@ -97,6 +118,9 @@ impl Program {
                 finite(|| "the scale of attention".to_owned(), scale)?;
                 cap(kind, softcap)?;
                 multiple(kind, "num_heads", num_heads, group.num_kv_heads)?;
+                if let Some(sinks) = sinks {
+                    self.needs_shape(kind, sinks, &[num_heads])?;
+                }
                 self.needs_another(kind, q, out)?;
                 self.needs_rows(kind, q, Rows::Tokens)?;
                 self.needs_rows(kind, out, Rows::Tokens)?;
@@ -108,6 +132,19 @@ impl Program {
                 self.needs_same_rows(kind, x, out)?;
                 self.needs_width(kind, x, self.width_of(out).saturating_mul(2))
             }
+            Op::Activation { x, activation, out } => {
+                if activation == Activation::ClampedSwiglu {
+                    return Err(RecordError::InvalidValue {
+                        what: format!("the activation of {kind}"),
+                        expected: "one of a single value",
+                        found: activation.name().to_owned(),
+                    });
+                }
+                self.needs_same_rows(kind, x, out)?;
+                self.needs_width(kind, out, self.width_of(x))
+            }
+            Op::Scale { scale, .. } => finite(|| "the scale of scale".to_owned(), scale),
+            Op::Moe { .. } => self.check_moe(op),
             Op::Add { a, b, out } => {
                 for other in [b, out] {
                     self.needs_same_rows(kind, a, other)?;
@@ -136,6 +173,56 @@ impl Program {
             }
             Op::Capture { .. } => Ok(()),
         }
+    }
+
+    fn check_moe(&self, op: &Op) -> Result<()> {
+        let kind = op.kind();
+        let Op::Moe {
+            x,
+            router_logits,
+            gate,
+            up,
+            down,
+            biases,
+            top_k,
+            out,
+            ..
+        } = *op
+        else {
+            return Ok(());
+        };
+        let (hidden, experts) = (self.width_of(x), self.width_of(router_logits));
+        // The declared width of the first projection is taken; all others have to fit it.
+        let inner = self.weights[gate.0 as usize].shape.get(1).copied();
+        let inner = inner.unwrap_or(1);
+        for (weight, shape) in [
+            (gate, [experts, inner, hidden]),
+            (up, [experts, inner, hidden]),
+            (down, [experts, hidden, inner]),
+        ] {
+            self.needs_shape(kind, weight, &shape)?;
+        }
+        for (bias, width) in biases
+            .into_iter()
+            .flatten()
+            .zip([inner, inner, hidden].map(|width| experts * width))
+        {
+            self.needs_shape(kind, bias, &[width])?;
+        }
+        if top_k == 0 || top_k > experts {
+            return Err(RecordError::InvalidValue {
+                what: format!("top_k of {kind}"),
+                expected: "between 1 and the number of experts",
+                found: format!("{top_k} of {experts}"),
+            });
+        }
+        for other in [router_logits, out] {
+            self.needs_another(kind, x, other)?;
+            self.needs_rows(kind, other, Rows::Tokens)?;
+        }
+        self.needs_another(kind, router_logits, out)?;
+        self.needs_rows(kind, x, Rows::Tokens)?;
+        self.needs_width(kind, out, hidden)
     }
 
     pub(crate) fn name_of(&self, buffer: BufferId) -> String {

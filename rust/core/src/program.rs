@@ -37,12 +37,13 @@ pub struct Buffer {
     pub width: usize,
 }
 
-/// A weight that the program reads; `shape` is `[width]` for a vector and `[out_features, in_features]` for a matrix.
+/// A weight that the program reads; `shape` is `[width]` for a vector, `[out_features, in_features]` for a matrix and
+/// `[experts, out_features, in_features]` for the stacked matrices of experts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WeightDecl {
     /// Canonical name, e.g. `layers.3.self_attn.qkv_proj.weight`.
     pub name: String,
-    /// One or two dimensions, outermost first.
+    /// One to three dimensions, outermost first.
     pub shape: Vec<usize>,
 }
 
@@ -91,6 +92,11 @@ pub enum Activation {
     GeluTanh,
     /// `0.5 x (1 + erf(x / sqrt(2)))`.
     Gelu,
+    /// `max(x, 0)`.
+    Relu,
+    /// Of gated MLPs alone (gpt-oss): with `g = min(gate, 7)` and `u = clamp(up, -7, 7)`,
+    /// `g * sigmoid(1.702 g) * (u + 1)`.
+    ClampedSwiglu,
 }
 
 /// One step of the forward pass. Widths are those of the named buffers; every op reads whole rows.
@@ -102,6 +108,13 @@ pub enum Op {
         weight: WeightId,
         /// Multiplies the row (Gemma: `sqrt(hidden_size)`), 1 otherwise.
         scale: f32,
+        /// `[tokens, hidden_size]`.
+        out: BufferId,
+    },
+    /// `out[t] = weight[positions[t]]`: learned positions.
+    PositionEmbedding {
+        /// `[max_positions, hidden_size]`.
+        weight: WeightId,
         /// `[tokens, hidden_size]`.
         out: BufferId,
     },
@@ -118,6 +131,19 @@ pub enum Op {
         /// Added to the mean square.
         eps: f32,
         /// May equal `x` (qk-norm works in place on a slice of the fused qkv row).
+        out: BufferId,
+    },
+    /// `out = (x - mean(x)) / sqrt(var(x) + eps) * weight + bias`, over whole rows.
+    LayerNorm {
+        /// Input rows.
+        x: BufferId,
+        /// `[width]`.
+        weight: WeightId,
+        /// `[width]`.
+        bias: Option<WeightId>,
+        /// Added to the variance (the mean squared deviation).
+        eps: f32,
+        /// May equal `x`.
         out: BufferId,
     },
     /// `out = x @ weight.T + bias`.
@@ -169,6 +195,8 @@ pub enum Op {
         scale: f32,
         /// `softcap * tanh(score / softcap)`, Gemma 2.
         softcap: Option<f32>,
+        /// `[num_heads]`: a score per head that takes part in the softmax and adds nothing (gpt-oss).
+        sinks: Option<WeightId>,
         /// `[tokens, num_heads * v_head_dim]`.
         out: BufferId,
     },
@@ -179,6 +207,46 @@ pub enum Op {
         /// Activation of the gate.
         activation: Activation,
         /// `[rows, width]`.
+        out: BufferId,
+    },
+    /// `out = act(x)`; `out` may equal `x`.
+    Activation {
+        /// Input rows.
+        x: BufferId,
+        /// Which one.
+        activation: Activation,
+        /// `[rows, width]`.
+        out: BufferId,
+    },
+    /// `x *= scale`, in place.
+    Scale {
+        /// Rows.
+        x: BufferId,
+        /// Finite.
+        scale: f32,
+    },
+    /// A mixture of experts: each row goes through the `top_k` experts of its largest router logits (the lower index on
+    /// a tie), each a gated MLP: `out = Σ w_e down_e(act(gate_e(x)) * up_e(x))`, in descending order of the logits.
+    Moe {
+        /// `[tokens, hidden_size]`.
+        x: BufferId,
+        /// `[tokens, experts]`.
+        router_logits: BufferId,
+        /// `[experts, intermediate_size, hidden_size]`.
+        gate: WeightId,
+        /// As `gate`.
+        up: WeightId,
+        /// `[experts, hidden_size, intermediate_size]`.
+        down: WeightId,
+        /// Of gate and up `[experts * intermediate_size]`, of down `[experts * hidden_size]`: all or none.
+        biases: Option<[WeightId; 3]>,
+        /// Experts per row.
+        top_k: usize,
+        /// Whether the softmax that weighs the experts is over the chosen ones (its sum is 1) or over all.
+        normalise: bool,
+        /// Of the gate.
+        activation: Activation,
+        /// `[tokens, hidden_size]`.
         out: BufferId,
     },
     /// `out = a + b`; `out` may equal either.

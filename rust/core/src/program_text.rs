@@ -50,6 +50,24 @@ impl Program {
                 let (out, weight) = (self.buffer_name(*out), self.weight_name(*weight));
                 write!(f, "{out} = {kind}({weight}, scale={scale})")
             }
+            Op::PositionEmbedding { weight, out } => {
+                let (out, weight) = (self.buffer_name(*out), self.weight_name(*weight));
+                write!(f, "{out} = {kind}({weight})")
+            }
+            Op::LayerNorm {
+                x,
+                weight,
+                bias,
+                eps,
+                out,
+            } => {
+                let (out, x) = (self.buffer_name(*out), self.buffer_name(*x));
+                write!(f, "{out} = {kind}({x}, {}", self.weight_name(*weight))?;
+                if let Some(bias) = bias {
+                    write!(f, ", {}", self.weight_name(*bias))?;
+                }
+                write!(f, ", eps={eps:e})")
+            }
             Op::RmsNorm {
                 x,
                 start,
@@ -104,6 +122,7 @@ impl Program {
                 kv,
                 scale,
                 softcap,
+                sinks,
                 out,
             } => {
                 let group = &self.kv_groups[kv.group];
@@ -116,11 +135,44 @@ impl Program {
                 if let Some(cap) = softcap {
                     write!(f, ", softcap={cap}")?;
                 }
+                if let Some(sinks) = sinks {
+                    write!(f, ", sinks={}", self.weight_name(*sinks))?;
+                }
                 write!(f, ")")
             }
-            Op::ActAndMul { x, activation, out } => {
+            Op::ActAndMul { x, activation, out } | Op::Activation { x, activation, out } => {
                 let (out, x) = (self.buffer_name(*out), self.buffer_name(*x));
                 write!(f, "{out} = {kind}({x}, {})", activation.name())
+            }
+            Op::Scale { x, scale } => {
+                let x = self.buffer_name(*x);
+                write!(f, "{x} = {kind}({x}, {scale})")
+            }
+            Op::Moe {
+                x,
+                router_logits,
+                gate,
+                up,
+                down,
+                biases,
+                top_k,
+                normalise,
+                activation,
+                out,
+            } => {
+                let [out, x, logits] = [out, x, router_logits].map(|id| self.buffer_name(*id));
+                let biases = biases.iter().flatten();
+                let weights = [gate, up, down].into_iter().chain(biases);
+                write!(f, "{out} = {kind}({x}, {logits}")?;
+                for weight in weights {
+                    write!(f, ", {}", self.weight_name(*weight))?;
+                }
+                let over = if *normalise { "chosen" } else { "all" };
+                write!(
+                    f,
+                    ", top_k={top_k}, softmax over {over}, {})",
+                    activation.name()
+                )
             }
             Op::Add { a, b, out } => {
                 let (a, b) = (self.buffer_name(*a), self.buffer_name(*b));

@@ -54,12 +54,13 @@ impl ProgramRecorder {
         Ok(BufferId(id(self.written.len() - 1)))
     }
 
-    /// A weight by canonical name: one dimension for a vector, `[out_features, in_features]` for a matrix.
+    /// A weight by canonical name: one dimension for a vector, `[out_features, in_features]` for a matrix,
+    /// `[experts, out_features, in_features]` for stacked ones.
     pub fn weight(&mut self, name: &str, shape: &[usize]) -> Result<WeightId> {
-        if !matches!(shape.len(), 1 | 2) || shape.contains(&0) {
+        if !matches!(shape.len(), 1..=3) || shape.contains(&0) {
             return Err(RecordError::InvalidValue {
                 what: format!("the shape of weight {name:?}"),
-                expected: "one or two positive sizes",
+                expected: "one to three positive sizes",
                 found: format!("{shape:?}"),
             });
         }
@@ -183,7 +184,7 @@ impl ProgramRecorder {
             });
         }
         let mut used = vec![false; program.weights.len()];
-        for weight in program.ops.iter().flat_map(Op::weights).flatten() {
+        for weight in program.ops.iter().flat_map(Op::weights) {
             used[weight.0 as usize] = true;
         }
         if let Some((weight, _)) = program.weights.iter().zip(used).find(|(_, used)| !used) {
@@ -215,7 +216,7 @@ impl ProgramRecorder {
         for buffer in op.reads().into_iter().chain([op.writes()]).flatten() {
             known("buffer", buffer.0 as usize, self.program.buffers.len())?;
         }
-        for weight in op.weights().into_iter().flatten() {
+        for weight in op.weights() {
             known("weight", weight.0 as usize, self.program.weights.len())?;
         }
         match *op {

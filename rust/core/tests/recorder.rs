@@ -87,6 +87,7 @@ impl Setup {
                 kv: self.kv,
                 scale: 0.5,
                 softcap: Some(50.0),
+                sinks: None,
                 out: self.heads,
             },
             Op::Add {

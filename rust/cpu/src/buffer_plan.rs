@@ -132,7 +132,11 @@ fn uses(program: &Program, step: &Step) -> Vec<Access> {
 fn row_uses(program: &Program, op: &RowOp) -> Vec<Access> {
     match *op {
         RowOp::Angles { .. } => Vec::new(),
-        RowOp::Embedding { out, .. } => vec![writes(out)],
+        RowOp::Embedding { out, .. } | RowOp::PositionEmbedding { out, .. } => vec![writes(out)],
+        RowOp::LayerNorm { x, out, .. } | RowOp::Activation { x, out, .. } => {
+            vec![reads(x), writes(out)]
+        }
+        RowOp::Scale { x, .. } => vec![reads(x), writes(x)],
         RowOp::RmsNorm {
             x, start, len, out, ..
         } => {

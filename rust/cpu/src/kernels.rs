@@ -277,10 +277,14 @@ kernels! {
     fn store_kv_f32(cache: &LayerCache, slot: usize, k: *const f32, v: *const f32) = kv_cache::store_kv, Single;
     /// See [`rows::rms_norm`].
     fn rms_norm(x: *const f32, len: usize, weight: &[f32], eps: f32, out: *mut f32) = rows::rms_norm;
+    /// See [`rows::layer_norm`].
+    fn layer_norm(x: *const f32, weight: &[f32], bias: Option<&[f32]>, eps: f32, out: *mut f32) = rows::layer_norm;
     /// See [`rows::rope`].
     fn rope(x: *mut f32, num_heads: usize, head_dim: usize, half: usize, cos: *const f32, sin: *const f32) = rows::rope;
     /// See [`rows::act_and_mul`].
     fn act_and_mul(x: *const f32, width: usize, activation: Activation, out: *mut f32) = rows::act_and_mul;
+    /// See [`rows::activation`].
+    fn activation(x: *const f32, width: usize, activation: Activation, out: *mut f32) = rows::activation;
     /// See [`rows::add`].
     fn add(a: *const f32, b: *const f32, width: usize, out: *mut f32) = rows::add;
     /// See [`rows::scale`].

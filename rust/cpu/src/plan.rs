@@ -21,6 +21,18 @@ pub(crate) enum RowOp {
         scale: f32,
         out: BufferId,
     },
+    /// Of the row's position.
+    PositionEmbedding {
+        weight: WeightId,
+        out: BufferId,
+    },
+    LayerNorm {
+        x: BufferId,
+        weight: WeightId,
+        bias: Option<WeightId>,
+        eps: f32,
+        out: BufferId,
+    },
     RmsNorm {
         x: BufferId,
         start: usize,
@@ -46,6 +58,15 @@ pub(crate) enum RowOp {
         x: BufferId,
         activation: Activation,
         out: BufferId,
+    },
+    Activation {
+        x: BufferId,
+        activation: Activation,
+        out: BufferId,
+    },
+    Scale {
+        x: BufferId,
+        scale: f32,
     },
     Add {
         a: BufferId,
@@ -129,7 +150,7 @@ impl Builder<'_> {
         let Op::ActAndMul { x, activation, out } = *op else {
             return false;
         };
-        if activation == Activation::Gelu || is_read(later, x) {
+        if is_read(later, x) {
             return false;
         }
         match self.steps.last_mut() {
@@ -171,6 +192,27 @@ impl Builder<'_> {
         match *op {
             Op::Embedding { weight, scale, out } => {
                 self.row(Rows::Tokens, RowOp::Embedding { weight, scale, out });
+            }
+            Op::PositionEmbedding { weight, out } => {
+                self.row(Rows::Tokens, RowOp::PositionEmbedding { weight, out });
+            }
+            Op::LayerNorm {
+                x,
+                weight,
+                bias,
+                eps,
+                out,
+            } => {
+                self.row(
+                    self.rows_of(x),
+                    RowOp::LayerNorm {
+                        x,
+                        weight,
+                        bias,
+                        eps,
+                        out,
+                    },
+                );
             }
             Op::RmsNorm {
                 x,
@@ -227,12 +269,16 @@ impl Builder<'_> {
                 );
             }
             Op::ActAndMul { x, activation, out } => {
-                if activation == Activation::Gelu {
-                    return Err(CpuError::Unsupported {
-                        what: "activation gelu (erf)".to_owned(),
-                    });
-                }
                 self.row(self.rows_of(x), RowOp::ActAndMul { x, activation, out });
+            }
+            Op::Activation { x, activation, out } => {
+                self.row(self.rows_of(x), RowOp::Activation { x, activation, out });
+            }
+            Op::Scale { x, scale } => self.row(self.rows_of(x), RowOp::Scale { x, scale }),
+            Op::Moe { .. } => {
+                return Err(CpuError::Unsupported {
+                    what: "a mixture of experts".to_owned(),
+                });
             }
             Op::Add { a, b, out } => self.row(self.rows_of(out), RowOp::Add { a, b, out }),
             Op::GatherRows { x, out } => self.row(Rows::Sampled, RowOp::Gather { x, out }),
@@ -265,8 +311,14 @@ impl Builder<'_> {
                 kv,
                 scale,
                 softcap,
+                sinks,
                 out,
             } => {
+                if sinks.is_some() {
+                    return Err(CpuError::Unsupported {
+                        what: "attention sinks".to_owned(),
+                    });
+                }
                 self.steps.push(Step::Attention {
                     q,
                     q_start,

@@ -74,8 +74,23 @@ fn of_lane(x: f32, f: unsafe fn([f32; LANES]) -> [f32; LANES]) -> f32 {
 fn activated(x: f32, activation: Activation) -> f32 {
     match activation {
         Activation::Silu => of_lane(x, math::silu::<Portable>),
-        Activation::GeluTanh | Activation::Gelu => of_lane(x, math::gelu_tanh::<Portable>),
+        Activation::GeluTanh => of_lane(x, math::gelu_tanh::<Portable>),
+        Activation::Gelu => of_lane(x, math::gelu::<Portable>),
+        Activation::Relu if x.is_nan() => x,
+        Activation::Relu => x.max(0.0),
+        Activation::ClampedSwiglu => {
+            let gate = if x > 7.0 { 7.0 } else { x };
+            gate / (1.0 + of_lane(-1.702 * gate, math::exp::<Portable>))
+        }
     }
+}
+
+fn gated(gate: f32, up: f32, activation: Activation) -> f32 {
+    let gate = activated(gate, activation);
+    if activation == Activation::ClampedSwiglu {
+        return gate.mul_add(up.clamp(-7.0, 7.0), gate);
+    }
+    gate * up
 }
 
 #[test]
@@ -112,6 +127,48 @@ fn norms_are_the_documented_sum_of_squares() {
                 // SAFETY: as above; in place.
                 check_in_place(&x, &want, &what, |x| unsafe {
                     kernel(x, len, &weight, eps, x);
+                });
+            }
+        }
+    }
+}
+
+#[test]
+fn layer_norms_are_the_documented_sums_of_deviations() {
+    let mut random = Random::new(35);
+    for width in sizes() {
+        let x: Vec<f32> = values(width, &mut random).iter().map(|x| x + 3.0).collect();
+        let (weight, bias) = (values(width, &mut random), values(width, &mut random));
+        let eps = 1e-5;
+        let mut sums = [0.0; LANES];
+        for (i, v) in x.iter().enumerate() {
+            sums[i % LANES] += v;
+        }
+        #[expect(clippy::cast_precision_loss, reason = "small")]
+        let count = width as f32;
+        let mean = tree(sums) / count;
+        let mut squares = [0.0; LANES];
+        for (i, v) in x.iter().enumerate() {
+            squares[i % LANES] = (v - mean).mul_add(v - mean, squares[i % LANES]);
+        }
+        let inverse = 1.0 / (tree(squares) / count + eps).sqrt();
+        let normed: Vec<f32> = x.iter().map(|v| (v - mean) * inverse).collect();
+        for bias in [None, Some(&bias[..])] {
+            let of = |i: usize| match bias {
+                Some(bias) => normed[i].mul_add(weight[i], bias[i]),
+                None => normed[i] * weight[i],
+            };
+            let want: Vec<f32> = (0..width).map(of).collect();
+            for tier in Tier::available() {
+                let kernel = Kernels::of(tier).layer_norm;
+                let what = format!("layer_norm {tier:?}, {width}, bias {}", bias.is_some());
+                // SAFETY: `width` values each; the tier is available.
+                check(&want, &what, |out| unsafe {
+                    kernel(x.as_ptr(), &weight, bias, eps, out);
+                });
+                // SAFETY: as above; in place.
+                check_in_place(&x, &want, &what, |x| unsafe {
+                    kernel(x, &weight, bias, eps, x);
                 });
             }
         }
@@ -176,9 +233,16 @@ fn activations_sums_scales_and_soft_caps_are_those_of_each_value() {
             check_in_place(&b, &capped, &what, |x| unsafe {
                 (kernels.softcap)(x, width, 30.0);
             });
-            for activation in [Activation::Silu, Activation::GeluTanh] {
+            for activation in Activation::ALL {
+                if activation != Activation::ClampedSwiglu {
+                    let want: Vec<f32> = b.iter().map(|x| activated(*x, activation)).collect();
+                    // SAFETY: as above.
+                    check_in_place(&b, &want, &what, |x| unsafe {
+                        (kernels.activation)(x, width, activation, x);
+                    });
+                }
                 let want: Vec<f32> = pairs()
-                    .map(|(up, gate)| activated(*gate, activation) * up)
+                    .map(|(up, gate)| gated(*gate, *up, activation))
                     .collect();
                 // SAFETY: as above, twice the width at `both`.
                 check(&want, &what, |out| unsafe {

@@ -61,6 +61,49 @@ pub(crate) unsafe fn rms_norm<I: Isa>(
     }
 }
 
+/// `out = (x - mean) / sqrt(mean((x - mean)^2) + eps) * weight + bias` of one row; may work in place.
+///
+/// Order of sums: 16 lanes, ascending, then the fixed tree; the mean first.
+#[inline(always)]
+pub(crate) unsafe fn layer_norm<I: Isa>(
+    x: *const f32,
+    weight: &[f32],
+    bias: Option<&[f32]>,
+    eps: f32,
+    out: *mut f32,
+) {
+    let (width, w) = (weight.len(), weight.as_ptr());
+    #[expect(clippy::cast_precision_loss, reason = "widths are far below 2^24")]
+    let count_of_all = width as f32;
+    // SAFETY: `width` values each.
+    unsafe {
+        let mut sum = I::zero();
+        each_vector!(width, |at, count| {
+            sum = I::add(sum, I::load_up_to(x.add(at), count));
+        });
+        let mean = I::sum(sum) / count_of_all;
+        let mut squares = I::zero();
+        each_vector!(width, |at, count| {
+            // Lanes beyond the row hold the mean, which deviates by nothing.
+            let mut row = [mean; LANES];
+            std::ptr::copy_nonoverlapping(x.add(at), row.as_mut_ptr(), count);
+            let deviation = I::sub(I::load(row.as_ptr()), I::set(mean));
+            squares = I::fma(deviation, deviation, squares);
+        });
+        let inverse = I::set(1.0 / (I::sum(squares) / count_of_all + eps).sqrt());
+        each_vector!(width, |at, count| {
+            let deviation = I::sub(I::load_up_to(x.add(at), count), I::set(mean));
+            let normed = I::mul(deviation, inverse);
+            let gain = I::load_up_to(w.add(at), count);
+            let y = match bias {
+                Some(bias) => I::fma(normed, gain, I::load_up_to(bias.as_ptr().add(at), count)),
+                None => I::mul(normed, gain),
+            };
+            I::store_up_to(out.add(at), y, count);
+        });
+    }
+}
+
 /// Rotate `num_heads` heads in place: pairs `(i, i + half)` by the angles whose sines and cosines are given.
 #[inline(always)]
 pub(crate) unsafe fn rope<I: Isa>(
@@ -106,8 +149,25 @@ pub(crate) unsafe fn act_and_mul<I: Isa>(
                 I::load_up_to(x.add(at), count),
                 I::load_up_to(x.add(width + at), count),
             );
-            let gate = math::activate::<I>(gate, activation);
-            I::store_up_to(out.add(at), I::mul(gate, up), count);
+            let gated = math::gated::<I>(gate, up, activation);
+            I::store_up_to(out.add(at), gated, count);
+        });
+    }
+}
+
+/// `out[i] = act(x[i])`; may work in place.
+#[inline(always)]
+pub(crate) unsafe fn activation<I: Isa>(
+    x: *const f32,
+    width: usize,
+    activation: Activation,
+    out: *mut f32,
+) {
+    // SAFETY: `width` values each.
+    unsafe {
+        each_vector!(width, |at, count| {
+            let value = math::activate::<I>(I::load_up_to(x.add(at), count), activation);
+            I::store_up_to(out.add(at), value, count);
         });
     }
 }

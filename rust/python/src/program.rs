@@ -115,7 +115,8 @@ impl PyProgramRecorder {
         })
     }
 
-    /// A weight by canonical name: one size for a vector, `(out_features, in_features)` for a matrix.
+    /// A weight by canonical name: one size for a vector, `(out_features, in_features)` for a matrix, and
+    /// `(experts, out_features, in_features)` for the stacked matrices of experts.
     #[expect(
         clippy::needless_pass_by_value,
         reason = "pyo3 converts into owned values"
@@ -169,6 +170,39 @@ impl PyProgramRecorder {
     ) -> PyResult<()> {
         let (weight, out) = (self.weight_id(py, weight)?, self.buffer_id(py, out)?);
         self.push(py, Op::Embedding { weight, scale, out })
+    }
+
+    /// `out[t] = weight[positions[t]]`: learned positions.
+    #[pyo3(signature = (weight, *, out))]
+    fn position_embedding(
+        &self,
+        py: Python<'_>,
+        weight: &PyWeight,
+        out: &PyBuffer,
+    ) -> PyResult<()> {
+        let (weight, out) = (self.weight_id(py, weight)?, self.buffer_id(py, out)?);
+        self.push(py, Op::PositionEmbedding { weight, out })
+    }
+
+    /// `out = (x - mean(x)) / sqrt(var(x) + eps) * weight + bias`, over whole rows; `out` may be `x`.
+    #[pyo3(signature = (x, weight, bias = None, *, eps, out))]
+    fn layer_norm(
+        &self,
+        py: Python<'_>,
+        x: &PyBuffer,
+        weight: &PyWeight,
+        bias: Option<&PyWeight>,
+        eps: f32,
+        out: &PyBuffer,
+    ) -> PyResult<()> {
+        let op = Op::LayerNorm {
+            x: self.buffer_id(py, x)?,
+            weight: self.weight_id(py, weight)?,
+            bias: bias.map(|bias| self.weight_id(py, bias)).transpose()?,
+            eps,
+            out: self.buffer_id(py, out)?,
+        };
+        self.push(py, op)
     }
 
     /// `out = x / sqrt(mean(x²) + eps) * weight`, over each run of the weight's width.
@@ -257,7 +291,9 @@ impl PyProgramRecorder {
     }
 
     /// Attend causally from the queries at `q_start` of each row to their sequences' blocks.
-    #[pyo3(signature = (q, kv, *, num_heads, scale, out, q_start = 0, softcap = None))]
+    ///
+    /// `sinks` is a score per head that takes part in the softmax and adds nothing.
+    #[pyo3(signature = (q, kv, *, num_heads, scale, out, q_start = 0, softcap = None, sinks = None))]
     #[expect(clippy::too_many_arguments, reason = "keyword-only in Python")]
     fn attention(
         &self,
@@ -269,6 +305,7 @@ impl PyProgramRecorder {
         out: &PyBuffer,
         q_start: usize,
         softcap: Option<f32>,
+        sinks: Option<&PyWeight>,
     ) -> PyResult<()> {
         let op = Op::Attention {
             q: self.buffer_id(py, q)?,
@@ -277,12 +314,14 @@ impl PyProgramRecorder {
             kv: self.own(py, kv.recorder, kv.kv)?,
             scale,
             softcap,
+            sinks: sinks.map(|sinks| self.weight_id(py, sinks)).transpose()?,
             out: self.buffer_id(py, out)?,
         };
         self.push(py, op)
     }
 
-    /// `out = act(x[:, :half]) * x[:, half:]`; `activation` is `"silu"`, `"gelu_tanh"` or `"gelu"`.
+    /// `out = act(x[:, :half]) * x[:, half:]`; `activation` is `"silu"`, `"gelu_tanh"`, `"gelu"`, `"relu"` or
+    /// `"clamped_swiglu"`.
     #[pyo3(signature = (x, activation, *, out))]
     fn act_and_mul(
         &self,
@@ -291,12 +330,77 @@ impl PyProgramRecorder {
         activation: &str,
         out: &PyBuffer,
     ) -> PyResult<()> {
-        let activation = Activation::from_name(activation).ok_or_else(|| {
-            let known = r#""silu", "gelu_tanh" or "gelu""#;
-            invalid(py, "activation", activation, known)
-        })?;
+        let activation = activation_named(py, activation)?;
         let (x, out) = (self.buffer_id(py, x)?, self.buffer_id(py, out)?);
         self.push(py, Op::ActAndMul { x, activation, out })
+    }
+
+    /// `out = act(x)`; `activation` is `"silu"`, `"gelu_tanh"`, `"gelu"` or `"relu"`, `out` may be `x`.
+    #[pyo3(signature = (x, activation, *, out))]
+    fn activation(
+        &self,
+        py: Python<'_>,
+        x: &PyBuffer,
+        activation: &str,
+        out: &PyBuffer,
+    ) -> PyResult<()> {
+        let activation = activation_named(py, activation)?;
+        let (x, out) = (self.buffer_id(py, x)?, self.buffer_id(py, out)?);
+        self.push(py, Op::Activation { x, activation, out })
+    }
+
+    /// `x *= scale`, in place.
+    fn scale(&self, py: Python<'_>, x: &PyBuffer, scale: f32) -> PyResult<()> {
+        let x = self.buffer_id(py, x)?;
+        self.push(py, Op::Scale { x, scale })
+    }
+
+    /// Each row through the `top_k` experts of its largest router logits, each a gated MLP, and their weighted sum.
+    ///
+    /// `gate` and `up` are `(experts, intermediate_size, hidden_size)`, `down` is `(experts, hidden_size,
+    /// intermediate_size)`, `biases` are those of the three, flat. With `normalise` the softmax is over the chosen experts,
+    /// else over all.
+    #[pyo3(signature = (x, router_logits, *, gate, up, down, top_k, normalise, activation, out, biases = None))]
+    #[expect(clippy::too_many_arguments, reason = "keyword-only in Python")]
+    fn moe(
+        &self,
+        py: Python<'_>,
+        x: &PyBuffer,
+        router_logits: &PyBuffer,
+        gate: &PyWeight,
+        up: &PyWeight,
+        down: &PyWeight,
+        top_k: usize,
+        normalise: bool,
+        activation: &str,
+        out: &PyBuffer,
+        biases: Option<(
+            PyRef<'_, PyWeight>,
+            PyRef<'_, PyWeight>,
+            PyRef<'_, PyWeight>,
+        )>,
+    ) -> PyResult<()> {
+        let biases = match &biases {
+            None => None,
+            Some((gate, up, down)) => Some([
+                self.weight_id(py, gate)?,
+                self.weight_id(py, up)?,
+                self.weight_id(py, down)?,
+            ]),
+        };
+        let op = Op::Moe {
+            x: self.buffer_id(py, x)?,
+            router_logits: self.buffer_id(py, router_logits)?,
+            gate: self.weight_id(py, gate)?,
+            up: self.weight_id(py, up)?,
+            down: self.weight_id(py, down)?,
+            biases,
+            top_k,
+            normalise,
+            activation: activation_named(py, activation)?,
+            out: self.buffer_id(py, out)?,
+        };
+        self.push(py, op)
     }
 
     /// `out = a + b`; `out` may be either of them.
@@ -486,6 +590,18 @@ impl PyProgram {
 
 fn finished(py: Python<'_>) -> PyErr {
     to_py_err(py, Error::RecorderFinished)
+}
+
+fn activation_named(py: Python<'_>, name: &str) -> PyResult<Activation> {
+    Activation::from_name(name).ok_or_else(|| {
+        let known = Activation::ALL.map(|known| format!("{:?}", known.name()));
+        invalid(
+            py,
+            "activation",
+            name,
+            &format!("one of {}", known.join(", ")),
+        )
+    })
 }
 
 fn invalid(py: Python<'_>, field: &'static str, found: &str, known: &str) -> PyErr {

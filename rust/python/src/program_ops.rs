@@ -25,6 +25,23 @@ pub(crate) fn op_dict<'py>(
             dict.set_item("scale", scale)?;
             dict.set_item("out", buffer(*out))?;
         }
+        Op::PositionEmbedding { weight: table, out } => {
+            dict.set_item("weight", weight(*table))?;
+            dict.set_item("out", buffer(*out))?;
+        }
+        Op::LayerNorm {
+            x,
+            weight: gain,
+            bias,
+            eps,
+            out,
+        } => {
+            dict.set_item("x", buffer(*x))?;
+            dict.set_item("weight", weight(*gain))?;
+            dict.set_item("bias", bias.map(weight))?;
+            dict.set_item("eps", eps)?;
+            dict.set_item("out", buffer(*out))?;
+        }
         Op::RmsNorm {
             x,
             start,
@@ -85,6 +102,7 @@ pub(crate) fn op_dict<'py>(
             kv,
             scale,
             softcap,
+            sinks,
             out,
         } => {
             dict.set_item("q", buffer(*q))?;
@@ -92,11 +110,39 @@ pub(crate) fn op_dict<'py>(
             dict.set_item("num_heads", num_heads)?;
             dict.set_item("scale", scale)?;
             dict.set_item("softcap", softcap)?;
+            dict.set_item("sinks", sinks.map(weight))?;
             dict.set_item("out", buffer(*out))?;
             set_kv(&dict, *kv)?;
         }
-        Op::ActAndMul { x, activation, out } => {
+        Op::ActAndMul { x, activation, out } | Op::Activation { x, activation, out } => {
             dict.set_item("x", buffer(*x))?;
+            dict.set_item("activation", activation.name())?;
+            dict.set_item("out", buffer(*out))?;
+        }
+        Op::Scale { x, scale } => {
+            dict.set_item("x", buffer(*x))?;
+            dict.set_item("scale", scale)?;
+        }
+        Op::Moe {
+            x,
+            router_logits,
+            gate,
+            up,
+            down,
+            biases,
+            top_k,
+            normalise,
+            activation,
+            out,
+        } => {
+            dict.set_item("x", buffer(*x))?;
+            dict.set_item("router_logits", buffer(*router_logits))?;
+            for (name, id) in [("gate", gate), ("up", up), ("down", down)] {
+                dict.set_item(name, weight(*id))?;
+            }
+            dict.set_item("biases", biases.map(|ids| ids.map(weight)))?;
+            dict.set_item("top_k", top_k)?;
+            dict.set_item("normalise", normalise)?;
             dict.set_item("activation", activation.name())?;
             dict.set_item("out", buffer(*out))?;
         }

@@ -353,8 +353,8 @@ pub(crate) unsafe fn gate_pair<I: Isa>(target: &Target, rows: usize, activation:
         unsafe {
             let gate = I::load(at(target.partial, row, 0));
             let up = I::load(at(target.partial, row, 1));
-            let gate = math::activate::<I>(gate, activation);
-            I::store_up_to(target.row(0, row), I::mul(gate, up), target.lanes[0]);
+            let gated = math::gated::<I>(gate, up, activation);
+            I::store_up_to(target.row(0, row), gated, target.lanes[0]);
         }
     }
 }

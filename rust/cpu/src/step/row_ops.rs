@@ -90,6 +90,31 @@ impl Run<'_> {
                         (kernels.scale)(to, width, scale);
                     }
                 }
+                RowOp::PositionEmbedding { weight, out } => {
+                    let width = self.buffer(out).width;
+                    if let Some(matrix) = executor.matrix(weight) {
+                        // Beyond the last learned position the row is NaN, which reaches the logits.
+                        let position = self.batch.positions[row].unsigned_abs() as usize;
+                        let to = std::slice::from_raw_parts_mut(self.row(out, row), width);
+                        matrix.row(position, to);
+                    }
+                }
+                RowOp::LayerNorm {
+                    x,
+                    weight,
+                    bias,
+                    eps,
+                    out,
+                } => {
+                    let bias = bias.map(vector);
+                    (kernels.layer_norm)(
+                        self.row(x, row),
+                        vector(weight),
+                        bias,
+                        eps,
+                        self.row(out, row),
+                    );
+                }
                 RowOp::RmsNorm {
                     x,
                     start,
@@ -139,6 +164,17 @@ impl Run<'_> {
                         activation,
                         self.row(out, row),
                     );
+                }
+                RowOp::Activation { x, activation, out } => {
+                    (kernels.activation)(
+                        self.row(x, row),
+                        self.buffer(out).width,
+                        activation,
+                        self.row(out, row),
+                    );
+                }
+                RowOp::Scale { x, scale } => {
+                    (kernels.scale)(self.row(x, row), self.buffer(x).width, scale);
                 }
                 RowOp::Add { a, b, out } => {
                     (kernels.add)(
