@@ -57,6 +57,7 @@ class Checkpoint:
         generation_config: Defaults of sampling options; may be empty.
         eos_token_ids: Tokens that end a sequence.
         hash_weights: Hashes what the model is made of; called when somebody asks, if ever.
+        chat_template_text: Source of the template: it says how the model marks its outputs.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Checkpoint:
     generation_config: Mapping[str, Any]
     eos_token_ids: Iterable[int]
     hash_weights: Callable[[], str]
+    chat_template_text: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,6 +163,7 @@ def read_checkpoint(loaded: LoadedModel, *, chat_template: str | None = None) ->
         generation_config=loaded.generation_config,
         eos_token_ids={*loaded.eos_token_ids, *end_ids},
         hash_weights=hash_files(loaded.weights.files, repr(loaded.spec)),
+        chat_template_text=loaded.text.chat_template if chat_template is None else chat_template,
     )
 
 

@@ -13,10 +13,11 @@ from .receipt import Receipt, ReceiptOutput
 if TYPE_CHECKING:
     from .origin import Origin
     from .sampling_params import SamplingParams
+    from .tool_calls import MalformedToolCall, ToolCall
 
-FinishReason = Literal["stop", "length", "abort", "error"]
+FinishReason = Literal["stop", "length", "abort", "error", "tool_calls"]
 """Why a sequence ended: an end-of-sequence or stop token or a stop string; ``max_tokens`` or the
-context; cancelled; its logits were not numbers."""
+context; cancelled; its logits were not numbers; as ``"stop"``, after calls of tools."""
 
 
 class Logprob(NamedTuple):
@@ -108,12 +109,17 @@ class CompletionOutput:
 
     Attributes:
         index: Which one, from 0.
-        text: The generated text, without the stop string.
+        text: The generated text, without the stop string; of an answer of ``chat`` only what is
+            neither reasoning nor a call.
         token_ids: The generated tokens; a stop token is the last of them.
         logprobs: One mapping per token of ``token_ids``, if asked for.
         finish_reason: Why it ended.
         stop_reason: The stop string or token that ended it; ``None`` for an end-of-sequence token
             and for other reasons.
+        reasoning: What the model thought before it answered; ``None`` if nothing was marked so.
+        tool_calls: Tools that it called.
+        malformed_tool_calls: What began as calls; they are in ``text``, too.
+        raw_text: The whole text with its markers, if it was taken apart; else ``None``.
     """
 
     index: int
@@ -122,6 +128,10 @@ class CompletionOutput:
     logprobs: list[TokenLogprobs] | None
     finish_reason: FinishReason
     stop_reason: str | int | None
+    reasoning: str | None = None
+    tool_calls: list[ToolCall] = field(default_factory=list)
+    malformed_tool_calls: list[MalformedToolCall] = field(default_factory=list)
+    raw_text: str | None = None
 
     @property
     def cumulative_logprob(self) -> float | None:
@@ -140,14 +150,32 @@ class CompletionOutput:
             "logprobs": _logprobs_to_list(self.logprobs),
             "finish_reason": self.finish_reason,
             "stop_reason": self.stop_reason,
+            "reasoning": self.reasoning,
+            "tool_calls": [call.to_dict() for call in self.tool_calls],
+            "malformed_tool_calls": [call.to_dict() for call in self.malformed_tool_calls],
+            "raw_text": self.raw_text,
         }
+
+    def to_message(self) -> dict[str, Any]:
+        """Return it as the assistant's message, to go on with the conversation.
+
+        It has ``tool_calls`` and ``reasoning_content`` only if there are any; ``content`` is
+        ``""``, never ``None``, since most templates want text.
+        """
+        message: dict[str, Any] = {"role": "assistant", "content": self.text}
+        if self.reasoning:
+            message["reasoning_content"] = self.reasoning
+        if self.tool_calls:
+            message["tool_calls"] = [call.to_dict() for call in self.tool_calls]
+        return message
 
     def to_receipt(self) -> ReceiptOutput:
         """Return what a receipt says of it."""
         rows = None if self.logprobs is None else zip(self.token_ids, self.logprobs, strict=True)
         return ReceiptOutput(
             token_ids=self.token_ids,
-            finish_reason=self.finish_reason,
+            # A receipt knows tokens, not what they say.
+            finish_reason="stop" if self.finish_reason == "tool_calls" else self.finish_reason,
             logprobs=None if rows is None else [row[token_id].logprob for token_id, row in rows],
         )
 
@@ -233,6 +261,25 @@ class Completion:
         return self.outputs[0].text
 
     @property
+    def reasoning(self) -> str | None:
+        """What the first sequence thought before it answered."""
+        return self.outputs[0].reasoning
+
+    @property
+    def tool_calls(self) -> list[ToolCall]:
+        """Tools that the first sequence called."""
+        return self.outputs[0].tool_calls
+
+    @property
+    def malformed_tool_calls(self) -> list[MalformedToolCall]:
+        """What began as calls in the first sequence."""
+        return self.outputs[0].malformed_tool_calls
+
+    def to_message(self) -> dict[str, Any]:
+        """Return the first sequence as the assistant's message, to go on with the conversation."""
+        return self.outputs[0].to_message()
+
+    @property
     def token_ids(self) -> list[int]:
         """Tokens of the first sequence."""
         return self.outputs[0].token_ids
@@ -289,12 +336,15 @@ class Delta:
 
     Attributes:
         index: Which of the ``n`` sequences.
-        text: Text that has become certain; never half a character. Empty only in a sequence's last
-            delta, or without detokenization.
+        text: Content that has become certain; never half a character. Empty if there are reasoning
+            or calls instead, in a sequence's last delta, or without detokenization.
         token_ids: The tokens since the sequence's last delta.
         logprobs: One mapping per token of ``token_ids``, if asked for.
         finish_reason: In the sequence's last delta, why it ended; else ``None``.
         stop_reason: As in ``CompletionOutput``.
+        reasoning: Text of the reasoning that has become certain.
+        tool_calls: Calls that are complete now.
+        malformed_tool_calls: As in ``CompletionOutput``.
     """
 
     index: int
@@ -303,6 +353,9 @@ class Delta:
     logprobs: list[TokenLogprobs] | None
     finish_reason: FinishReason | None
     stop_reason: str | int | None
+    reasoning: str = ""
+    tool_calls: list[ToolCall] = field(default_factory=list)
+    malformed_tool_calls: list[MalformedToolCall] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON-like values."""
@@ -313,6 +366,9 @@ class Delta:
             "logprobs": _logprobs_to_list(self.logprobs),
             "finish_reason": self.finish_reason,
             "stop_reason": self.stop_reason,
+            "reasoning": self.reasoning,
+            "tool_calls": [call.to_dict() for call in self.tool_calls],
+            "malformed_tool_calls": [call.to_dict() for call in self.malformed_tool_calls],
         }
 
     def __str__(self) -> str:
@@ -320,7 +376,9 @@ class Delta:
 
     def __repr__(self) -> str:
         end = f", finish_reason={self.finish_reason!r}" if self.finish_reason else ""
-        return f"Delta({self.text!r}{end})"
+        reasoning = f", reasoning={self.reasoning!r}" if self.reasoning else ""
+        calls = f", tool_calls={self.tool_calls!r}" if self.tool_calls else ""
+        return f"Delta({self.text!r}{reasoning}{calls}{end})"
 
 
 def _logprobs_to_list(

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from ._core import Tokenizer
     from .origin import Origin
+    from .output_syntax.parser import OutputReading
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,10 +53,11 @@ class RequestBuilder:
         speculation: SpeculationSwitch = "auto",
         sequence: int | None = None,
         keep: bool = False,
+        output: OutputReading | None = None,
     ) -> Request:
         """Resolve the options of one request.
 
-        ``sequence`` and ``keep`` are as in ``Request``.
+        ``sequence``, ``keep`` and ``output`` are as in ``Request``.
 
         Raises:
             RequestError: The prompt or an option does not fit this model; ``field`` names it.
@@ -84,6 +86,7 @@ class RequestBuilder:
             speculation=speculation == "auto",
             sequence=sequence,
             keep=keep,
+            output=output if resolved.detokenize else None,
             origin=self.origin,
             silent_token_ids=silent,
         )
