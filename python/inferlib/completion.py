@@ -7,13 +7,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from .errors import MissingExtraError
 from .explanation import explain_completion
+from .heat_map import heat_map
 from .receipt import Receipt, ReceiptOutput
 
 if TYPE_CHECKING:
     from .origin import Origin
     from .sampling_params import SamplingParams
     from .tool_calls import MalformedToolCall, ToolCall
+    from .usage import Timings, Usage
 
 FinishReason = Literal["stop", "length", "abort", "error", "tool_calls"]
 """Why a sequence ended: an end-of-sequence or stop token or a stop string; ``max_tokens`` or the
@@ -34,73 +37,10 @@ class Logprob(NamedTuple):
     decoded_token: str | None
 
 
+RECORD_COLUMNS = ("output", "position", "token_id", "token", "logprob", "probability", "rank")
+
 TokenLogprobs = Mapping[int, Logprob]
 """By token id: the drawn (or scored) token and the most likely ones."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Timings:
-    """Where a request's time went, in seconds since it was submitted unless said otherwise.
-
-    Attributes:
-        queued: Until its first token was scheduled.
-        prefill: From then until its first output token.
-        first_token: Until its first output token.
-        first_visible_token: Until the first output token that showed as text; ``None`` if none did.
-        total: Until it ended.
-        inter_token_latency: Mean time between two output tokens; ``None`` with fewer than two.
-        tokens_per_second: Output tokens (of all sequences) per second since the first one;
-            ``None`` with fewer than two.
-        num_preemptions: How often it was taken out of the batch and computed again.
-    """
-
-    queued: float
-    prefill: float | None
-    first_token: float | None
-    first_visible_token: float | None
-    total: float
-    inter_token_latency: float | None
-    tokens_per_second: float | None
-    num_preemptions: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON-like values."""
-        return {name: getattr(self, name) for name in self.__slots__}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Usage:
-    """How many tokens a request took.
-
-    Attributes:
-        prompt_tokens: Tokens of the prompt.
-        cached_tokens: How many of them the prefix cache served.
-        output_tokens: Generated tokens of all sequences.
-        drafted_tokens: Tokens that were drafted for it and verified by the model.
-        accepted_tokens: Those of them that the model generates, too: steps saved.
-    """
-
-    prompt_tokens: int
-    cached_tokens: int
-    output_tokens: int
-    drafted_tokens: int = 0
-    accepted_tokens: int = 0
-
-    @property
-    def total_tokens(self) -> int:
-        """Prompt and output."""
-        return self.prompt_tokens + self.output_tokens
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON-like values."""
-        return {
-            "prompt_tokens": self.prompt_tokens,
-            "cached_tokens": self.cached_tokens,
-            "output_tokens": self.output_tokens,
-            "drafted_tokens": self.drafted_tokens,
-            "accepted_tokens": self.accepted_tokens,
-            "total_tokens": self.total_tokens,
-        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,6 +80,45 @@ class CompletionOutput:
             return None
         pairs = zip(self.token_ids, self.logprobs, strict=True)
         return math.fsum(logprobs[token_id].logprob for token_id, logprobs in pairs)
+
+    @property
+    def confidence(self) -> float | None:
+        """The geometric mean of its tokens' probabilities, if ``logprobs`` were asked for.
+
+        ``exp(mean(logprobs))``, from 0 to 1: the inverse of the perplexity, over all of
+        ``token_ids`` (the stop token and the reasoning are among them). It says how sure the model
+        was of its words, not how probable it is that they are true; with
+        ``logprobs_mode="processed"`` it is of the distribution that was drawn from. ``None``
+        without tokens, too.
+
+        Source: Jelinek et al. 1977 (perplexity).
+        """
+        total = self.cumulative_logprob
+        if total is None or not self.token_ids:
+            return None
+        return math.exp(total / len(self.token_ids))
+
+    def to_records(self) -> list[dict[str, Any]]:
+        """Return a dictionary per token, as rows of a table.
+
+        Keys: ``output``, ``position``, ``token_id``, and, ``None`` without ``logprobs``, ``token``
+        (its own text), ``logprob``, ``probability``, ``rank``.
+        """
+        records: list[dict[str, Any]] = []
+        for position, token_id in enumerate(self.token_ids):
+            drawn = None if self.logprobs is None else self.logprobs[position][token_id]
+            records.append(
+                {
+                    "output": self.index,
+                    "position": position,
+                    "token_id": token_id,
+                    "token": None if drawn is None else drawn.decoded_token,
+                    "logprob": None if drawn is None else drawn.logprob,
+                    "probability": None if drawn is None else math.exp(drawn.logprob),
+                    "rank": None if drawn is None else drawn.rank,
+                }
+            )
+        return records
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON-like values."""
@@ -317,6 +296,28 @@ class Completion:
             "params": self.params.to_dict(),
             "run": dict(self.run),
         }
+
+    @property
+    def confidence(self) -> float | None:
+        """That of the first sequence: see ``CompletionOutput.confidence``."""
+        return self.outputs[0].confidence
+
+    def to_pandas(self) -> Any:  # noqa: ANN401 (pandas is not a dependency)
+        """Return a ``pandas.DataFrame`` with a row per output token: see ``to_records``.
+
+        Raises:
+            MissingExtraError: pandas is not installed; ``extra`` is ``"pandas"``.
+        """
+        try:
+            import pandas as pd
+        except ImportError as error:
+            raise MissingExtraError("to_pandas() needs pandas", extra="pandas") from error
+        records = [record for output in self.outputs for record in output.to_records()]
+        return pd.DataFrame.from_records(records, columns=list(RECORD_COLUMNS))
+
+    def _repr_html_(self) -> str:
+        """Notebooks show each token on a colour: the less likely it was, the redder."""
+        return heat_map(self.prompt, self.outputs)
 
     def __str__(self) -> str:
         return self.text

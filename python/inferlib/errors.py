@@ -196,6 +196,20 @@ class TemplateError(RequestError):
     line: int | None = None
 
 
+class MissingExtraError(InferlibError, ImportError):
+    """A package that is not required is not installed.
+
+    Attributes:
+        extra: ``pip install inferlib[extra]`` brings it.
+    """
+
+    code = "missing_extra"
+
+    def __init__(self, message: str = "", *, extra: str = "", hint: str = "") -> None:
+        super().__init__(message, hint=hint or f"pip install inferlib[{extra}]")
+        self.extra = extra
+
+
 class GrammarError(RequestError):
     """A schema, regex or grammar is invalid or unsupported."""
 
@@ -269,6 +283,7 @@ CLASSES: dict[str, type[InferlibError]] = {
         ReplayError,
         PromptTooLongError,
         TemplateError,
+        MissingExtraError,
         GrammarError,
         OverloadedError,
         OutOfMemoryError,

@@ -10,12 +10,11 @@ from .completion import (
     Delta,
     FinishReason,
     Logprob,
-    Timings,
     TokenLogprobs,
-    Usage,
 )
 from .engine import raise_error_of
 from .output_syntax.parser import OutputParser, ParsedOutput, parse_whole
+from .usage import Timings, Usage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
