@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Unpack, cast, overload
 
 from .call_options import ChatCallOptions, split_options
 from .chat import encode_conversation, is_one_conversation, unfinished_text
+from .errors import RequestError
 from .in_thread import in_thread
 from .model_core import ModelCore
 from .stream import AsyncStream, Stream
@@ -141,6 +142,18 @@ class Chatting(ModelCore):
         if chat.get("tools") is not None:
             chat["tools"] = tools_as_json(chat["tools"])
         return one, [self._chat_request(each, sampling, call, chat) for each in conversations]
+
+    def _one_chat_request(
+        self,
+        messages: object,
+        params: SamplingParams,
+        call: Mapping[str, Any],
+        chat: Mapping[str, Any],
+    ) -> Request:
+        """The request of one conversation, of which nothing is known yet."""
+        if not is_one_conversation(messages):
+            raise RequestError("an item must be one conversation, not a list", field="messages")
+        return self._chat_request(cast("Sequence[Any]", messages), params, call, chat)
 
     def _chat_request(
         self,
