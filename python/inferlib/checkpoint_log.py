@@ -16,16 +16,18 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from .atomic import move
 from .errors import CheckpointError, CheckpointMismatchError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from typing import BinaryIO
 
 if sys.platform != "win32":
     import fcntl
 
 FORMAT_VERSION = 1
+_PIECE_BYTES = 1 << 20
 # As `put` begins a line; the rest of it is read when somebody wants it.
 _BEGINNING = re.compile(rb'\{"index":(\d{1,18}),"key":"([0-9a-f]{1,64})",.*\}\n', re.DOTALL)
 
@@ -55,10 +57,11 @@ class CheckpointLog:
     def __init__(self, path: str | os.PathLike[str], fingerprint: Mapping[str, Any]) -> None:
         self.path = os.fspath(path)
         self._places: dict[int, _Place] = {}
+        self._files: list[BinaryIO] = []  # one, by a call that no interrupt can split
+        self._end = 0
         header = _line({"inferlib_checkpoint": FORMAT_VERSION, **fingerprint})
         try:
-            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-            self._file: BinaryIO = os.fdopen(descriptor, "r+b", buffering=0)
+            move(self._files, _open, self.path)
         except (OSError, TypeError, ValueError) as error:
             raise CheckpointError(f"it cannot be opened: {error}", path=self.path) from error
         try:
@@ -68,11 +71,15 @@ class CheckpointLog:
             if self._end == 0:
                 self._append(header)
         except OSError as error:
-            self._file.close()
+            self.close()
             raise CheckpointError(f"it cannot be read: {error}", path=self.path) from error
         except BaseException:
-            self._file.close()
+            self.close()
             raise
+
+    @property
+    def _file(self) -> BinaryIO:
+        return self._files[0]
 
     def __len__(self) -> int:
         return len(self._places)
@@ -119,10 +126,16 @@ class CheckpointLog:
 
     def close(self) -> None:
         """Bring everything to the disk and give the file back; may be called again."""
-        if not self._file.closed:
-            with contextlib.suppress(OSError):  # a file system that cannot
-                os.fsync(self._file.fileno())
-            self._file.close()
+        for file in self._files:
+            if not file.closed:
+                with contextlib.suppress(OSError):  # a file system that cannot
+                    os.fsync(file.fileno())
+                file.close()
+
+    def __del__(self) -> None:
+        """Give the file back."""
+        for file in getattr(self, "_files", ()):
+            file.close()
 
     def _check_is_file(self) -> None:
         """Refuse devices and pipes: reading one may never end."""
@@ -150,22 +163,28 @@ class CheckpointLog:
 
     def _read(self, header: Mapping[str, Any]) -> None:
         """Note where results lie; take a torn last line off."""
-        self._end = 0
         number = 0
-        self._file.seek(0)
-        reader = open(os.dup(self._file.fileno()), "rb")  # noqa: PTH123, SIM115 (a descriptor)
-        with reader:
-            for number, line in enumerate(reader, 1):
-                if not line.endswith(b"\n"):
-                    break
-                if number == 1:
-                    self._check_header(self._parse(line, 1), header)
-                else:
-                    self._note(line, number)
-                self._end += len(line)
+        for number, line in enumerate(self._lines(), 1):
+            if not line.endswith(b"\n"):
+                break
+            if number == 1:
+                self._check_header(self._parse(line, 1), header)
+            else:
+                self._note(line, number)
+            self._end += len(line)
         if number == 1 and self._end == 0 and not header_begins(Path(self.path)):
             raise CheckpointError("it is no checkpoint of inferlib's", path=self.path, line=1)
         self._file.truncate(self._end)
+
+    def _lines(self) -> Iterator[bytes]:
+        """All lines; the last one may have no line break."""
+        rest = b""
+        self._file.seek(0)
+        while piece := self._file.read(_PIECE_BYTES):
+            *whole, rest = (rest + piece).split(b"\n")
+            yield from (line + b"\n" for line in whole)
+        if rest:
+            yield rest
 
     def _note(self, line: bytes, number: int) -> None:
         beginning = _BEGINNING.fullmatch(line)
@@ -204,6 +223,10 @@ def header_begins(path: Path) -> bool:
     with path.open("rb") as file:
         beginning = file.read(32)
     return b'{"inferlib_checkpoint"'.startswith(beginning[:22])
+
+
+def _open(path: str) -> BinaryIO:
+    return open(path, "a+b", buffering=0)  # noqa: PTH123 (bytes, and it stays open)
 
 
 def _line(values: Mapping[str, Any]) -> bytes:

@@ -147,7 +147,7 @@ def test_a_full_disk_leaves_whole_lines(path):
         def __getattr__(self, name):
             return getattr(file, name)
 
-    log._file = Full()
+    log._files[0] = Full()
     with pytest.raises(CheckpointError, match="written"):
         log.put(1, "01", {"completion": 2})
     log.close()
