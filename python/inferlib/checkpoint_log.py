@@ -55,7 +55,7 @@ class CheckpointLog:
     """
 
     def __init__(self, path: str | os.PathLike[str], fingerprint: Mapping[str, Any]) -> None:
-        self.path = os.fspath(path)
+        self.path: str = os.fspath(path)
         self._places: dict[int, _Place] = {}
         self._files: list[BinaryIO] = []  # one, by a call that no interrupt can split
         self._end = 0

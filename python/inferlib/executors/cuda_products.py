@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from .cuda_matrices import Segment
     from .cuda_model import DeviceModel, Launch
 
-i32, f32 = np.int32, np.float32
+i32: type[np.int32] = np.int32
+f32: type[np.float32] = np.float32
 _FEW_ROWS = 8
 _SLICE_COLUMNS = 512
 _MAX_HEAD_DIM = 256

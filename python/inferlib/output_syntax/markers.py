@@ -23,7 +23,7 @@ class Markers:
         ordered = sorted(set(markers), key=lambda marker: (-len(marker), marker))
         self._pattern = re.compile("|".join(map(re.escape, ordered)) or r"(?!)")
         self._prefixes = {marker[:end] for marker in ordered for end in range(1, len(marker))}
-        self.longest = len(ordered[0]) if ordered else 0
+        self.longest: int = len(ordered[0]) if ordered else 0
 
     def find(self, text: str, start: int, *, final: bool) -> Found | None:
         """Return the first marker from ``start`` on, once no further text can change that."""

@@ -63,18 +63,22 @@ class MarkerTables:
 
     def __init__(self, regions: Iterable[Region], dropped: Iterable[str] = ()) -> None:
         dropped = tuple(dropped)
-        self.regions = tuple(regions)
-        self.at_start = tuple(region for region in self.regions if region.at_start)
+        self.regions: tuple[Region, ...] = tuple(regions)
+        self.at_start: tuple[Region, ...] = tuple(
+            region for region in self.regions if region.at_start
+        )
         # Regions by opening marker, but for those that only begin an answer.
-        self.openings = {
+        self.openings: dict[str, Region] = {
             marker: region
             for region in reversed(self.regions)
             if not region.at_start
             for marker in region.opens
         }
-        self.between = Markers((*self.openings, *dropped))
-        self.ends = {region: Markers((*region.closes, *region.breaks)) for region in self.regions}
-        self.ends_and_dropped = {
+        self.between: Markers = Markers((*self.openings, *dropped))
+        self.ends: dict[Region, Markers] = {
+            region: Markers((*region.closes, *region.breaks)) for region in self.regions
+        }
+        self.ends_and_dropped: dict[Region, Markers] = {
             region: Markers((*region.closes, *region.breaks, *dropped)) for region in self.regions
         }
 

@@ -11,7 +11,7 @@ class PartWriter:
     """
 
     def __init__(self) -> None:
-        self.is_empty = True
+        self.is_empty: bool = True
         self._held = ""
         self._is_after_marker = False
         self._certain: list[str] = []
