@@ -5,6 +5,7 @@ At most ``max_pending`` items are known at a time: pulled, running, or done and 
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import deque
 from dataclasses import dataclass, field
@@ -227,7 +228,8 @@ class _ItemResults:
         if not getattr(self, "_is_closed", True):
             self._is_closed = True
             running = self._running()
-            self._settle()
+            with contextlib.suppress(InferlibError):  # nobody could be told
+                self._settle()
             self._engine.abandon(running)
             if self._source.checkpoint is not None:
                 self._source.checkpoint.close()

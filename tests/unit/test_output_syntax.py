@@ -232,6 +232,13 @@ RECORDED = {
             )
         ],
     ),
+    "seed": (
+        "qwen_coder",
+        "<seed:tool_call>\n<function=get_weather>\n<parameter=city>Köln</parameter>\n"
+        "</function>\n</seed:tool_call>",
+        "",
+        [("get_weather", {"city": "Köln"})],
+    ),
     "qwen coder, without the outer tag": (
         "qwen_coder",
         "Well:\n<function=get_weather>\n<parameter=city>\na\nb\n</parameter>\n</function>",

@@ -1,7 +1,8 @@
-"""Qwen3-Coder: ``<tool_call><function=add><parameter=a>1</parameter></function></tool_call>``.
+"""Qwen3-Coder and Seed-OSS.
 
-A line break stands around each tag and value. Values are not quoted: the tool's schema says what
-they are. The outer tags may be missing.
+``<tool_call><function=add><parameter=a>1</parameter></function></tool_call>`` with a line break
+around each tag and value. Values are not quoted: the tool's schema says what they are. The outer
+tags may be missing, and are ``<seed:tool_call>`` in Seed-OSS.
 """
 
 from __future__ import annotations
@@ -37,7 +38,12 @@ def _read(body: str, _header: str, schemas: Schemas) -> CallsRead:
 QWEN_CODER = OutputSyntax(
     name="qwen_coder",
     regions=(
-        Region(part="tool", opens=("<tool_call>",), closes=("</tool_call>",), read=_read),
+        Region(
+            part="tool",
+            opens=("<tool_call>", "<seed:tool_call>"),
+            closes=("</tool_call>", "</seed:tool_call>"),
+            read=_read,
+        ),
         Region(
             part="tool",
             opens=("<function=",),

@@ -9,6 +9,7 @@ from tests.unit import fakes
 from tests.unit.fakes import EOS, assert_idle, fake_model
 
 from inferlib import MalformedToolCall, ToolCall
+from inferlib.cli.chat import Conversation
 from inferlib.errors import RequestError
 
 ANSWER = (
@@ -141,6 +142,14 @@ def test_unknown_syntaxes(says, name, value):
     with pytest.raises(RequestError, match="auto") as raised:
         says("").chat(MESSAGES, **{name: value})
     assert raised.value.field == name
+
+
+def test_the_command_line_shows_reasoning_but_does_not_remember_it(says, capsys):
+    conversation = Conversation(says(ANSWER), {}, system=None, timings=False)
+    conversation._answer("hi")
+    shown = capsys.readouterr().out
+    assert shown.startswith("A sum 🌊.\n\nI add.")
+    assert conversation._messages[-1]["content"].startswith("I add.")
 
 
 def test_what_a_call_looks_like():
