@@ -163,9 +163,11 @@ class Chatting(ModelCore):
         chat: Mapping[str, Any],
     ) -> Request:
         syntaxes = {name: chat[name] for name in _SYNTAXES if name in chat}
+        checkpoint = self._parts.checkpoint
+        own = checkpoint.tool_chat_template if chat.get("tools") is not None else None
         encoded = encode_conversation(
             messages,
-            self._parts.checkpoint.chat_template,
+            checkpoint.chat_template if own is None else own,
             self.tokenizer,
             **{name: value for name, value in chat.items() if name not in _SYNTAXES},
         )

@@ -411,6 +411,7 @@ def fake_model(
                 spec=SimpleNamespace(architecture="fake"),
                 tokenizer=fake_tokenizer,
                 chat_template=FakeTemplate() if tokenizer else None,
+                tool_chat_template=None,
                 chat_template_text=chat_template_text,
             ),
             config=EngineConfig(driver="thread" if dedicated else "caller"),
