@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
-from inferlib import SamplingParams
+from inferlib import SamplingParams, Tokenizer, testing
 from inferlib.output_reading import OutputReader
 from inferlib.output_syntax import TOOL_SYNTAXES
 from inferlib.output_syntax.parser import parse_whole
@@ -13,7 +13,7 @@ from inferlib.request import Request
 TOOLS = [{"function": {"name": "add", "parameters": {"properties": {"a": {"type": "string"}}}}}]
 
 
-class Tokenizer:
+class FewTokens:
     def __init__(self, *special):
         self.special = special
         self.special_ids = range(len(special))
@@ -24,7 +24,7 @@ class Tokenizer:
 
 
 def test_markers_that_are_special_tokens_are_decoded_and_the_others_left_out():
-    reader = OutputReader("[TOOL_CALLS]", Tokenizer("<s>", "[TOOL_CALLS]", " "))
+    reader = OutputReader("[TOOL_CALLS]", FewTokens("<s>", "[TOOL_CALLS]", " "))
     reading = reader.reading("p", tools=TOOLS)
     assert reading.with_special_tokens
     parsed = parse_whole(reading, '<s>a b[TOOL_CALLS]add[ARGS]{"a": "<s>"}')
@@ -35,13 +35,13 @@ def test_markers_that_are_special_tokens_are_decoded_and_the_others_left_out():
 
 
 def test_markers_that_are_ordinary_text():
-    reading = OutputReader("<tool_call>", Tokenizer("<s>")).reading("p", tools=TOOLS)
+    reading = OutputReader("<tool_call>", FewTokens("<s>")).reading("p", tools=TOOLS)
     assert not reading.with_special_tokens
     assert parse_whole(reading, "<s>a").content == "<s>a"  # it was written as text
 
 
 def test_the_request_says_how_to_decode():
-    reader = OutputReader("[TOOL_CALLS]", Tokenizer("[TOOL_CALLS]"))
+    reader = OutputReader("[TOOL_CALLS]", FewTokens("[TOOL_CALLS]"))
 
     def skips(output, **params):
         request = Request(
@@ -70,3 +70,21 @@ def test_tables_are_made_once_and_both_parts_may_be_one_syntax():
     assert one.tables is reader.reading("q", tools=None).tables
     assert one.tables.regions == TOOL_SYNTAXES["harmony"].regions
     assert one.schemas == {"add": {"a": {"type": "string"}}}
+
+
+def test_markers_that_are_special_tokens_through_the_real_text_streams(monkeypatch):
+    files = [each.replace(b"<|begin|>", b"[THINK]") for each in testing.byte_tokenizer_files()]
+    monkeypatch.setattr(testing, "byte_tokenizer", lambda: Tokenizer.from_json(*files))
+    template = "{{ messages[0].content }}{# [THINK] #}"
+    options = {"allowed_token_ids": [ord("A"), testing.BOS_ID], "max_tokens": 40, "seed": 3}
+    with testing.tiny_model(chat_template=template) as model:
+        completion = model.chat([{"role": "user", "content": "x"}], **options)
+        deltas = list(model.stream_chat([{"role": "user", "content": "x"}], **options))
+        plain = model.generate("x", **options)
+    raw = completion.outputs[0].raw_text
+    before, marker, after = raw.partition("[THINK]")
+    assert marker
+    assert (completion.text, completion.reasoning) == (before, after)
+    assert "".join(delta.reasoning for delta in deltas) == after
+    assert "".join(delta.text for delta in deltas) == before
+    assert set(plain.text) == {"A"}
