@@ -22,7 +22,9 @@ if TYPE_CHECKING:
         Speculation,
         SpeculationSwitch,
     )
+    from .output_reading import ReasoningSyntax, ToolSyntax
     from .scheduling import PolicyChoice
+    from .tools import Tool
 
 
 class LoadOptions(TypedDict, total=False):
@@ -47,12 +49,23 @@ class LoadOptions(TypedDict, total=False):
 
 
 class ChatOptions(TypedDict, total=False):
-    """Keywords of ``Model.chat`` that say how messages become a prompt."""
+    """Keywords of ``Model.chat``: how messages become a prompt, and how its answer is read.
 
-    tools: Sequence[Mapping[str, Any]] | None
+    Attributes:
+        tools: That the model may call: OpenAI's JSON, or functions with type hints.
+        chat_template_kwargs: Further names that the template reads.
+        continue_final_message: The answer goes on with the assistant's last message.
+        tool_syntax: How the model writes calls; ``"auto"``: as the template does, if there are
+            tools; ``"off"``: calls stay in the text.
+        reasoning_syntax: How it marks its reasoning; ``"off"``: that stays in the text.
+    """
+
+    tools: Sequence[Tool] | None
     chat_template_kwargs: Mapping[str, Any] | None
     continue_final_message: bool
     response_format: Mapping[str, Any] | None
+    tool_syntax: ToolSyntax
+    reasoning_syntax: ReasoningSyntax
 
 
 class CallOptions(SamplingOptions, total=False):

@@ -195,6 +195,57 @@ class SequenceMismatchError(SequenceFileError):
         self.found = found
 
 
+class CheckpointError(InferlibError, ValueError):
+    """The file of ``generate_many`` cannot be used, or is none of inferlib's.
+
+    Attributes:
+        path: The file.
+        line: Its line, from 1, if it is one line's fault.
+    """
+
+    code = "checkpoint"
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        path: str | None = None,
+        line: int | None = None,
+        hint: str = "",
+    ) -> None:
+        where = f"{path}, line {line}" if line is not None else path
+        super().__init__(message if where is None else f"{where}: {message}", hint=hint)
+        self.path = path
+        self.line = line
+
+
+class CheckpointMismatchError(CheckpointError):
+    """The file belongs to other prompts, other options or another model.
+
+    Attributes:
+        field: What differs, such as ``"params.temperature"``.
+        expected: This run's.
+        found: The file's.
+    """
+
+    code = "checkpoint_mismatch"
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        path: str | None = None,
+        field: str = "",
+        expected: object = None,
+        found: object = None,
+        hint: str = "",
+    ) -> None:
+        super().__init__(message, path=path, hint=hint)
+        self.field = field
+        self.expected = expected
+        self.found = found
+
+
 class PromptTooLongError(RequestError):
     """The prompt (and one token) does not fit the context or the KV cache."""
 
@@ -210,6 +261,20 @@ class TemplateError(RequestError):
 
     code = "template"
     line: int | None = None
+
+
+class MissingExtraError(InferlibError, ImportError):
+    """A package that is not required is not installed.
+
+    Attributes:
+        extra: ``pip install inferlib[extra]`` brings it.
+    """
+
+    code = "missing_extra"
+
+    def __init__(self, message: str = "", *, extra: str = "", hint: str = "") -> None:
+        super().__init__(message, hint=hint or f"pip install inferlib[{extra}]")
+        self.extra = extra
 
 
 class GrammarError(RequestError):
@@ -286,9 +351,12 @@ CLASSES: dict[str, type[InferlibError]] = {
         DecisionLogError,
         SequenceFileError,
         SequenceMismatchError,
+        CheckpointError,
+        CheckpointMismatchError,
         ReplayError,
         PromptTooLongError,
         TemplateError,
+        MissingExtraError,
         GrammarError,
         OverloadedError,
         OutOfMemoryError,

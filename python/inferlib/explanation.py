@@ -159,6 +159,8 @@ def _sampling(params: SamplingParams) -> str:
 
 def _ending(output: _Output) -> str:
     match output.finish_reason:
+        case "tool_calls":
+            return "ended after calling tools"
         case "stop" if isinstance(output.stop_reason, str):
             return f"ended by the stop string {output.stop_reason!r}"
         case "stop" if output.stop_reason is not None:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Unpack
 
 from .beams import BeamSearching
 from .call_options import LoadOptions
-from .chatting import Chatting
 from .config import EngineConfig, KvCacheSize
 from .generating import Generating
+from .generating_many import GeneratingMany
 from .in_thread import in_thread
 from .prefilling import Prefilling
 from .replaying import Replaying
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from .scheduling import PolicyChoice
 
 
-class Model(Generating, Chatting, Prefilling, Scoring, BeamSearching, Replaying):
+class Model(Generating, GeneratingMany, Prefilling, Scoring, BeamSearching, Replaying):
     """A language model, loaded by ``Model.from_pretrained``.
 
     All calls may be made from any thread and any event loop at the same time; requests that

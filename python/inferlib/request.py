@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from ._core import SamplingParams as SchedulerParams
     from .errors import InferlibError
     from .origin import Origin
+    from .output_syntax.parser import OutputReading
     from .sampling_params import SamplingParams
 
 SEQUENCES_PER_REQUEST = 1024
@@ -37,6 +38,7 @@ class Request:
         sequence: The held sequence that it goes on from.
         keep: Whether its tokens are the sequence's once it ended.
         grammar: What its texts must be; ``None`` if they are free.
+        output: How its text is taken apart; ``None``: it is all content.
         origin: The model's, for the receipt.
         silent_token_ids: Tokens that, as a sequence's last, are not text (stop tokens).
         ids: The scheduler's id, once submitted. A list, so that it can be filled by a call that no
@@ -65,6 +67,7 @@ class Request:
     sequence: int | None = None
     keep: bool = False
     grammar: Grammar | None = None
+    output: OutputReading | None = None
     origin: Origin | None = None
     silent_token_ids: frozenset[int] = frozenset()
 
@@ -86,6 +89,12 @@ class Request:
     def id(self) -> int:
         """The scheduler's id."""
         return self.ids[0]
+
+    @property
+    def skips_special_tokens(self) -> bool:
+        """Whether its text is without special tokens; some of them may mark its parts."""
+        marked = self.output is not None and self.output.with_special_tokens
+        return self.params.skip_special_tokens and not marked
 
     @property
     def text_keys(self) -> range:

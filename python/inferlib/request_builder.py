@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from ._core import Tokenizer
     from .origin import Origin
+    from .output_syntax.parser import OutputReading
 
 MAX_DEADLINE_SECONDS = 1e9
 
@@ -63,10 +64,11 @@ class RequestBuilder:
         speculation: SpeculationSwitch = "auto",
         sequence: int | None = None,
         keep: bool = False,
+        output: OutputReading | None = None,
     ) -> Request:
         """Resolve the options of one request.
 
-        ``sequence`` and ``keep`` are as in ``Request``.
+        ``sequence``, ``keep`` and ``output`` are as in ``Request``.
 
         Raises:
             RequestError: The prompt or an option does not fit this model; ``field`` names it.
@@ -84,6 +86,7 @@ class RequestBuilder:
             resolved,
             max_tokens=max_tokens,
             detokenize=resolved.detokenize and self.tokenizer is not None,
+            logit_bias=self._logit_bias(resolved),
         )
         silent: frozenset[int] = frozenset()
         if not resolved.include_stop_str_in_output:
@@ -102,6 +105,7 @@ class RequestBuilder:
             sequence=sequence,
             keep=keep,
             grammar=self.grammars.compile(resolved),
+            output=output if resolved.detokenize else None,
             origin=self.origin,
             silent_token_ids=silent,
         )
@@ -138,7 +142,7 @@ class RequestBuilder:
 
     def _scheduler_params(self, params: SamplingParams) -> _core.SamplingParams:
         """The same for the scheduler; resolved, so none of the casts hides a ``None``."""
-        bias = params.logit_bias or {}
+        bias = cast("Mapping[int, float]", params.logit_bias or {})
         return _core.SamplingParams(
             temperature=cast("float", params.temperature),
             top_k=params.top_k or None,
@@ -161,6 +165,33 @@ class RequestBuilder:
             prompt_logprobs_start=params.prompt_logprobs_start,
             logprobs_mode=params.logprobs_mode,
         )
+
+    def _logit_bias(self, params: SamplingParams) -> dict[int, float] | None:
+        """Biases by token id: a text is one token at the beginning, or after a space, or both."""
+        if params.logit_bias is None:
+            return None
+        biases: dict[int, float] = {}
+        for key, bias in params.logit_bias.items():
+            for token_id in [key] if isinstance(key, int) else self._tokens_of(key):
+                biases[token_id] = biases.get(token_id, 0.0) + bias
+        return biases
+
+    def _tokens_of(self, text: str) -> list[int]:
+        if self.tokenizer is None:
+            raise RequestError(
+                "this model has no tokenizer, so logit_bias must be by token id",
+                field="logit_bias",
+            )
+        texts = dict.fromkeys((text, f" {text.lstrip()}"))
+        runs = [encode_text(each, self.tokenizer, add_special_tokens=False) for each in texts]
+        found = list(dict.fromkeys(run[0] for run in runs if len(run) == 1))
+        if not found:
+            raise RequestError(
+                f"no token is {text!r}, which is {len(runs[0])} tokens: {runs[0][:8]}",
+                field="logit_bias",
+                hint="give biases by token id",
+            )
+        return found
 
     def _bad_word_ids(self, params: SamplingParams) -> list[list[int]]:
         """Bad words as token runs: a string at the beginning of a text and after a space."""

@@ -152,7 +152,7 @@ class RequestTexts:
             request.text_keys[index],
             stop=params.stop_strings,
             include_stop=params.include_stop_str_in_output,
-            skip_special=params.skip_special_tokens,
+            skip_special=request.skips_special_tokens,
             min_tokens=params.min_tokens,
             continues=True,  # the prompt: a leading space stays
         )

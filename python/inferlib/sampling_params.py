@@ -55,7 +55,7 @@ class SamplingOptions(TypedDict, total=False):
     prompt_logprobs: int | None
     prompt_logprobs_start: int
     logprobs_mode: LogprobsMode
-    logit_bias: Mapping[int, float] | None
+    logit_bias: Mapping[int, float] | Mapping[str, float] | Mapping[int | str, float] | None
     allowed_token_ids: Iterable[int] | None
     bad_words: Iterable[str | Iterable[int]] | None
     schema: Any
@@ -92,15 +92,17 @@ class SamplingParams:
             strings are not looked at.
         temperature: Divides the logits. 0 is greedy: the largest logit after bias, masks and
             penalties, the lowest id on a tie. Neutral: 1.
-        top_k: Keep the ``k`` most likely tokens; 0 keeps all. Ties at the k-th keep the lower ids.
+        top_k: Keep the ``k`` most likely tokens; 0 keeps all. Ties at the k-th keep the lower ids
+            (Fan et al. 2018).
         top_p: Keep the smallest set of most likely tokens whose probability reaches this, after
-            ``temperature`` and ``top_k``. Neutral: 1.
+            ``temperature`` and ``top_k``. Neutral: 1 (Holtzman et al. 2020).
         min_p: Keep tokens with at least this share of the most likely one's probability.
-            Neutral: 0.
+            Neutral: 0 (Nguyen et al. 2024).
         presence_penalty: Subtracted once from the logit of every token already generated.
-        frequency_penalty: Subtracted per occurrence among the tokens already generated.
+        frequency_penalty: Subtracted per occurrence among the tokens already generated. The logit
+            loses ``presence_penalty * (count > 0) + frequency_penalty * count`` (OpenAI).
         repetition_penalty: Divides positive and multiplies negative logits of every token in prompt
-            or output. Neutral: 1.
+            or output. Neutral: 1 (Keskar et al. 2019).
         seed: 0 to 2**64 - 1. ``None`` draws one, reported in ``Completion.params``. The tokens
             depend on (seed, sequence, position) and on nothing else in the process.
         n: Sequences per prompt; sequence ``i`` is the same however many are asked for.
@@ -114,9 +116,12 @@ class SamplingParams:
             lies before it.
         logprobs_mode: ``"raw"``: of the model's own distribution. ``"processed"``: after bias,
             masks, penalties, temperature and cut-offs.
-        logit_bias: Added to the logits, by token id.
+        logit_bias: Added to the logits, by token id or by text: then for the token that is this
+            text, and the one that is it after a space; a text for which there is neither is
+            refused. Several biases of one token are added up.
         allowed_token_ids: If given, only these can be drawn.
-        bad_words: Strings (or token ids) that cannot be generated.
+        bad_words: Strings (or lists of token ids) that cannot be generated: the last token of such
+            a run cannot be drawn after the others.
         schema: A JSON schema that the text must satisfy: a dict, JSON, or a pydantic model. JSON is
             written without whitespace. ``Completion.parsed`` is what the text holds, as the model's
             instance if one was given. Keywords that cannot be enforced are refused by name.
@@ -150,7 +155,9 @@ class SamplingParams:
     prompt_logprobs: int | None = None
     prompt_logprobs_start: int = 0
     logprobs_mode: LogprobsMode = "raw"
-    logit_bias: Mapping[int, float] | None = field(default=None, hash=False)
+    logit_bias: Mapping[int, float] | Mapping[str, float] | Mapping[int | str, float] | None = (
+        field(default=None, hash=False)
+    )
     allowed_token_ids: Iterable[int] | None = None
     bad_words: Iterable[str | Iterable[int]] | None = None
     schema: Any = None
@@ -417,19 +424,23 @@ def _allowed_token_ids(value: object) -> tuple[int, ...] | None:
     return allowed
 
 
-def _logit_bias(value: object) -> Mapping[int, float] | None:
+def _logit_bias(value: object) -> Mapping[int | str, float] | None:
     if value is None:
         return None
     if not isinstance(value, Mapping):
         raise RequestError(
-            f"logit_bias must map token ids to numbers, not {type(value).__name__}",
+            f"logit_bias must map token ids or texts to numbers, not {type(value).__name__}",
             field="logit_bias",
         )
-    pairs = (
-        (integer("logit_bias", token_id, 0, INT32_MAX), number("logit_bias", bias, -1e4, 1e4))
-        for token_id, bias in value.items()
-    )
-    return MappingProxyType(dict(sorted(pairs)))
+    pairs: dict[int | str, float] = {}
+    for key, bias in value.items():
+        if key == "":
+            raise RequestError("a text of logit_bias is empty", field="logit_bias")
+        name = key if isinstance(key, str) else integer("logit_bias", key, 0, INT32_MAX)
+        pairs[name] = number("logit_bias", bias, -1e4, 1e4)
+    ids = {key: pairs[key] for key in sorted(key for key in pairs if not isinstance(key, str))}
+    texts = {key: pairs[key] for key in sorted(key for key in pairs if isinstance(key, str))}
+    return MappingProxyType({**ids, **texts})
 
 
 def _bad_words(value: object) -> tuple[str | tuple[int, ...], ...] | None:

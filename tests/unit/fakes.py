@@ -46,6 +46,7 @@ class FakeTokenizer:
     bos_id = BOS
     add_bos = True
     end_ids = (EOS,)
+    special_ids = (BOS, EOS)
     vocab_size = VOCAB_SIZE
 
     def encode(self, text, *, add_special=True):
@@ -69,7 +70,7 @@ class FakeTokenizer:
 class FakeTemplate:
     def render(self, messages, *, tools, add_generation_prompt, variables):
         text = "<s>" + "".join(f"[{m['role']}]{m.get('content')}" for m in messages)
-        text += "".join(f"[tool]{tool['name']}" for tool in tools or ())
+        text += "".join(f"[tool]{tool.get('function', tool)['name']}" for tool in tools or ())
         text += "".join(f"[{name}={value}]" for name, value in variables.items())
         return text + ("[assistant]" if add_generation_prompt else "[end]")
 
@@ -401,6 +402,7 @@ def fake_model(
     tokenizer: bool = True,
     generation_config=None,
     tokens_per_step: int = 1,
+    chat_template_text: str | None = None,
 ) -> Model:
     """A ``Model`` over the pretended parts, which hang on it as ``scheduler`` and so on.
 
@@ -419,6 +421,8 @@ def fake_model(
                 spec=SimpleNamespace(architecture="fake"),
                 tokenizer=fake_tokenizer,
                 chat_template=FakeTemplate() if tokenizer else None,
+                tool_chat_template=None,
+                chat_template_text=chat_template_text,
             ),
             config=EngineConfig(driver="thread" if dedicated else "caller"),
             engine=Engine(scheduler, executor, text, vocab_size=VOCAB_SIZE, dedicated=dedicated),

@@ -118,10 +118,10 @@ class ProgramLaunches:
         model.choices.save()
         logits = buffers[ops[head][1]["out"]]
         self._rows_per_turn = int(logits.shape[0])
-        self.draws = Draws(device, logits)
+        self.draws: Draws = Draws(device, logits)
         groups = range(len(program.kv_groups))
-        self.max_items = [max_items(program, number, limits) for number in groups]
-        self.inputs = InputBuffer(
+        self.max_items: list[int] = [max_items(program, number, limits) for number in groups]
+        self.inputs: InputBuffer = InputBuffer(
             device,
             limits,
             windows=[group.window for group in program.kv_groups],

@@ -82,7 +82,7 @@ class DeviceWeights:
         self.vectors: dict[str, DeviceArray] = {}
         self.tables: dict[str, DeviceArray] = {}  # for tokens that are not looked up in `matrices`
         self.matrices: dict[str, tuple[Segment, ...]] = {}
-        self.num_bytes = 0
+        self.num_bytes: int = 0
 
     def missing(self) -> list[str]:
         """Names that were not given yet."""

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
     Op: TypeAlias = tuple[str, dict[str, Any]]
 
-i32, f32 = np.int32, np.float32
+i32: type[np.int32] = np.int32
+f32: type[np.float32] = np.float32
 
 
 def plan_launches(model: DeviceModel, ops: Sequence[Op]) -> list[Launch]:

@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from .cuda_matrices import Segment
     from .cuda_model import DeviceModel, Launch
 
-i32, f32 = np.int32, np.float32
+i32: type[np.int32] = np.int32
+f32: type[np.float32] = np.float32
 _SLICE_COLUMNS = 512
 _ROWS_OF_TILES = (8, 64, 512)
 """Numbers of rows up to which a tile is chosen, by what it takes for that many; the last one for

@@ -114,8 +114,8 @@ class CupyDevice:
             self._staging = Staging(cupy, self._stream)
         name = cupy.cuda.runtime.getDeviceProperties(index)["name"]
         card = name.decode() if isinstance(name, bytes) else name
-        self.name = f"{'cuda' if index == 0 else f'cuda:{index}'} ({card})"
-        self.has_bfloat16 = capability >= _BFLOAT16_CAPABILITY
+        self.name: str = f"{'cuda' if index == 0 else f'cuda:{index}'} ({card})"
+        self.has_bfloat16: bool = capability >= _BFLOAT16_CAPABILITY
         self.cache_folder: Path | None = self._cubins.folder
         self._modules: dict[str, Any] = {}
         self._kernels: dict[str, Any] = {}

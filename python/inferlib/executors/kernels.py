@@ -48,8 +48,12 @@ class KernelSources:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.files = {path.stem: path.read_text() for path in sorted(folder.glob("*.cu"))}
-        self.headers = {path.name: path.read_text() for path in sorted(folder.glob("*.cuh"))}
+        self.files: dict[str, str] = {
+            path.stem: path.read_text() for path in sorted(folder.glob("*.cu"))
+        }
+        self.headers: dict[str, str] = {
+            path.name: path.read_text() for path in sorted(folder.glob("*.cuh"))
+        }
 
     def file_of(self, kernel: str) -> str:
         """The file of a kernel: the one with the longest name that the kernel's begins with.
@@ -86,10 +90,10 @@ class CubinCache:
         self._sources = sources
         self._architecture = architecture
         self._nvrtc = Nvrtc()
-        self.key = hashlib.sha256(
+        self.key: str = hashlib.sha256(
             repr((sources.digest(), architecture, OPTIONS, self._nvrtc.version)).encode()
         ).hexdigest()[:24]
-        self.folder = folder / self.key
+        self.folder: Path = folder / self.key
         self._lock = threading.Lock()
         self._running: dict[str, Future[Path]] = {}
         self._is_silent = False
