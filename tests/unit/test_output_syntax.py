@@ -343,6 +343,17 @@ def test_endless_malformed_calls_become_text_without_notes():
     assert len(parsed.malformed) == MAX_MALFORMED
 
 
+@pytest.mark.parametrize("name", TOOL_SYNTAXES)
+def test_repeated_markers_take_linear_time(name):
+    """Nothing is measured: what once was cubic would not end within the test's time limit."""
+    markers = TOOL_SYNTAXES[name].markers | {"<parameter=", "<arg_key>", '{"name": "', "[", "{"}
+    for marker in markers:
+        text = next(iter(TOOL_SYNTAXES[name].regions[-1].opens)) + marker * (60_000 // len(marker))
+        parsed = parse_whole(reading_of(name), text)
+        assert len(parsed.tool_calls) <= 1
+        assert len(parsed.content) <= len(text)
+
+
 def test_closing_tags_in_a_string_that_never_ends():
     text = '<tool_call>{"name": "' + "</tool_call>" * (MAX_EXTENSIONS + 5)
     parsed = parse_whole(reading_of("hermes"), text)

@@ -12,8 +12,10 @@ import re
 from .syntax import CallsRead, MalformedCallError, OutputSyntax, Region, Schemas, WrittenCall
 from .typed_values import typed_value
 
+# Names are bounded, so that no text takes more than linear time.
 _PAIR = re.compile(
-    r"<arg_key>(.*?)</arg_key>\s*<arg_value>(.*?)(?:</arg_value>|(?=<arg_key>)|\Z)", re.DOTALL
+    r"<arg_key>([^<]{0,200})</arg_key>\s*<arg_value>(.*?)(?:</arg_value>|(?=<arg_key>)|\Z)",
+    re.DOTALL,
 )
 
 

@@ -12,9 +12,10 @@ import re
 from .syntax import CallsRead, MalformedCallError, OutputSyntax, Region, Schemas, WrittenCall
 from .typed_values import typed_value
 
-_FUNCTION = re.compile(r"<function=([^>\n]*)>(.*?)(?:</function>|\Z)", re.DOTALL)
+# Names are bounded, so that no text takes more than linear time.
+_FUNCTION = re.compile(r"<function=([^<>\n]{0,200})>(.*?)(?:</function>|\Z)", re.DOTALL)
 _PARAMETER = re.compile(
-    r"<parameter=([^>\n]*)>\n?(.*?)(?:\n?</parameter>|\n?(?=<parameter=)|\Z)", re.DOTALL
+    r"<parameter=([^<>\n]{0,200})>\n?(.*?)(?:\n?</parameter>|\n?(?=<parameter=)|\Z)", re.DOTALL
 )
 
 
