@@ -172,7 +172,7 @@ fn bad_descriptions_are_refused_by_name() {
         (GrammarSource::JsonSchema(nested), "recursion limit"),
         (schema(&json!({"x-guidance": {}})), "/x-guidance"),
         (schema(&json!({"not": {"type": "string"}})), "not"),
-        (schema(&json!({"type": "strin"})), "strin"),
+        (schema(&json!({"type": "text"})), "text"),
         (
             schema(&json!({"$ref": "https://example.com/a.json"})),
             "example.com",
