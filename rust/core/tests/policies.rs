@@ -254,19 +254,21 @@ fn tenants_without_a_lead_are_forgotten_and_the_others_are_bounded() {
 
 #[test]
 fn who_is_far_ahead_makes_room_for_a_waiting_tenant() {
-    // A cache of 128 tokens, which one request of a fills nearly for as long as it likes.
+    // A cache of 128 tokens. Four requests of a grow in it, and whenever it is full one of them goes, so that they could
+    // generate far more than 128 tokens before there is room for the long prompt of b.
     let limits = SchedulerConfig {
         policy: FAIR,
         groups: vec![group(8)],
-        max_num_seqs: 4,
+        max_num_seqs: 8,
         max_model_len: 2000,
         enable_prefix_caching: false,
         ..config()
     };
     let (mut scheduler, mut executor) = build(limits);
-    for seed in 0..30 {
-        scheduler.submit(of_tenant("a", seed, 60, 60), 0.0).unwrap();
+    for seed in 0..4 {
+        scheduler.submit(of_tenant("a", seed, 1, 120), 0.0).unwrap();
     }
+    step(&mut scheduler, &mut executor, 0.0);
     scheduler.submit(of_tenant("b", 99, 100, 2), 0.0).unwrap();
     let bound = 2 * 8 * 16;
     for _ in 0..2000 {

@@ -50,14 +50,20 @@ impl Shape {
 
 fn arbitrary_shape(longest: usize) -> impl Strategy<Value = Shape> {
     let priority = prop_oneof![3 => Just(0), 1 => -2..3_i32];
-    (1..longest, 1..40_u32, priority, any::<bool>()).prop_map(
-        |(num_prompt, max_tokens, priority, shares)| Shape {
+    // Long answers to short questions, and the reverse, meet each other.
+    let lengths = prop_oneof![
+        (1..longest, 1..40_u32),
+        (1..4_usize, 60..90_u32),
+        (longest - 15..longest, 1..4_u32),
+    ];
+    (lengths, priority, any::<bool>()).prop_map(|((num_prompt, max_tokens), priority, shares)| {
+        Shape {
             num_prompt,
             max_tokens,
             priority,
             shares,
-        },
-    )
+        }
+    })
 }
 
 fn arbitrary_limits() -> impl Strategy<Value = SchedulerConfig> {
@@ -315,7 +321,7 @@ proptest! {
             bench.submit(*next.next().unwrap(), Some(0));
         }
         let id = bench.submit(own, Some(99));
-        let bound = 2 * 2 * capacity * (num_others + 1) + 20 * 120;
+        let bound = 2 * 2 * capacity * (num_others + 1) + 20 * 200;
         let mut steps = 0;
         while bench.scheduler.output(id).unwrap().timestamps.first_scheduled.is_none() {
             for tenant in 0..num_others {

@@ -38,17 +38,20 @@ enum Operation {
 
 fn arbitrary_operation() -> impl Strategy<Value = Operation> {
     let submit = (
-        1..70_usize,
-        1..40_u32,
+        prop_oneof![
+            (1..70_usize, 1..40_u32),
+            (1..4_usize, 60..95_u32),
+            (55..75_usize, 1..4_u32)
+        ],
         prop_oneof![3 => Just(0), 1 => -1..3_i32],
         prop_oneof![0..2_usize, 0..5_usize],
         prop::option::weighted(0.3, 0..60_u32),
     );
     prop_oneof![
-        3 => submit.prop_map(|(length, max_tokens, priority, tenant, deadline)| Operation::Submit {
+        3 => submit.prop_map(|((length, max_tokens), priority, tenant, deadline)| Operation::Submit {
             length, max_tokens, priority, tenant, deadline
         }),
-        8 => Just(Operation::Step),
+        20 => Just(Operation::Step),
         1 => Just(Operation::Discard),
         1 => (0..6_usize, any::<bool>())
             .prop_map(|(which, in_flight)| Operation::Cancel { which, in_flight }),
@@ -227,7 +230,7 @@ proptest! {
         max_num_batched_tokens in 1..48_usize,
         max_chunk in prop::option::of(1..20_usize),
         policy in arbitrary_policy(),
-        operations in prop::collection::vec(arbitrary_operation(), 1..100),
+        operations in prop::collection::vec(arbitrary_operation(), 1..300),
     ) {
         let mut pair = Pair::new(SchedulerConfig {
             groups: vec![group(num_blocks)],
