@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Unpack
 
@@ -136,7 +137,8 @@ class Model(Generating, Chatting, Prefilling, Scoring, BeamSearching, Replaying)
         source = parts.checkpoint.source
         if source is None:
             raise TypeError("a model that was not loaded from a file cannot be pickled")
-        return _load_again, (type(self), source, parts.config, parts.given_chat_template)
+        config = replace(parts.config, decision_log=None)  # the file is this model's
+        return _load_again, (type(self), source, config, parts.given_chat_template)
 
 
 def _load_again(

@@ -12,7 +12,8 @@
 //! | `decision_log/replay.rs` | the reader |
 //!
 //! A file is the magic number, a version, then frames: length, payload, checksum. The first frame is the configuration,
-//! every other one a call. Off, it costs a branch per call; on, a few bytes per row, and one write per step.
+//! every other one a call. Off, it costs a branch per call; on, a few bytes per row, and a write
+//! per call.
 
 mod codec;
 mod config;

@@ -11,17 +11,14 @@ use inferlib_core::{
     ConfigError, Continuation, FinishReason, NewRequest, Policy, RequestId, RequestStatus,
     Scheduler, SchedulerConfig, Standing, SubmitError, WaitReason,
 };
-use pretended_executor::{FakeExecutor, config, drain, group, params, prompt, request, step};
+use pretended_executor::{
+    FakeExecutor, build, config, drain, group, params, prompt, request, step,
+};
 
 const FAIR: Policy = Policy::FairShare {
     input_weight: 1,
     output_weight: 2,
 };
-
-fn build(config: SchedulerConfig) -> (Scheduler, FakeExecutor) {
-    let executor = FakeExecutor::new(&config.groups);
-    (Scheduler::new(config).unwrap(), executor)
-}
 
 /// One sequence at a time, no cache.
 fn one_at_a_time(policy: Policy) -> SchedulerConfig {
@@ -300,12 +297,12 @@ fn at_its_deadline_a_request_ends_with_what_it_has() {
         };
         let late = scheduler.submit(with_deadline(Some(10.0)), 0.0).unwrap();
         let whole = scheduler.submit(with_deadline(None), 0.0).unwrap();
-        for now in 1..=12 {
-            let now = f64::from(now);
+        for second in 1..=12 {
+            let now = f64::from(second);
             let batch = scheduler.schedule(now).unwrap();
             let output = executor.run(batch);
             let finished = &scheduler.update(&output, now).unwrap().finished_requests;
-            assert_eq!(finished.contains(&late), now == 10.0, "{name} at {now}");
+            assert_eq!(finished.contains(&late), second == 10, "{name} at {now}");
             scheduler.check_integrity().unwrap();
         }
         drain(&mut scheduler, &mut executor);

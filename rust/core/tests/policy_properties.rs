@@ -142,9 +142,9 @@ impl Bench {
     fn check_work_conservation(&self, tokens: usize) {
         let (scheduler, limits) = (&self.scheduler, self.scheduler.config());
         let stats = scheduler.stats();
-        let seats = limits.max_num_seqs.min(limits.max_num_batched_tokens);
+        let most = limits.max_num_seqs.min(limits.max_num_batched_tokens);
         let has_budget = tokens < limits.max_num_batched_tokens;
-        if !has_budget || stats.num_running_seqs == seats || stats.num_waiting_seqs == 0 {
+        if !has_budget || stats.num_running_seqs == most || stats.num_waiting_seqs == 0 {
             return;
         }
         if limits.enable_prefix_caching {

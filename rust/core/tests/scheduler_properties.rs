@@ -55,7 +55,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: LONG, ..ProptestConfig::default() })]
 
     #[test]
-    #[ignore = "minutes; `make test-long`"]
+    #[ignore = "minutes; `make test-random-runs`"]
     fn whatever_happens_for_long_every_request_gets_what_it_gets_alone(
         config in arbitrary_config(),
         operations in prop::collection::vec(arbitrary_operation(), 1..200),

@@ -276,6 +276,10 @@ impl Player {
     }
 }
 
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "results of calls, as they come"
+)]
 fn same<T: PartialEq + std::fmt::Debug>(
     call: &'static str,
     expected: T,

@@ -1,5 +1,5 @@
-//! What the scheduler calls when a log is on. Records are gathered and written when a step is planned or accounted for:
-//! so the file of a process that died ends with its last step.
+//! What the scheduler calls when a log is on. Every record is written at once and as a whole: the file of a process that
+//! died ends with its last call, and a forked child, which has the file open too, has nothing left to write.
 
 use std::fmt;
 use std::io::{self, Write};
@@ -15,16 +15,13 @@ use crate::batch::{Batch, StepOutput};
 use crate::request::{FinishReason, NewRequest, RequestId, SequenceId};
 use crate::scheduler::{Events, SchedulerConfig};
 
-/// Gathered records are written at the latest when they are so long.
-const MAX_PENDING_BYTES: usize = 1 << 16;
-
 /// Writes the log of one scheduler.
 pub(crate) struct DecisionLog {
     out: Box<dyn Write + Send>,
     /// The record being made.
     record: Vec<u8>,
-    /// Frames that are not written yet.
-    pending: Vec<u8>,
+    /// The same as it is written.
+    frame: Vec<u8>,
     /// Why the log ended early; nothing is written any more.
     error: Option<io::Error>,
 }
@@ -37,54 +34,30 @@ impl fmt::Debug for DecisionLog {
     }
 }
 
-impl Drop for DecisionLog {
-    fn drop(&mut self) {
-        self.flush();
-    }
-}
-
 impl DecisionLog {
-    /// Write the header at once.
+    /// Write the header.
     pub(crate) fn begin(
         mut out: Box<dyn Write + Send>,
         config: &SchedulerConfig,
     ) -> io::Result<Self> {
         let mut record = Vec::new();
         write_config(config, &mut record);
-        let mut pending = Vec::with_capacity(2 * MAX_PENDING_BYTES);
-        pending.extend_from_slice(MAGIC);
-        pending.push(VERSION);
-        write_frame(&record, &mut pending);
-        out.write_all(&pending)?;
+        let mut frame = MAGIC.to_vec();
+        frame.push(VERSION);
+        write_frame(&record, &mut frame);
+        out.write_all(&frame)?;
         out.flush()?;
-        pending.clear();
-        record.clear();
         Ok(Self {
             out,
             record,
-            pending,
+            frame,
             error: None,
         })
     }
 
-    /// Write the rest. Why the log ended early, if it did.
-    pub(crate) fn end(mut self) -> Option<io::Error> {
-        self.flush();
-        self.error.take()
-    }
-
-    /// Write what was gathered.
-    pub(crate) fn flush(&mut self) {
-        if self.error.is_none()
-            && !self.pending.is_empty()
-            && let Err(error) = self
-                .out
-                .write_all(&self.pending)
-                .and_then(|()| self.out.flush())
-        {
-            self.error = Some(error); // the model runs on without its log
-        }
-        self.pending.clear();
+    /// Why the log ended early, if it did.
+    pub(crate) fn end(self) -> Option<io::Error> {
+        self.error
     }
 
     fn begin_record(&mut self, tag: u8) -> &mut Vec<u8> {
@@ -94,11 +67,14 @@ impl DecisionLog {
     }
 
     fn end_record(&mut self) {
-        if self.error.is_none() {
-            write_frame(&self.record, &mut self.pending);
+        if self.error.is_some() {
+            return;
         }
-        if self.pending.len() >= MAX_PENDING_BYTES {
-            self.flush();
+        self.frame.clear();
+        write_frame(&self.record, &mut self.frame);
+        let written = self.out.write_all(&self.frame);
+        if let Err(error) = written.and_then(|()| self.out.flush()) {
+            self.error = Some(error); // the model runs on without its log
         }
     }
 
@@ -151,7 +127,6 @@ impl DecisionLog {
         write_rows(rows, record);
         record.fixed(batch_digest(batch));
         self.end_record();
-        self.flush();
     }
 
     pub(crate) fn update(&mut self, output: &StepOutput, events: &Events, now: f64) {
@@ -160,7 +135,6 @@ impl DecisionLog {
         write_output(output, record);
         record.fixed(events_digest(events));
         self.end_record();
-        self.flush();
     }
 
     pub(crate) fn discard(&mut self) {
@@ -179,7 +153,6 @@ impl DecisionLog {
         let record = self.begin_record(tag::OVERDUE);
         record.fixed(events_digest(events));
         self.end_record();
-        self.flush();
     }
 
     pub(crate) fn open(&mut self, salt: Option<&str>, id: SequenceId) {

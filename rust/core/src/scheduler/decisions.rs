@@ -19,12 +19,13 @@ impl Scheduler {
         Ok(())
     }
 
-    /// Write what was not written yet, and end the log. Why it ended earlier, if it could not be written any more.
+    /// End the log. Why it ended earlier, if it could not be written any more.
     pub fn end_decision_log(&mut self) -> Option<io::Error> {
         self.log.take()?.end()
     }
 
     /// The step in flight.
+    #[must_use]
     pub fn planned(&self) -> impl ExactSizeIterator<Item = PlannedRow> {
         self.scheduled.iter().map(|entry| PlannedRow {
             request_id: self.requests[self.sequences.request[entry.slot]]

@@ -65,7 +65,7 @@ pub(super) struct Tenants {
     aside: Vec<TenantIndex>,
     /// Idle ones with their lead, and some that are idle no more.
     idle: BinaryHeap<Reverse<(u64, TenantIndex)>>,
-    num_queued_tenants: usize,
+    num_in_queue: usize,
     /// No waiting tenant is below, now or later.
     floor: u64,
     /// The tenant that left the queue last.
@@ -105,7 +105,7 @@ impl Tenants {
             turns: BinaryHeap::new(),
             aside: Vec::new(),
             idle: BinaryHeap::new(),
-            num_queued_tenants: 0,
+            num_in_queue: 0,
             floor: 0,
             last: None,
             highest: 0,
@@ -157,7 +157,7 @@ impl Tenants {
         let index = tenant as usize;
         if self.num_queued[index] == 0 {
             self.counters[index] = self.counters[index].max(self.floor());
-            self.num_queued_tenants += 1;
+            self.num_in_queue += 1;
             self.num_joined += 1;
             self.joined[index] = self.num_joined;
         }
@@ -184,7 +184,7 @@ impl Tenants {
         if self.num_queued[index] == 1 {
             // The others of the queue have more, or the tenant's own counter counts from now on.
             self.floor = self.floor();
-            self.num_queued_tenants -= 1;
+            self.num_in_queue -= 1;
             self.last = Some(tenant);
         }
         self.num_queued[index] -= 1;
@@ -281,7 +281,7 @@ impl Tenants {
     /// Where a tenant begins that had nothing queued: at the smallest counter in the queue; if it is empty, at that of
     /// the tenant that left it last.
     fn floor(&mut self) -> u64 {
-        let current = if self.num_queued_tenants > 0 {
+        let current = if self.num_in_queue > 0 {
             self.least()
         } else {
             self.last.map(|tenant| self.counter(tenant))
@@ -337,7 +337,7 @@ impl Tenants {
             }
         }
         let queued = counts.iter().filter(|&&(_, queued)| queued > 0).count();
-        if queued != self.num_queued_tenants || !self.aside.is_empty() {
+        if queued != self.num_in_queue || !self.aside.is_empty() {
             return Err("the tenants in the queue are miscounted".to_owned());
         }
         let turns = self.in_turns.iter().filter(|&&is_in| is_in).count();

@@ -1,4 +1,8 @@
 //! Who loses blocks: the worst-ranked of those who run, by recompute.
+//!
+//! A road not taken: of all but the best-ranked, the one with most blocks per token to be computed again. Over three mixes
+//! of prompts and outputs, each with and without prefix caching, it took between 1.5 % fewer and 0.7 % more steps and computed
+//! between 3 % fewer and 8 % more tokens, the mean request ended 0.2 % earlier to 1.0 % later, and the order suffers.
 
 use super::Scheduler;
 use super::fair::TenantIndex;

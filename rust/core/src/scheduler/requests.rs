@@ -16,7 +16,7 @@ pub(super) struct Request {
     pub(super) seed: u64,
     pub(super) cache_salt: Option<String>,
     pub(super) priority: i32,
-    pub(super) has_deadline: bool,
+    pub(super) deadline: Option<f64>,
     /// The held sequence that it goes on from.
     pub(super) continues: Option<Continuation>,
     /// Effective: capped by context and KV cache.
@@ -59,7 +59,7 @@ impl Request {
             seed: new.seed,
             cache_salt: new.cache_salt,
             priority: new.priority,
-            has_deadline: new.deadline.is_some(),
+            deadline: new.deadline,
             continues: new.continues,
             max_tokens,
             slots: Vec::with_capacity(new.n as usize),

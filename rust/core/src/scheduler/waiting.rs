@@ -70,7 +70,7 @@ impl Scheduler {
             Policy::Deadline { .. } => Standing::Deadline {
                 #[expect(clippy::cast_precision_loss, reason = "microseconds since the start")]
                 due: place.rank.key as f64 / 1e6,
-                is_own: request.has_deadline,
+                is_own: request.deadline.is_some(),
             },
         }
     }

@@ -39,7 +39,7 @@ impl NaiveRequest {
         self.num_tokens.div_ceil(BLOCK_SIZE)
     }
 
-    /// Its priority in `steps`-ths of a class, after what it waited until now.
+    /// Its priority, in units of which a class has `steps_per_class`, after what it waited until now.
     fn aged(&self, steps_per_class: u32, now: u64) -> i64 {
         let waited = i64::try_from(now - self.arrival_step).unwrap();
         i64::from(self.priority) * i64::from(steps_per_class) - waited
@@ -116,8 +116,8 @@ impl Naive {
     fn level(&mut self) -> u64 {
         let queued = (0..NUM_TENANTS).filter(|&tenant| self.is_queued(tenant));
         let least = queued.map(|tenant| self.counters[tenant]).min();
-        let last = self.left_last.map(|tenant| self.counters[tenant]);
-        self.floor = self.floor.max(least.or(last).unwrap_or(0));
+        let of_last = self.left_last.map(|tenant| self.counters[tenant]);
+        self.floor = self.floor.max(least.or(of_last).unwrap_or(0));
         self.floor
     }
 
@@ -218,9 +218,9 @@ impl Naive {
 
     /// The running request that is worst by policy.
     fn victim(&self) -> Option<usize> {
-        let running = (0..self.requests.len()).filter(|&index| self.requests[index].is_running);
+        let mut running = (0..self.requests.len()).filter(|&index| self.requests[index].is_running);
         if self.weights().is_none() {
-            return running.last();
+            return running.next_back();
         }
         running.max_by_key(|&index| (self.counters[self.requests[index].tenant], index))
     }
