@@ -2,7 +2,7 @@
 
 A mix is who comes together, in which order, who comes later, and who is cancelled. Each runs under
 one of all combinations of chunk size, prefix cache, forced preemption and threads. The default
-suite runs some of the 1,000 mixes, ``make test-random-runs`` all.
+suite runs some of the 1,000 mixes, ``make test-random-mixes`` all.
 """
 
 from __future__ import annotations
