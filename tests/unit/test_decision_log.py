@@ -25,7 +25,7 @@ def log(tmp_path):
         ]
         handles[3].cancel()
         late = model.submit([1, 2], max_tokens=20, deadline=0)
-        with model.prefill("hello") as sequence, sequence.fork() as fork:
+        with model.prefill("hello") as sequence, sequence.fork()[0] as fork:
             fork.generate(max_tokens=4)
             fork.rewind(2)
         for handle in [*handles, late]:

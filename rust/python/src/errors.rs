@@ -130,9 +130,9 @@ fn describe(error: Error) -> PyError {
         Error::Config(error) => {
             let field = match error {
                 ConfigError::NoGroups | ConfigError::NumBlocks { .. } => "groups",
-                ConfigError::Limit { field, value: _ } => field,
+                ConfigError::Limit { field, value: _ }
+                | ConfigError::Policy { field, value: _ } => field,
                 ConfigError::PromptLookup { .. } => "prompt_lookup_max",
-                ConfigError::Policy { field, value: _ } => field,
             };
             PyError::new("RequestError", error.to_string()).with_text("field", field)
         }

@@ -86,6 +86,10 @@ impl GrammarStates {
 }
 
 #[pymethods]
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "pyo3 hands over owned arrays"
+)]
 impl GrammarStates {
     /// No sequence yet.
     #[new]

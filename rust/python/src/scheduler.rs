@@ -180,6 +180,10 @@ impl PyScheduler {
 
     /// Write everything from now on to a new file: what this scheduler is told, and what it decides. `RequestError` if the
     /// file exists or cannot be made. For a scheduler that nothing was given to yet.
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "pyo3 hands over an owned path"
+    )]
     fn log_decisions(&self, py: Python<'_>, path: PathBuf) -> PyResult<()> {
         self.with(py, |inner| {
             let refuse = |error: std::io::Error| Error::Request {
@@ -433,6 +437,10 @@ impl PyScheduler {
 
     /// Weighted tokens that each tenant got under fair share, `(tenant, service, num_seqs, num_waiting_seqs)`, as far as
     /// they are remembered: tenants with something to do, and those that are ahead. In order of the names.
+    #[expect(
+        clippy::type_complexity,
+        reason = "a list of tuples; a class would be no clearer"
+    )]
     fn tenants(&self, py: Python<'_>) -> PyResult<Vec<(Option<String>, u64, usize, usize)>> {
         let mut tenants = self.with(py, |inner| {
             let tenants = inner.scheduler.tenants();

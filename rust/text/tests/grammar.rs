@@ -257,7 +257,7 @@ fn bits(words: &[u32]) -> Vec<u32> {
 }
 
 /// The bits of the one mask there is.
-fn only(masks: Vec<Option<Arc<[u32]>>>) -> Vec<u32> {
+fn only(masks: &[Option<Arc<[u32]>>]) -> Vec<u32> {
     bits(masks[0].as_ref().unwrap())
 }
 
@@ -308,12 +308,12 @@ fn each_row_of_a_draft_has_the_mask_behind_the_tokens_before_it() {
     assert!(states.append(&[9], &[id("x")]).is_empty());
     assert!(states.failure(9).is_some() && states.failure(7).is_none());
     // What failed masks everything, so that its row cannot be drawn.
-    assert!(only(states.masks(&[row(9, 3)], |_| None)).is_empty());
+    assert!(only(&states.masks(&[row(9, 3)], |_| None)).is_empty());
     states.rebuild(7, &[id("4"), id("5")]);
     assert!(!states.is_complete(7));
-    assert!(only(states.masks(&[row(7, 2)], |_| None)).contains(&u32::from(b'6')));
+    assert!(only(&states.masks(&[row(7, 2)], |_| None)).contains(&u32::from(b'6')));
     // Who counts otherwise than the caller allows nothing.
-    assert!(only(states.masks(&[row(7, 1)], |_| None)).is_empty());
+    assert!(only(&states.masks(&[row(7, 1)], |_| None)).is_empty());
     assert!(
         states
             .failure(7)
@@ -405,7 +405,7 @@ proptest! {
         });
         let value: Value = serde_json::from_str(&text).unwrap();
         prop_assert!(satisfies(&schema, &value), "{schema} {text}");
-        prop_assert_eq!(&text, &value.to_string().replace('\u{7f}', "\u{7f}"), "compact");
+        prop_assert_eq!(&text, &value.to_string(), "compact");
     }
 
     #[test]
