@@ -17,6 +17,9 @@ __all__ = [
     "CpuExecutor",
     "DecodeStream",
     "Events",
+    "Grammar",
+    "GrammarStates",
+    "Grammars",
     "GroupBatch",
     "HeldSequences",
     "KvGroup",
@@ -301,6 +304,84 @@ class Events:
     def token_indices(self, /) -> NDArray[int32]:
         """
         `[num_tokens]`: which of the sequence's output tokens. A step may bring several of one sequence, in order.
+        """
+
+@final
+class Grammar:
+    """
+    A compiled description of texts.
+    """
+
+@final
+class GrammarStates:
+    """
+    The grammars of running sequences, under keys that callers choose: `request_id * sequences_per_request + index`.
+    """
+    def __len__(self, /) -> int:
+        """
+        Sequences with a grammar.
+        """
+    def __new__(
+        cls, /, vocab_size: SupportsIndex, sequences_per_request: SupportsIndex
+    ) -> GrammarStates:
+        """
+        No sequence yet.
+        """
+    def advance(self, /, keys: NDArray[uint64], token_ids: NDArray[int32]) -> NDArray[uint64]:
+        """
+        Take over the tokens that a step appended, `[num_events]` both. Returns the keys of sequences whose text is whole.
+        """
+    def failure(self, /, key: SupportsIndex) -> str | None:
+        """
+        Why a sequence's grammar allows nothing any more; `None` if it does.
+        """
+    def insert(self, /, key: SupportsIndex, grammar: Grammar) -> None:
+        """
+        A sequence without output begins.
+        """
+    def mask(self, /, batch: Batch) -> None:
+        """
+        Put the masks of a step into its batch.
+        """
+    def rebuild(self, /, key: SupportsIndex, token_ids: NDArray[int32]) -> bool:
+        """
+        Start a sequence again with these output tokens; true if its text is whole.
+        """
+    def remove(self, /, key: SupportsIndex) -> bool:
+        """
+        A sequence is over; false if it has no grammar.
+        """
+
+@final
+class Grammars:
+    """
+    Compiles grammars for one vocabulary. Immutable; any thread may use it.
+    """
+    def __new__(
+        cls,
+        /,
+        tokenizer: Tokenizer,
+        eos_token_ids: SupportsGetItem[int, SupportsIndex],
+        vocab_size: SupportsIndex,
+    ) -> Grammars:
+        """
+        For the tokens of `tokenizer`; masks have `vocab_size` bits. Takes a moment: a trie of all tokens is built.
+        """
+    def choices(self, /, choices: SupportsGetItem[int, str]) -> Grammar:
+        """
+        Compile a list of texts, one of which is generated.
+        """
+    def json_schema(self, /, schema: str) -> Grammar:
+        """
+        Compile a JSON schema, as JSON.
+        """
+    def lark(self, /, grammar: str) -> Grammar:
+        """
+        Compile a grammar in Lark's syntax.
+        """
+    def regex(self, /, pattern: str) -> Grammar:
+        """
+        Compile a regular expression for the whole text.
         """
 
 @final
