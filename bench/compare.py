@@ -7,6 +7,9 @@ turns, never two at once, in several rounds, on the same files and token ids. St
 the best and every round; ratios are medians of the ratios within a round. Tables go to stdout, and
 its last line is one JSON object: every target with what was measured.
 
+Quality does not depend on how busy the machine is and takes as long as all else: ``--quality-from
+FILE`` takes it from the results of another run with the same versions, files and tier.
+
 The whole result of a full run is in ``bench/results/compare.json``, with the plot beside it and
 tables in the README; ``--show`` makes these from it again. A partial run (``--quick``,
 ``--models``, ``--engines``) goes elsewhere.
@@ -22,6 +25,7 @@ from pathlib import Path
 
 from bench import machine, models
 from bench.comparison import plot, readme, table, targets
+from bench.comparison.known_quality import Known
 from bench.comparison.measuring import Settings, measure_model
 from bench.comparison.results import Results
 
@@ -60,6 +64,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--vllm", type=Path, help="environment of vLLM")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--positions", type=int, default=20_480, help="of texts, for quality")
+    parser.add_argument("--quality-from", type=Path, help="results that hold the quality")
     parser.add_argument("--quick", action="store_true", help="one round, little text")
     parser.add_argument("--models", nargs="+", choices=["smollm2", "gemma"])
     parser.add_argument("--engines", nargs="+", help="only keys that begin so; ours is always in")
@@ -87,16 +92,20 @@ def measure(arguments: argparse.Namespace) -> dict[str, object]:
         engines=tuple(arguments.engines or ()),
         report=lambda line: print(line, file=sys.stderr, flush=True),
     )
+    described = machine.describe()
+    known = None
+    if arguments.quality_from is not None:
+        known = Known.of(json.loads(arguments.quality_from.read_text(encoding="utf8")), described)
     started = time.strftime("%Y-%m-%d")
     return {
         "measured_on": {
             "date": started,
-            **machine.describe(),
+            **described,
             "threads": arguments.threads,
             "rounds": arguments.rounds,
         },
         "models": {
-            model: measure_model(model, getattr(models, model)(), settings)
+            model: measure_model(model, getattr(models, model)(), settings, known)
             for model in arguments.models or ("smollm2", "gemma")
         },
     }

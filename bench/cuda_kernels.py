@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bench.cuda_models import RandomWeights, spec_of
+from inferlib.executors.cuda_files import files_of_program
 from inferlib.executors.cuda_launches import ProgramLaunches, kv_cache
 from inferlib.executors.cuda_matrices import DeviceWeights
 from inferlib.executors.cuda_memory import StepLimits
+from inferlib.executors.cuda_proofs import linear_is_proven
 from inferlib.executors.cuda_step import HostDraws, HostGroup, HostStep
+from inferlib.executors.tensor_maps import TensorMap
 from inferlib.transformer import record
 
 if TYPE_CHECKING:
@@ -122,7 +125,9 @@ def kernel_times(
         model_len=max(case.context for case in cases),
     )
     blocks = max(case.seqs * -(-case.context // BLOCK_SIZE) for case in cases)
-    target = DeviceWeights(recorder, program, "bf16")
+    recorder.prepare(files_of_program(program, "bf16", recorder.architecture))
+    has_rows = linear_is_proven(recorder, "bf16")
+    target = DeviceWeights(recorder, program, "bf16", has_rows=has_rows)
     kv = kv_cache(recorder, program, "bf16", blocks)
     RandomWeights(weights).load(target, recorder, program)
     launches = ProgramLaunches(
@@ -133,7 +138,7 @@ def kernel_times(
         step = step_of(case, len(program.kv_groups))
         inputs = launches.inputs.stage(step, launches.inputs.work(step))
         recorder.launches = []
-        launches.all(inputs, "argmax")
+        launches.all(inputs, "greedy")
         recorded, recorder.launches = recorder.launches, None
         by_kernel = defaultdict(list)
         for kernel, arguments, options in recorded:
@@ -154,6 +159,26 @@ def num_heads(program: Any) -> int:
     return int(next(op["num_heads"] for kind, op in program.ops if kind == "attention"))
 
 
+# Kernels that read weights: where those are among the arguments, and where the number of rows is,
+# behind which outputs and columns follow. A gated product has two matrices of as many outputs.
+_PRODUCTS = {
+    "linear_few": ((2, 3), 5),
+    "linear_many": ((2, 3), 5),
+    "linear_sm90": ((1,), 4),
+    "gated": ((2, 3, 5, 6), 8),
+    "lm_head_argmax_bf16": ((3, 4), 5),
+}
+
+
+def product_of(kernel: str, values: Sequence[Any]) -> tuple[list[Any], int, int, int]:
+    """The weights that a launch reads, its rows, outputs and columns."""
+    places, at = next(found for name, found in _PRODUCTS.items() if kernel.startswith(name))
+    arrays = [values[place] for place in places]
+    arrays = [each.array if isinstance(each, TensorMap) else each for each in arrays]
+    rows, n, k = (int(each) for each in values[at : at + 3])
+    return arrays, rows, 2 * n if kernel.startswith("gated") else n, k
+
+
 def _time(
     device: Device,
     kernel: str,
@@ -166,11 +191,11 @@ def _time(
             device.launch(kernel, *arguments, **options)
 
     num_bytes = flops = 0
-    if kernel.startswith("linear"):
+    if kernel.startswith(tuple(_PRODUCTS)):
         for (_, _, values), _ in calls:
-            _, _, codes, scales, _, rows, n, k, *_ = values
-            num_bytes += codes.nbytes + (0 if scales is None else scales.nbytes)
-            flops += 2 * int(rows) * int(n) * int(k)
+            arrays, rows, n, k = product_of(kernel, values)
+            num_bytes += sum(each.nbytes for each in arrays if each is not None)
+            flops += 2 * rows * n * k
     elif kernel.startswith(("attention_decode", "attention_prefill")) and "combine" not in kernel:
         num_bytes, flops = attention["bytes"] * len(calls), attention["flops"] * len(calls)
     return KernelTime(

@@ -107,16 +107,30 @@ class RandomWeights:
             if len(shape) == 1:
                 target.load_vector(name, np.ones(shape, np.float32))
                 continue
-            if name in looked_up:
+            if name in looked_up and (target.has_rows or name not in multiplied):
                 rows = self._bfloat16(min(shape[0], 16 * _PANELS), shape[1])
                 target.tables[name] = _repeated(device, rows, shape[0], name)
                 target.num_bytes += target.tables[name].nbytes
             if name in multiplied:
                 layout = "bf16" if name in heads else self._weights
-                segment = self._segment(device, layout, name, (shape[0], shape[1]))
+                if layout == "bf16" and target.has_rows:
+                    segment = self._rows(target, device, name, (shape[0], shape[1]))
+                else:
+                    segment = self._segment(device, layout, name, (shape[0], shape[1]))
                 target.matrices[name] = (segment,)
-                scale_bytes = 0 if segment.scales is None else segment.scales.nbytes
-                target.num_bytes += segment.codes.nbytes + scale_bytes
+                target.prepare_products({segment.layout})
+                if segment.codes is not target.tables.get(name):
+                    scale_bytes = 0 if segment.scales is None else segment.scales.nbytes
+                    target.num_bytes += segment.codes.nbytes + scale_bytes
+
+    def _rows(
+        self, target: DeviceWeights, device: Device, name: str, shape: tuple[int, int]
+    ) -> Segment:
+        codes = target.tables.get(name)
+        if codes is None:
+            rows = self._bfloat16(min(shape[0], 16 * _PANELS), shape[1])
+            codes = _repeated(device, rows, shape[0], name)
+        return Segment(layout="rows", first_row=0, shape=shape, codes=codes, scales=None, group=0)
 
     def _segment(self, device: Device, layout: str, name: str, shape: tuple[int, int]) -> Segment:
         n, k = shape

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from inferlib import _core
+from inferlib.origin import ARITHMETIC_VERSION
 
 TICKS_PER_SECOND = 100
 """Of ``/proc``: USER_HZ, the same on every Linux that Rust's wheels run on."""
@@ -22,12 +23,13 @@ def cores() -> int:
 
 
 def describe() -> dict[str, object]:
-    """Processor, cores, tier, commit."""
+    """Processor, cores, tier, versions, commit."""
     return {
         "cpu": processor(),
         "cores": cores(),
         "tier": _core.CpuExecutor.tiers()[0],
         "inferlib": _core.__version__,
+        "arithmetic_version": ARITHMETIC_VERSION,
         "commit": commit(),
     }
 

@@ -1,7 +1,7 @@
 // What sm_90a has beyond mma.sync: barriers in shared memory, loads of tensor boxes (TMA), products of warpgroups (wgmma).
 //
 // As in primitives.cuh every word has two bodies, PTX and a call into tests/cuda_emulator. A file that includes this one
-// is compiled for sm_90a only (python/inferlib/executors/cuda_architectures.py).
+// is compiled for sm_90a only (python/inferlib/executors/cuda_sm90.py).
 //
 // Tiles that wgmma reads lie in rows of 128 bytes (64 elements), eight rows to an atom of 1,024 bytes, the pieces of 16
 // bytes swizzled as the loads put them there; they begin at multiples of 1,024.
@@ -165,11 +165,11 @@ template <class T> struct ElementOf;
 template <> struct ElementOf<bfloat16> { static float value(uint16_t bits) { return cuda_emulator::float_of_bf16(bits); } };
 template <> struct ElementOf<float16> { static float value(uint16_t bits) { return cuda_emulator::float_of_f16(bits); } };
 template <class T, int N> void start_product(float (&sums)[N], uint64_t left, uint64_t right, bool adds, PRODUCT_WHERE) {
-  cuda_emulator::start_product<ElementOf<T>::value>(sums, 2 * N, nullptr, left, right, false, adds, where);
+  cuda_emulator::start_product(ElementOf<T>::value, sums, 2 * N, nullptr, left, right, false, adds, where);
 }
 template <class T, int N>
 void start_product_of_registers(float (&sums)[N], const uint32_t (&left)[4], uint64_t right, bool adds, PRODUCT_WHERE) {
-  cuda_emulator::start_product<ElementOf<T>::value>(sums, 2 * N, left, 0, right, true, adds, where);
+  cuda_emulator::start_product(ElementOf<T>::value, sums, 2 * N, left, 0, right, true, adds, where);
 }
 #else
 #define REGISTERS_4 \

@@ -20,6 +20,7 @@ from .workloads import WORKLOADS, repetition
 if TYPE_CHECKING:
     from .catalogue import Catalogue
     from .engines import Engine
+    from .known_quality import Known
     from .rounds import Report, Samples
 
 SEED = 2024
@@ -55,8 +56,10 @@ class Settings:
     report: Report
 
 
-def measure_model(model: str, path: Path, settings: Settings) -> dict[str, Any]:
-    """All figures of one model, as they are stored."""
+def measure_model(
+    model: str, path: Path, settings: Settings, known: Known | None = None
+) -> dict[str, Any]:
+    """All figures of one model, as they are stored; its quality from ``known`` if that is given."""
     settings.work.mkdir(parents=True, exist_ok=True)
     listed = catalogue.of_model(
         model,
@@ -75,8 +78,11 @@ def measure_model(model: str, path: Path, settings: Settings) -> dict[str, Any]:
     with ExitStack() as stack:
         processes = _start(listed, settings, stack)
         samples = _rounds(model, processes, settings)
-        qualities, quality_reasons, error = _quality(model, path, processes, settings)
         versions = {process.engine.key: process.version for process in processes}
+        if known is None:
+            qualities, quality_reasons, error = _quality(model, path, processes, settings)
+        else:
+            qualities, quality_reasons, error = known.quality(model, path.name, versions)
     engines = [engine for engine in listed.engines if engine.key in versions]
     starts = _fresh(engines, settings)
     shared, shared_reasons = _shared(path, engines, settings)

@@ -1,4 +1,4 @@
-"""``python -m inferlib``: generate, chat, info."""
+"""``python -m inferlib``: generate, chat, info, replay-log."""
 
 from __future__ import annotations
 

@@ -17,6 +17,9 @@ __all__ = [
     "CpuExecutor",
     "DecodeStream",
     "Events",
+    "Grammar",
+    "GrammarStates",
+    "Grammars",
     "GroupBatch",
     "HeldSequences",
     "KvGroup",
@@ -40,6 +43,7 @@ __all__ = [
     "Weights",
     "dequantize",
     "read_tokenizer_config",
+    "replay_decisions",
     "set_error_classes",
 ]
 
@@ -300,6 +304,84 @@ class Events:
     def token_indices(self, /) -> NDArray[int32]:
         """
         `[num_tokens]`: which of the sequence's output tokens. A step may bring several of one sequence, in order.
+        """
+
+@final
+class Grammar:
+    """
+    A compiled description of texts.
+    """
+
+@final
+class GrammarStates:
+    """
+    The grammars of running sequences, under keys that callers choose: `request_id * sequences_per_request + index`.
+    """
+    def __len__(self, /) -> int:
+        """
+        Sequences with a grammar.
+        """
+    def __new__(
+        cls, /, vocab_size: SupportsIndex, sequences_per_request: SupportsIndex
+    ) -> GrammarStates:
+        """
+        No sequence yet.
+        """
+    def advance(self, /, keys: NDArray[uint64], token_ids: NDArray[int32]) -> NDArray[uint64]:
+        """
+        Take over the tokens that a step appended, `[num_events]` both. Returns the keys of sequences whose text is whole.
+        """
+    def failure(self, /, key: SupportsIndex) -> str | None:
+        """
+        Why a sequence's grammar allows nothing any more; `None` if it does.
+        """
+    def insert(self, /, key: SupportsIndex, grammar: Grammar) -> None:
+        """
+        A sequence without output begins.
+        """
+    def mask(self, /, batch: Batch) -> None:
+        """
+        Put the masks of a step into its batch.
+        """
+    def rebuild(self, /, key: SupportsIndex, token_ids: NDArray[int32]) -> bool:
+        """
+        Start a sequence again with these output tokens; true if its text is whole.
+        """
+    def remove(self, /, key: SupportsIndex) -> bool:
+        """
+        A sequence is over; false if it has no grammar.
+        """
+
+@final
+class Grammars:
+    """
+    Compiles grammars for one vocabulary. Immutable; any thread may use it.
+    """
+    def __new__(
+        cls,
+        /,
+        tokenizer: Tokenizer,
+        eos_token_ids: SupportsGetItem[int, SupportsIndex],
+        vocab_size: SupportsIndex,
+    ) -> Grammars:
+        """
+        For the tokens of `tokenizer`; masks have `vocab_size` bits. Takes a moment: a trie of all tokens is built.
+        """
+    def choices(self, /, choices: SupportsGetItem[int, str]) -> Grammar:
+        """
+        Compile a list of texts, one of which is generated.
+        """
+    def json_schema(self, /, schema: str) -> Grammar:
+        """
+        Compile a JSON schema, as JSON.
+        """
+    def lark(self, /, grammar: str) -> Grammar:
+        """
+        Compile a grammar in Lark's syntax.
+        """
+    def regex(self, /, pattern: str) -> Grammar:
+        """
+        Compile a regular expression for the whole text.
         """
 
 @final
@@ -1008,6 +1090,11 @@ class Scheduler:
         prompt_lookup_max: SupportsIndex = 4,
         prompt_lookup_min: SupportsIndex = 1,
         rows_per_pass: SupportsIndex = 6,
+        policy: str = "fcfs",
+        steps_per_class: SupportsIndex = ...,
+        input_weight: SupportsIndex = ...,
+        output_weight: SupportsIndex = ...,
+        patience_seconds: SupportsFloat | SupportsIndex = ...,
         max_chunk: SupportsIndex | None = None,
         max_waiting: SupportsIndex | None = None,
         max_waiting_tokens: SupportsIndex | None = None,
@@ -1021,6 +1108,10 @@ class Scheduler:
         With `num_speculative_tokens` a sequence's last `prompt_lookup_max` down to `prompt_lookup_min` tokens are
         looked up among its earlier ones, and up to that many tokens that followed are drafted, as long as the step has
         no more than `rows_per_pass` rows.
+
+        `policy` is `"fcfs"`, `"priority"` (better by a class for every `steps_per_class` steps), `"fair"` (per tenant; a
+        prompt token costs `input_weight`, a generated one `output_weight`) or `"deadline"` (a request without one has
+        `patience_seconds`).
         """
     def cancel(
         self, /, request_id: SupportsIndex, now: SupportsFloat | SupportsIndex | None = None
@@ -1036,6 +1127,10 @@ class Scheduler:
         """
         The step failed or was interrupted: nothing of it counts, the next `schedule` plans it again.
         """
+    def end_decision_log(self, /) -> str | None:
+        """
+        End the log of decisions, if there is one; why it ended earlier, if it could not be written.
+        """
     def finish(
         self,
         /,
@@ -1048,7 +1143,7 @@ class Scheduler:
     ) -> bool:
         """
         End one sequence, also while a step is in flight; whether it was alive. `reason` is `"stop"`, `"length"`,
-        `"abort"` or `"error"`.
+        `"abort"`, `"error"` or `"deadline"`.
 
         With `num_output_tokens` it ends with that token: what the same step brought behind it goes, even if the
         sequence ended with that meanwhile.
@@ -1061,6 +1156,11 @@ class Scheduler:
         """
         Whether every sequence of a request ended. `KeyError` as in `output`.
         """
+    def log_decisions(self, /, path: str | PathLike[str]) -> None:
+        """
+        Write everything from now on to a new file: what this scheduler is told, and what it decides. `RequestError` if the
+        file exists or cannot be made. For a scheduler that nothing was given to yet.
+        """
     def num_output_tokens(self, /, request_id: SupportsIndex) -> int:
         """
         Tokens generated by all sequences of a request. `KeyError` as in `output`.
@@ -1068,6 +1168,11 @@ class Scheduler:
     def output(self, /, request_id: SupportsIndex) -> RequestOutput:
         """
         A snapshot of a request's results. `KeyError` if it is unknown or was taken.
+        """
+    def overdue(self, /) -> Events:
+        """
+        What happened without a step: requests that ended at their deadline when `schedule` had nothing else to do.
+        Otherwise `update` tells of them.
         """
     def schedule(self, /, now: SupportsFloat | SupportsIndex | None = None) -> Batch | None:
         """
@@ -1102,6 +1207,8 @@ class Scheduler:
         seed: SupportsIndex = 0,
         cache_salt: str | None = None,
         priority: SupportsIndex = 0,
+        tenant: str | None = None,
+        deadline: SupportsFloat | SupportsIndex | None = None,
         speculation: bool = True,
         sequence: SupportsIndex | None = None,
         keep: bool = False,
@@ -1111,11 +1218,16 @@ class Scheduler:
         Queue a request; its id. Raises `RequestError`, `PromptTooLongError` or `OverloadedError` at once.
 
         It goes on from the held `sequence`, whose salt it has; with `keep` its tokens are the sequence's once it ended.
-        `SequenceBusyError` if another such request runs.
+        `SequenceBusyError` if another such request runs. At `deadline`, a moment like `now`, it ends with what it has.
         """
     def take(self, /, request_id: SupportsIndex) -> RequestOutput:
         """
         Remove a finished request; its results. `KeyError` if it is unknown, was taken, or is not finished.
+        """
+    def tenants(self, /) -> list[tuple[str | None, int, int, int]]:
+        """
+        Weighted tokens that each tenant got under fair share, `(tenant, service, num_seqs, num_waiting_seqs)`, as far as
+        they are remembered: tenants with something to do, and those that are ahead. In order of the names.
         """
     def update(
         self, /, output: StepOutput, now: SupportsFloat | SupportsIndex | None = None
@@ -1126,7 +1238,9 @@ class Scheduler:
     def why_waiting(self, /, request_id: SupportsIndex) -> "dict[str, object] | None":
         """
         Why a request does not run, as a plain dict; `None` if it runs, has ended, or is unknown. `reason` is that of the
-        latest step: `"blocks"`, `"max_num_seqs"`, `"token_budget"`, `"preemption"` or `None`.
+        latest step: `"blocks"`, `"max_num_seqs"`, `"token_budget"`, `"preemption"` or `None`. What its place in the queue
+        comes from is said by `policy` and, by policy, `priority` and `effective_priority`, `service` and `least_service`
+        (weighted tokens of its tenant, and of the one that was served least), or `due` and `has_deadline`.
         """
 
 @final
@@ -1565,6 +1679,15 @@ def read_tokenizer_config(json: bytes) -> tuple[dict[str, str], dict[str, str]]:
 
     Special tokens are those of `bos_token`, `eos_token`, `unk_token` and `pad_token` that are set. A single chat template
     has the name `default`.
+    """
+
+def replay_decisions(
+    path: str | PathLike[str], *, max_bytes: SupportsIndex = ...
+) -> "dict[str, object]":
+    """
+    Replay a decision log through a fresh scheduler and verify that every decision comes out the same; what the log held,
+    as a plain dict. `DecisionLogError` if it is damaged, `ReplayError` if something else comes out. A log whose scheduler
+    would need more than `max_bytes` is refused.
     """
 
 def set_error_classes(classes: "dict[str, Any]") -> None:

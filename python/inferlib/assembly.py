@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from .executors.base import Executor, WeightReceiver
     from .loading import LoadedModel
     from .model_spec import ModelSpec
+    from .scheduling import SchedulingPolicy
 
 _logger = logging.getLogger(__package__)
 
@@ -57,6 +58,8 @@ class Checkpoint:
         generation_config: Defaults of sampling options; may be empty.
         eos_token_ids: Tokens that end a sequence.
         hash_weights: Hashes what the model is made of; called when somebody asks, if ever.
+        tool_chat_template: Used instead if there are tools; ``None`` if there is no such one.
+        chat_template_text: Source of the templates: it says how the model marks its outputs.
     """
 
     name: str
@@ -70,6 +73,8 @@ class Checkpoint:
     generation_config: Mapping[str, Any]
     eos_token_ids: Iterable[int]
     hash_weights: Callable[[], str]
+    tool_chat_template: ChatTemplate | TemplateError | None = None
+    chat_template_text: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,12 +166,14 @@ def read_checkpoint(loaded: LoadedModel, *, chat_template: str | None = None) ->
         spec=loaded.spec,
         program=loaded.program,
         load_weights=load_weights,
-        weight_bytes=sum(Path(file).stat().st_size for file in loaded.weights.files),
+        weight_bytes=sum(Path(file).stat().st_size for file in loaded.files),
         tokenizer=tokenizer,
         chat_template=_chat_template(loaded.text, chat_template),
+        tool_chat_template=None if chat_template else _tool_chat_template(loaded.text),
         generation_config=loaded.generation_config,
         eos_token_ids={*loaded.eos_token_ids, *end_ids},
-        hash_weights=hash_files(loaded.weights.files, repr(loaded.spec)),
+        hash_weights=hash_files(loaded.files, repr(loaded.spec)),
+        chat_template_text=_template_text(loaded.text) if chat_template is None else chat_template,
     )
 
 
@@ -198,7 +205,10 @@ def assemble(
         vocab_size=spec.vocab_size,
         enable_prefix_caching=config.enable_prefix_caching,
         **_speculation_options(config, executor.info()),
+        **_policy_options(config.scheduling_policy),
     )
+    if config.decision_log is not None:
+        scheduler.log_decisions(config.decision_log)
     _logger.info(
         "%s: weights about %s; KV cache at most %s for %d tokens; context %d",
         checkpoint.name,
@@ -215,6 +225,7 @@ def assemble(
             scheduler,
             executor,
             None if tokenizer is None else TextStreams(tokenizer),
+            vocab_size=spec.vocab_size,
             dedicated=config.driver == "thread",
         ),
         builder=RequestBuilder(
@@ -369,6 +380,24 @@ def _speculation_options(config: EngineConfig, executor: Mapping[str, Any]) -> _
     return options
 
 
+class _PolicyOptions(TypedDict):
+    policy: str
+    steps_per_class: int
+    input_weight: int
+    output_weight: int
+    patience_seconds: float
+
+
+def _policy_options(policy: SchedulingPolicy) -> _PolicyOptions:
+    return _PolicyOptions(
+        policy=policy.name,
+        steps_per_class=policy.steps_per_class,
+        input_weight=policy.input_weight,
+        output_weight=policy.output_weight,
+        patience_seconds=policy.patience_seconds,
+    )
+
+
 def _tokenizer(files: TextFiles) -> Tokenizer | None:
     if files.tokenizer_json is not None:
         return Tokenizer.from_json(files.tokenizer_json, files.tokenizer_config)
@@ -379,17 +408,30 @@ def _tokenizer(files: TextFiles) -> Tokenizer | None:
 
 def _chat_template(files: TextFiles, given: str | None) -> ChatTemplate | TemplateError | None:
     """A malformed template of a checkpoint is an error of ``chat`` only; a given one at once."""
-    special_tokens = dict(files.special_tokens)
     if given is not None:
         if not isinstance(given, str):
             raise RequestError(
                 f"chat_template must be the text of a template, not {type(given).__name__}",
                 field="chat_template",
             )
-        return ChatTemplate(given, special_tokens)
-    if files.chat_template is None:
+        return ChatTemplate(given, dict(files.special_tokens))
+    return _compiled(files.chat_template, files)
+
+
+def _tool_chat_template(files: TextFiles) -> ChatTemplate | TemplateError | None:
+    return _compiled(files.tool_chat_template, files)
+
+
+def _compiled(source: str | None, files: TextFiles) -> ChatTemplate | TemplateError | None:
+    if source is None:
         return None
     try:
-        return ChatTemplate(files.chat_template, special_tokens)
+        return ChatTemplate(source, dict(files.special_tokens))
     except TemplateError as error:
         return error
+
+
+def _template_text(files: TextFiles) -> str | None:
+    """All templates that may be used, one after another."""
+    texts = [text for text in (files.chat_template, files.tool_chat_template) if text is not None]
+    return "\n".join(texts) if texts else None

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypedDict
 
+from .errors import RequestError
+from .output_schema import OutputSchema
 from .sampling_params import SamplingOptions, SamplingParams
 from .validation import check_keywords
 
@@ -20,6 +22,9 @@ if TYPE_CHECKING:
         Speculation,
         SpeculationSwitch,
     )
+    from .output_reading import ReasoningSyntax, ToolSyntax
+    from .scheduling import PolicyChoice
+    from .tools import Tool
 
 
 class LoadOptions(TypedDict, total=False):
@@ -36,17 +41,31 @@ class LoadOptions(TypedDict, total=False):
     enable_prefix_caching: bool
     packed_cache: str | os.PathLike[str] | None
     speculation: Speculation
+    scheduling_policy: PolicyChoice
+    decision_log: str | os.PathLike[str] | None
     chat_template: str | None
     mmap: bool
     driver: Driver
 
 
 class ChatOptions(TypedDict, total=False):
-    """Keywords of ``Model.chat`` that say how messages become a prompt."""
+    """Keywords of ``Model.chat``: how messages become a prompt, and how its answer is read.
 
-    tools: Sequence[Mapping[str, Any]] | None
+    Attributes:
+        tools: That the model may call: OpenAI's JSON, or functions with type hints.
+        chat_template_kwargs: Further names that the template reads.
+        continue_final_message: The answer goes on with the assistant's last message.
+        tool_syntax: How the model writes calls; ``"auto"``: as the template does, if there are
+            tools; ``"off"``: calls stay in the text.
+        reasoning_syntax: How it marks its reasoning; ``"off"``: that stays in the text.
+    """
+
+    tools: Sequence[Tool] | None
     chat_template_kwargs: Mapping[str, Any] | None
     continue_final_message: bool
+    response_format: Mapping[str, Any] | None
+    tool_syntax: ToolSyntax
+    reasoning_syntax: ReasoningSyntax
 
 
 class CallOptions(SamplingOptions, total=False):
@@ -54,12 +73,21 @@ class CallOptions(SamplingOptions, total=False):
 
     Attributes:
         cache_salt: Cached prefixes are shared only with requests of the same salt.
-        priority: Smaller runs first; equal ones in the order in which they came.
+        priority: Smaller runs first; equal ones in the order in which they came. With
+            ``scheduling_policy="fair"`` among the tenant's own requests, with ``"deadline"`` not at
+            all.
+        tenant: For whom it is, so that ``scheduling_policy="fair"`` gives each the same; those that
+            name none are one tenant. Other policies do not look at it.
+        deadline: Seconds from now after which it ends with what there is, and
+            ``finish_reason="deadline"``, under every policy; looked at between steps. With
+            ``scheduling_policy="deadline"`` the earliest runs first.
         speculation: ``"off"`` drafts no tokens for this request. No result depends on it.
     """
 
     cache_salt: str | None
     priority: int
+    tenant: str | None
+    deadline: float | None
     speculation: SpeculationSwitch
 
 
@@ -74,11 +102,22 @@ def split_options(
     check_keywords(options, known)
     own = {*_REQUEST_KEYWORDS, *ChatOptions.__annotations__}
     sampling = {name: value for name, value in options.items() if name not in own}
+    response_format = options.get("response_format")
+    if response_format is not None:
+        if sampling.get("schema") is not None:
+            raise RequestError(
+                "schema and response_format cannot be given together", field="response_format"
+            )
+        sampling["schema"] = OutputSchema.of_response_format(response_format)
     return (
         SamplingParams.from_options(params, sampling),
         {name: options[name] for name in _REQUEST_KEYWORDS if name in options},
-        {name: options[name] for name in ChatOptions.__annotations__ if name in options},
+        {
+            name: options[name]
+            for name in ChatOptions.__annotations__
+            if name in options and name != "response_format"
+        },
     )
 
 
-_REQUEST_KEYWORDS = ("cache_salt", "priority", "speculation")
+_REQUEST_KEYWORDS = ("cache_salt", "priority", "tenant", "deadline", "speculation")

@@ -7,16 +7,15 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .errors import RequestError, TemplateError
+from .messages import Message, check_message, has_calls, plain_message, with_arguments_as_text
 from .prompts import EncodedPrompt, encode_text
 from .validation import boolean
 
 if TYPE_CHECKING:
     from ._core import ChatTemplate, Tokenizer
 
-Message = Mapping[str, Any]
-"""A message: ``{"role": "user", "content": "…"}``, and whatever else the template reads."""
-
 _RESERVED = frozenset({"messages", "tools", "add_generation_prompt", "continue_final_message"})
+_END_OF_FINAL_MESSAGE = "end-of-final-message-5f0c8b1d "
 
 
 def is_one_conversation(messages: object) -> bool:
@@ -41,7 +40,7 @@ def encode_conversation(
     template: ChatTemplate | TemplateError | None,
     tokenizer: Tokenizer | None,
     *,
-    tools: Sequence[Mapping[str, Any]] | None = None,
+    tools: Sequence[dict[str, Any]] | None = None,
     chat_template_kwargs: Mapping[str, Any] | None = None,
     continue_final_message: bool = False,
 ) -> EncodedPrompt:
@@ -65,31 +64,72 @@ def encode_conversation(
     if isinstance(template, TemplateError):
         raise copy.copy(template) from template
     for index, message in enumerate(messages):
-        _check_message(index, message)
+        check_message(index, message)
     boolean("continue_final_message", continue_final_message)
     if continue_final_message and messages[-1]["role"] != "assistant":
         raise RequestError(
             "continue_final_message needs a final message of the assistant",
             field="continue_final_message",
         )
-    variables = _variables(chat_template_kwargs or {})
-    try:
-        text = template.render(
-            [dict(message) for message in messages],
-            tools=None if tools is None else [_mapping("tools", tool) for tool in _list(tools)],
-            add_generation_prompt=not continue_final_message,
-            variables=variables,
-        )
-    except RequestError as error:
-        if error.field == "variables":
-            error.field = "chat_template_kwargs"
-        raise
+    plain = [plain_message(index, message) for index, message in enumerate(messages)]
     if continue_final_message:
-        text = _cut_after_final_message(text, messages[-1])
+        plain[-1] = _marked(plain[-1])
+    text = _render(
+        template,
+        plain,
+        tools=tools,
+        add_generation_prompt=not continue_final_message,
+        variables=_variables(chat_template_kwargs or {}),
+    )
+    if continue_final_message:
+        text = _cut_at_mark(text)
     token_ids = encode_text(text, tokenizer, add_special_tokens=False)
     if not token_ids:
         raise TemplateError("the chat template wrote nothing", field="messages")
     return EncodedPrompt(text=text, token_ids=token_ids)
+
+
+def unfinished_text(message: Message) -> str:
+    """Return the text of a message that is to be continued."""
+    content = message.get("content")
+    if isinstance(content, str):
+        return content
+    texts = [part["text"] for part in content or () if isinstance(part.get("text"), str)]
+    return str(texts[-1]) if texts else ""
+
+
+def _render(
+    template: ChatTemplate,
+    messages: list[dict[str, Any]],
+    *,
+    tools: Sequence[dict[str, Any]] | None,
+    add_generation_prompt: bool,
+    variables: dict[str, Any],
+) -> str:
+    """The template's text; calls have mappings for arguments, or text if it wants that."""
+
+    def render(messages: list[dict[str, Any]]) -> str:
+        return template.render(
+            messages,
+            tools=None if tools is None else list(tools),
+            add_generation_prompt=add_generation_prompt,
+            variables=variables,
+        )
+
+    try:
+        return render(messages)
+    except TemplateError:
+        if not has_calls(messages):
+            raise
+        try:
+            return render(with_arguments_as_text(messages))
+        except TemplateError:
+            pass
+        raise
+    except RequestError as error:
+        if error.field == "variables":
+            error.field = "chat_template_kwargs"
+        raise
 
 
 def _variables(chat_template_kwargs: object) -> dict[str, Any]:
@@ -103,44 +143,38 @@ def _variables(chat_template_kwargs: object) -> dict[str, Any]:
     return variables
 
 
-def _list(tools: object) -> Sequence[object]:
-    if isinstance(tools, str | bytes | Mapping) or not isinstance(tools, Sequence):
-        raise RequestError(
-            f"tools must be a list of mappings, not {type(tools).__name__}", field="tools"
-        )
-    return tools
-
-
 def _mapping(field: str, value: object) -> dict[str, Any]:
     if not isinstance(value, Mapping):
         raise RequestError(f"{field} must hold mappings, not {value!r}", field=field)
     return dict(value)
 
 
-def _cut_after_final_message(text: str, message: Message) -> str:
-    """Drop what the template writes after the final message, so that it can go on."""
+def _marked(message: dict[str, Any]) -> dict[str, Any]:
+    """The message with a mark behind its text, to find it again in what the template writes.
+
+    Source: transformers' ``apply_chat_template``, whose results these are.
+    """
     content = message.get("content")
-    if not isinstance(content, str) or not content.strip():
-        raise RequestError(
-            "continue_final_message needs a final message with text", field="messages"
-        )
-    # A template may strip a message's ends; what it drops at the end is dropped here, too.
-    content = content if content in text else content.strip()
-    start = text.rfind(content)
-    if start < 0:
+    if isinstance(content, str):
+        return message | {"content": content + _END_OF_FINAL_MESSAGE}
+    if isinstance(content, Sequence):
+        parts = list(content)
+        for index in reversed(range(len(parts))):
+            part = parts[index]
+            if isinstance(part, Mapping) and isinstance(part.get("text"), str):
+                parts[index] = dict(part) | {"text": part["text"] + _END_OF_FINAL_MESSAGE}
+                return message | {"content": parts}
+    raise RequestError("continue_final_message needs a final message with text", field="messages")
+
+
+def _cut_at_mark(text: str) -> str:
+    """Drop what the template writes after the final message, so that it can go on."""
+    place = text.rfind(_END_OF_FINAL_MESSAGE.strip())
+    if place < 0:
         raise TemplateError(
             "the chat template does not write the final message as it is",
             field="continue_final_message",
         )
-    return text[: start + len(content)]
-
-
-def _check_message(index: int, message: object) -> None:
-    if not isinstance(message, Mapping):
-        raise RequestError(
-            f"message {index} must be a mapping, not {type(message).__name__}", field="messages"
-        )
-    if not isinstance(message.get("role"), str):
-        raise RequestError(f"message {index} has no role", field="messages")
-    if "content" not in message and "tool_calls" not in message:
-        raise RequestError(f"message {index} has no content", field="messages")
+    # If the template strips messages, it would have stripped the end of this one.
+    kept = text.startswith(_END_OF_FINAL_MESSAGE, place)
+    return text[:place] if kept else text[:place].rstrip()

@@ -6,16 +6,18 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Unpack, cast, overload
 
 from .call_options import ChatCallOptions, split_options
-from .chat import encode_conversation, is_one_conversation
+from .chat import encode_conversation, is_one_conversation, unfinished_text
+from .errors import RequestError
 from .in_thread import in_thread
 from .model_core import ModelCore
 from .stream import AsyncStream, Stream
+from .tools import tools_as_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from .chat import Message
     from .completion import Completion
+    from .messages import Message
     from .request import Request
     from .sampling_params import SamplingParams
 
@@ -55,9 +57,14 @@ class Chatting(ModelCore):
             messages: ``[{"role": "user", "content": "…"}]``, or a list of such lists.
             params: Options; ``None`` is the checkpoint's defaults.
             progress: As for ``generate``.
-            **options: As for ``generate``; also ``tools`` (handed to the template),
-                ``chat_template_kwargs`` (further names that the template reads) and
-                ``continue_final_message`` (the answer goes on with the assistant's last message).
+            **options: As for ``generate``; also ``tools`` (OpenAI's JSON, or functions with type
+                hints), ``chat_template_kwargs`` (further names that the template reads),
+                ``continue_final_message`` (the answer goes on with the assistant's last message),
+                ``tool_syntax`` and ``reasoning_syntax`` (instead of what the template says).
+
+        Returns:
+            ``completion.tool_calls``, ``completion.reasoning`` and, without both,
+            ``completion.text``; ``completion.to_message()`` continues the conversation.
 
         Raises:
             RequestError: A message or an option is invalid; ``field`` names it.
@@ -132,8 +139,47 @@ class Chatting(ModelCore):
         sampling, call, chat = split_options(params, options, ChatCallOptions.__annotations__)
         one = is_one_conversation(messages)
         conversations = cast("Sequence[Any]", [messages] if one else messages)
-        encoded = [
-            encode_conversation(each, self._parts.checkpoint.chat_template, self.tokenizer, **chat)
-            for each in conversations
-        ]
-        return one, self._build(encoded, sampling, call)
+        if chat.get("tools") is not None:
+            chat["tools"] = tools_as_json(chat["tools"])
+        return one, [self._chat_request(each, sampling, call, chat) for each in conversations]
+
+    def _one_chat_request(
+        self,
+        messages: object,
+        params: SamplingParams,
+        call: Mapping[str, Any],
+        chat: Mapping[str, Any],
+    ) -> Request:
+        """The request of one conversation, of which nothing is known yet."""
+        if not is_one_conversation(messages):
+            raise RequestError("an item must be one conversation, not a list", field="messages")
+        return self._chat_request(cast("Sequence[Any]", messages), params, call, chat)
+
+    def _chat_request(
+        self,
+        messages: Sequence[Any],
+        params: SamplingParams,
+        call: Mapping[str, Any],
+        chat: Mapping[str, Any],
+    ) -> Request:
+        syntaxes = {name: chat[name] for name in _SYNTAXES if name in chat}
+        checkpoint = self._parts.checkpoint
+        own = checkpoint.tool_chat_template if chat.get("tools") is not None else None
+        encoded = encode_conversation(
+            messages,
+            checkpoint.chat_template if own is None else own,
+            self.tokenizer,
+            **{name: value for name, value in chat.items() if name not in _SYNTAXES},
+        )
+        continues = chat.get("continue_final_message", False)
+        reading = self._output_reader.reading(
+            encoded.text or "",
+            tools=chat.get("tools"),
+            unfinished=unfinished_text(messages[-1]) if continues else None,
+            skip_special_tokens=params.skip_special_tokens,
+            **syntaxes,
+        )
+        return self._parts.builder.build(encoded, params, output=reading, **call)
+
+
+_SYNTAXES = ("tool_syntax", "reasoning_syntax")

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 _MOST_JSON_BYTES = 64 * 2**20
 _MOST_TOKENIZER_BYTES = 512 * 2**20
 _DEFAULT_TEMPLATE = "default"
+_TOOL_TEMPLATE = "tool_use"
 _ROLES = ("bos_token", "eos_token", "unk_token", "pad_token")
 _GGUF_TOKENS = "tokenizer.ggml.tokens"
 _GGUF_ROLES = {
@@ -57,6 +58,11 @@ class TextFiles:
         if _DEFAULT_TEMPLATE in self.chat_templates or len(self.chat_templates) != 1:
             return self.chat_templates.get(_DEFAULT_TEMPLATE)
         return next(iter(self.chat_templates.values()))
+
+    @property
+    def tool_chat_template(self) -> str | None:
+        """The template for conversations with tools, if that is one of its own."""
+        return self.chat_templates.get(_TOOL_TEMPLATE)
 
 
 def read_json(path: Path) -> dict[str, object]:

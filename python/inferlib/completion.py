@@ -7,16 +7,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from .errors import MissingExtraError
 from .explanation import explain_completion
+from .heat_map import heat_map
 from .receipt import Receipt, ReceiptOutput
 
 if TYPE_CHECKING:
     from .origin import Origin
     from .sampling_params import SamplingParams
+    from .tool_calls import MalformedToolCall, ToolCall
+    from .usage import Timings, Usage
 
-FinishReason = Literal["stop", "length", "abort", "error"]
+FinishReason = Literal["stop", "length", "abort", "error", "deadline", "tool_calls"]
 """Why a sequence ended: an end-of-sequence or stop token or a stop string; ``max_tokens`` or the
-context; cancelled; its logits were not numbers."""
+context; cancelled; its logits were not numbers; as ``"stop"``, after calls of tools."""
 
 
 class Logprob(NamedTuple):
@@ -33,73 +37,10 @@ class Logprob(NamedTuple):
     decoded_token: str | None
 
 
+RECORD_COLUMNS = ("output", "position", "token_id", "token", "logprob", "probability", "rank")
+
 TokenLogprobs = Mapping[int, Logprob]
 """By token id: the drawn (or scored) token and the most likely ones."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Timings:
-    """Where a request's time went, in seconds since it was submitted unless said otherwise.
-
-    Attributes:
-        queued: Until its first token was scheduled.
-        prefill: From then until its first output token.
-        first_token: Until its first output token.
-        first_visible_token: Until the first output token that showed as text; ``None`` if none did.
-        total: Until it ended.
-        inter_token_latency: Mean time between two output tokens; ``None`` with fewer than two.
-        tokens_per_second: Output tokens (of all sequences) per second since the first one;
-            ``None`` with fewer than two.
-        num_preemptions: How often it was taken out of the batch and computed again.
-    """
-
-    queued: float
-    prefill: float | None
-    first_token: float | None
-    first_visible_token: float | None
-    total: float
-    inter_token_latency: float | None
-    tokens_per_second: float | None
-    num_preemptions: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON-like values."""
-        return {name: getattr(self, name) for name in self.__slots__}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Usage:
-    """How many tokens a request took.
-
-    Attributes:
-        prompt_tokens: Tokens of the prompt.
-        cached_tokens: How many of them the prefix cache served.
-        output_tokens: Generated tokens of all sequences.
-        drafted_tokens: Tokens that were drafted for it and verified by the model.
-        accepted_tokens: Those of them that the model generates, too: steps saved.
-    """
-
-    prompt_tokens: int
-    cached_tokens: int
-    output_tokens: int
-    drafted_tokens: int = 0
-    accepted_tokens: int = 0
-
-    @property
-    def total_tokens(self) -> int:
-        """Prompt and output."""
-        return self.prompt_tokens + self.output_tokens
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON-like values."""
-        return {
-            "prompt_tokens": self.prompt_tokens,
-            "cached_tokens": self.cached_tokens,
-            "output_tokens": self.output_tokens,
-            "drafted_tokens": self.drafted_tokens,
-            "accepted_tokens": self.accepted_tokens,
-            "total_tokens": self.total_tokens,
-        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,12 +49,19 @@ class CompletionOutput:
 
     Attributes:
         index: Which one, from 0.
-        text: The generated text, without the stop string.
+        text: The generated text, without the stop string; of an answer of ``chat`` only what is
+            neither reasoning nor a call.
         token_ids: The generated tokens; a stop token is the last of them.
         logprobs: One mapping per token of ``token_ids``, if asked for.
         finish_reason: Why it ended.
         stop_reason: The stop string or token that ended it; ``None`` for an end-of-sequence token
             and for other reasons.
+        parsed: With ``schema``, what the text holds: JSON values, or an instance of the model that
+            was given. ``None`` if the text is not whole, or if the model refuses it.
+        reasoning: What the model thought before it answered; ``None`` if nothing was marked so.
+        tool_calls: Tools that it called.
+        malformed_tool_calls: What began as calls; they are in ``text``, too.
+        raw_text: The whole text with its markers, if it was taken apart; else ``None``.
     """
 
     index: int
@@ -122,6 +70,11 @@ class CompletionOutput:
     logprobs: list[TokenLogprobs] | None
     finish_reason: FinishReason
     stop_reason: str | int | None
+    parsed: Any = None
+    reasoning: str | None = None
+    tool_calls: list[ToolCall] = field(default_factory=list)
+    malformed_tool_calls: list[MalformedToolCall] = field(default_factory=list)
+    raw_text: str | None = None
 
     @property
     def cumulative_logprob(self) -> float | None:
@@ -130,6 +83,45 @@ class CompletionOutput:
             return None
         pairs = zip(self.token_ids, self.logprobs, strict=True)
         return math.fsum(logprobs[token_id].logprob for token_id, logprobs in pairs)
+
+    @property
+    def confidence(self) -> float | None:
+        """The geometric mean of its tokens' probabilities, if ``logprobs`` were asked for.
+
+        ``exp(mean(logprobs))``, from 0 to 1: the inverse of the perplexity, over all of
+        ``token_ids`` (the stop token and the reasoning are among them). It says how sure the model
+        was of its words, not how probable it is that they are true; with
+        ``logprobs_mode="processed"`` it is of the distribution that was drawn from. ``None``
+        without tokens, too.
+
+        Source: Jelinek et al. 1977 (perplexity).
+        """
+        total = self.cumulative_logprob
+        if total is None or not self.token_ids:
+            return None
+        return math.exp(total / len(self.token_ids))
+
+    def to_records(self) -> list[dict[str, Any]]:
+        """Return a dictionary per token, as rows of a table.
+
+        Keys: ``output``, ``position``, ``token_id``, and, ``None`` without ``logprobs``, ``token``
+        (its own text), ``logprob``, ``probability``, ``rank``.
+        """
+        records: list[dict[str, Any]] = []
+        for position, token_id in enumerate(self.token_ids):
+            drawn = None if self.logprobs is None else self.logprobs[position][token_id]
+            records.append(
+                {
+                    "output": self.index,
+                    "position": position,
+                    "token_id": token_id,
+                    "token": None if drawn is None else drawn.decoded_token,
+                    "logprob": None if drawn is None else drawn.logprob,
+                    "probability": None if drawn is None else math.exp(drawn.logprob),
+                    "rank": None if drawn is None else drawn.rank,
+                }
+            )
+        return records
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON-like values."""
@@ -140,14 +132,32 @@ class CompletionOutput:
             "logprobs": _logprobs_to_list(self.logprobs),
             "finish_reason": self.finish_reason,
             "stop_reason": self.stop_reason,
+            "reasoning": self.reasoning,
+            "tool_calls": [call.to_dict() for call in self.tool_calls],
+            "malformed_tool_calls": [call.to_dict() for call in self.malformed_tool_calls],
+            "raw_text": self.raw_text,
         }
+
+    def to_message(self) -> dict[str, Any]:
+        """Return it as the assistant's message, to go on with the conversation.
+
+        It has ``tool_calls`` and ``reasoning_content`` only if there are any; ``content`` is
+        ``""``, never ``None``, since most templates want text.
+        """
+        message: dict[str, Any] = {"role": "assistant", "content": self.text}
+        if self.reasoning:
+            message["reasoning_content"] = self.reasoning
+        if self.tool_calls:
+            message["tool_calls"] = [call.to_dict() for call in self.tool_calls]
+        return message
 
     def to_receipt(self) -> ReceiptOutput:
         """Return what a receipt says of it."""
         rows = None if self.logprobs is None else zip(self.token_ids, self.logprobs, strict=True)
         return ReceiptOutput(
             token_ids=self.token_ids,
-            finish_reason=self.finish_reason,
+            # A receipt knows tokens, not what they say.
+            finish_reason="stop" if self.finish_reason == "tool_calls" else self.finish_reason,
             logprobs=None if rows is None else [row[token_id].logprob for token_id, row in rows],
         )
 
@@ -233,6 +243,25 @@ class Completion:
         return self.outputs[0].text
 
     @property
+    def reasoning(self) -> str | None:
+        """What the first sequence thought before it answered."""
+        return self.outputs[0].reasoning
+
+    @property
+    def tool_calls(self) -> list[ToolCall]:
+        """Tools that the first sequence called."""
+        return self.outputs[0].tool_calls
+
+    @property
+    def malformed_tool_calls(self) -> list[MalformedToolCall]:
+        """What began as calls in the first sequence."""
+        return self.outputs[0].malformed_tool_calls
+
+    def to_message(self) -> dict[str, Any]:
+        """Return the first sequence as the assistant's message, to go on with the conversation."""
+        return self.outputs[0].to_message()
+
+    @property
     def token_ids(self) -> list[int]:
         """Tokens of the first sequence."""
         return self.outputs[0].token_ids
@@ -253,6 +282,11 @@ class Completion:
         return self.outputs[0].stop_reason
 
     @property
+    def parsed(self) -> Any:  # noqa: ANN401  # whatever the schema says
+        """What the text of the first sequence holds, with ``schema``; see ``CompletionOutput``."""
+        return self.outputs[0].parsed
+
+    @property
     def num_cached_tokens(self) -> int:
         """Prompt tokens that the prefix cache served."""
         return self.usage.cached_tokens
@@ -270,6 +304,28 @@ class Completion:
             "params": self.params.to_dict(),
             "run": dict(self.run),
         }
+
+    @property
+    def confidence(self) -> float | None:
+        """That of the first sequence: see ``CompletionOutput.confidence``."""
+        return self.outputs[0].confidence
+
+    def to_pandas(self) -> Any:  # noqa: ANN401 (pandas is not a dependency)
+        """Return a ``pandas.DataFrame`` with a row per output token: see ``to_records``.
+
+        Raises:
+            MissingExtraError: pandas is not installed; ``extra`` is ``"pandas"``.
+        """
+        try:
+            import pandas as pd
+        except ImportError as error:
+            raise MissingExtraError("to_pandas() needs pandas", extra="pandas") from error
+        records = [record for output in self.outputs for record in output.to_records()]
+        return pd.DataFrame.from_records(records, columns=list(RECORD_COLUMNS))
+
+    def _repr_html_(self) -> str:
+        """Notebooks show each token on a colour: the less likely it was, the redder."""
+        return heat_map(self.prompt, self.outputs)
 
     def __str__(self) -> str:
         return self.text
@@ -289,12 +345,15 @@ class Delta:
 
     Attributes:
         index: Which of the ``n`` sequences.
-        text: Text that has become certain; never half a character. Empty only in a sequence's last
-            delta, or without detokenization.
+        text: Content that has become certain; never half a character. Empty if there are reasoning
+            or calls instead, in a sequence's last delta, or without detokenization.
         token_ids: The tokens since the sequence's last delta.
         logprobs: One mapping per token of ``token_ids``, if asked for.
         finish_reason: In the sequence's last delta, why it ended; else ``None``.
         stop_reason: As in ``CompletionOutput``.
+        reasoning: Text of the reasoning that has become certain.
+        tool_calls: Calls that are complete now.
+        malformed_tool_calls: As in ``CompletionOutput``.
     """
 
     index: int
@@ -303,6 +362,9 @@ class Delta:
     logprobs: list[TokenLogprobs] | None
     finish_reason: FinishReason | None
     stop_reason: str | int | None
+    reasoning: str = ""
+    tool_calls: list[ToolCall] = field(default_factory=list)
+    malformed_tool_calls: list[MalformedToolCall] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON-like values."""
@@ -313,6 +375,9 @@ class Delta:
             "logprobs": _logprobs_to_list(self.logprobs),
             "finish_reason": self.finish_reason,
             "stop_reason": self.stop_reason,
+            "reasoning": self.reasoning,
+            "tool_calls": [call.to_dict() for call in self.tool_calls],
+            "malformed_tool_calls": [call.to_dict() for call in self.malformed_tool_calls],
         }
 
     def __str__(self) -> str:
@@ -320,7 +385,9 @@ class Delta:
 
     def __repr__(self) -> str:
         end = f", finish_reason={self.finish_reason!r}" if self.finish_reason else ""
-        return f"Delta({self.text!r}{end})"
+        reasoning = f", reasoning={self.reasoning!r}" if self.reasoning else ""
+        calls = f", tool_calls={self.tool_calls!r}" if self.tool_calls else ""
+        return f"Delta({self.text!r}{reasoning}{calls}{end})"
 
 
 def _logprobs_to_list(

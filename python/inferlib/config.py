@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 from .devices import Device, gpu_index, registered_device
 from .errors import OutOfMemoryError, RequestError
+from .scheduling import FCFS, SchedulingPolicy, read_policy
 from .validation import INT32_MAX, boolean, choice, integer
 
 if TYPE_CHECKING:
@@ -204,6 +205,10 @@ class EngineConfig:
             ``None`` packs into memory of this process at each load.
         speculation: ``"auto"``: draft by ``PromptLookup()``. ``"off"``: never. No result depends on
             it.
+        scheduling_policy: Who comes first; a name becomes a ``SchedulingPolicy``.
+        decision_log: A new file for everything that the scheduler is told and decides, for
+            ``python -m inferlib replay-log`` and bug reports; text is a path. It holds the prompts
+            and answers as token ids.
         mmap: Map the files while the weights are prepared; ``False`` reads them, which needs more
             memory for a while and cannot be hurt by a file that changes.
         driver: ``"caller"``: whoever waits runs the steps. ``"thread"``: a thread does while there
@@ -221,6 +226,8 @@ class EngineConfig:
     enable_prefix_caching: bool = True
     packed_cache: Path | None = None
     speculation: Speculation = "auto"
+    scheduling_policy: SchedulingPolicy = FCFS
+    decision_log: Path | None = None
     mmap: bool = True
     driver: Driver = "caller"
 
@@ -235,9 +242,11 @@ class EngineConfig:
         choice("precision", self.precision, get_args(Precision))
         choice("kv_cache_dtype", self.kv_cache_dtype, get_args(KvCacheDtype))
         choice("driver", self.driver, get_args(Driver))
-        object.__setattr__(self, "packed_cache", _folder("packed_cache", self.packed_cache))
+        object.__setattr__(self, "packed_cache", _path("packed_cache", self.packed_cache))
+        object.__setattr__(self, "decision_log", _path("decision_log", self.decision_log))
         if not isinstance(self.speculation, PromptLookup):
             choice("speculation", self.speculation, get_args(SpeculationSwitch))
+        object.__setattr__(self, "scheduling_policy", read_policy(self.scheduling_policy))
         boolean("enable_prefix_caching", self.enable_prefix_caching)
         boolean("mmap", self.mmap)
         for field in ("max_model_len", "threads", "max_num_seqs", "max_num_batched_tokens"):
@@ -267,11 +276,11 @@ def _check_device(device: object) -> None:
     )
 
 
-def _folder(field: str, value: object) -> Path | None:
+def _path(field: str, value: object) -> Path | None:
     if value is None:
         return None
     if not isinstance(value, str | os.PathLike) or not str(value):
-        raise RequestError(f"{field} must be the path of a folder, not {value!r}", field=field)
+        raise RequestError(f"{field} must be a path, not {value!r}", field=field)
     from pathlib import Path  # a tenth of the time of `import inferlib`
 
     return Path(value).absolute()  # of now, wherever the process goes

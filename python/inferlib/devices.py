@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
     from pathlib import Path
 
     import numpy as np
@@ -21,7 +21,8 @@ DeviceArray: TypeAlias = Any
 ``reshape`` and slices that share memory."""
 
 KernelArgument: TypeAlias = "DeviceArray | np.int32 | np.float32 | None"
-"""What a kernel takes. Scalars carry their width: a Python ``int`` would travel as eight bytes."""
+"""What a kernel takes; a ``TensorMap`` (``executors/tensor_maps.py``) too, on sm_90. Scalars carry
+their width: a Python ``int`` would travel as eight bytes."""
 
 
 class Download(Protocol):
@@ -49,6 +50,10 @@ class Device(Protocol):
     @property
     def name(self) -> str:
         """For people: ``"cuda"`` and the card, or ``"cuda-emulated"``."""
+
+    @property
+    def architecture(self) -> str:
+        """What its kernels are compiled for, as CUDA names it: ``"sm_90"``."""
 
     @property
     def has_bfloat16(self) -> bool:
@@ -82,6 +87,9 @@ class Device(Protocol):
 
         The result need not be waited for.
         """
+
+    def prepare(self, files: Collection[str]) -> None:
+        """Begin to get kernels ready, in the background: these files of ``cuda/`` are needed."""
 
     def launch(
         self,

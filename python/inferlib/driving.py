@@ -51,7 +51,7 @@ class StepDriver:
     """Runs the steps of some ``Work`` on the threads that wait for it."""
 
     def __init__(self, work: Work, *, dedicated: bool) -> None:
-        self.lock = threading.RLock()
+        self.lock: threading.RLock = threading.RLock()
         self._work = work
         self._dedicated = dedicated
         self._leader: _ThreadWaiter | _DriverThread | None = None

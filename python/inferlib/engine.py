@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import collections
 import copy
+import logging
 import os
 import time
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ from .atomic import move
 from .driving import StepDriver
 from .errors import ClosedError, ExecutorError, ForkedProcessError, InferlibError, InternalError
 from .request import SEQUENCES_PER_REQUEST, Request
+from .request_grammars import RequestGrammars
 from .request_texts import RequestTexts, TextEnd
 from .stats import ModelStats, model_stats
 
@@ -51,6 +53,8 @@ if TYPE_CHECKING:
     SequenceView: TypeAlias = "SequenceOutput | SequenceTail"
     ByteArrays = tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]
 
+_logger = logging.getLogger(__package__)
+
 CLOSE_TIMEOUT_SECONDS = 60.0
 LOOK_AHEAD_TOKENS = 16
 """So many tokens more than were read does a thread generate for the stream of an event loop."""
@@ -63,6 +67,7 @@ class Engine:
         scheduler: Decides what runs.
         executor: Runs it.
         text: Turns tokens into text; ``None`` if there is no tokenizer.
+        vocab_size: Number of logits.
         dedicated: Whether a thread drives while there is work, not the callers.
     """
 
@@ -72,12 +77,14 @@ class Engine:
         executor: Executor,
         text: TextStreams | None,
         *,
+        vocab_size: int,
         dedicated: bool = False,
     ) -> None:
         self._scheduler = scheduler
         self._executor = executor
         self._details = executor.info()
         self._texts = RequestTexts(text)
+        self._grammars = RequestGrammars(vocab_size)
         self._driver = StepDriver(self, dedicated=dedicated)
         self._requests: dict[int, Request] = {}
         self._cancelled: collections.deque[Request] = collections.deque()
@@ -92,7 +99,10 @@ class Engine:
     def step(self) -> bool:
         """Advance every scheduled sequence; ``False`` if there is nothing to do, or if aborted."""
         batch = self._scheduler.schedule(time.monotonic())
-        output = None if batch is None else self._executor.run(batch)
+        if batch is None:
+            return self._end_overdue()
+        self._grammars.mask(batch)
+        output = self._executor.run(batch)
         if output is None:
             return False
         with self._driver.lock:
@@ -100,6 +110,15 @@ class Engine:
             self._account(self._scheduler.update(output, time.monotonic()))
             self._is_accounting = False
         return True
+
+    def _end_overdue(self) -> bool:
+        """End requests whose deadline left nothing to do; ``False`` if there are none."""
+        with self._driver.lock:
+            self._is_accounting = True
+            events = self._scheduler.overdue()
+            self._account(events)
+            self._is_accounting = False
+        return len(events.finished_requests) > 0
 
     def run_step(self) -> bool:
         """Run one step and account for it; see ``driving.Work``."""
@@ -121,6 +140,8 @@ class Engine:
     def _account(self, events: Events) -> None:
         """Bring the texts up to date, end what ended; the lock is held."""
         ends = self._texts.advance(events, self._requests)
+        stopped_keys = {end.key for end in ends}
+        ends += [end for end in self._grammars.advance(events) if end.key not in stopped_keys]
         now = time.monotonic()
         stopped = [self._end(end, now) for end in ends]
         self._texts.show(now)
@@ -140,7 +161,7 @@ class Engine:
         """End a sequence because of its text, and return its request."""
         request_id, index = divmod(end.key, SEQUENCES_PER_REQUEST)
         request = self._requests.get(request_id)
-        if request is None or index not in request.opened:
+        if request is None or (request.params.detokenize and index not in request.opened):
             return None  # its submission was interrupted
         self._finish(request, index, end, now)
         self._texts.end(request, index)
@@ -148,7 +169,7 @@ class Engine:
 
     def _finish(self, request: Request, index: int, end: TextEnd, now: float) -> None:
         """Take back what the scheduler has of a sequence behind the end of its text."""
-        reason = "error"
+        reason = "stop" if end.is_whole else "error"
         if end.stop_index is not None:
             reason = "stop"
             request.stop_strings[index] = request.params.stop_strings[end.stop_index]
@@ -161,6 +182,7 @@ class Engine:
         if not request.results:
             move(request.results, self._scheduler.take, request.id)
         self._texts.close(request)
+        self._grammars.close(request)
         self._driver.forget(request)
         request.is_done = True
         self._requests.pop(request.id, None)
@@ -177,7 +199,8 @@ class Engine:
         for request in list(self._requests.values()):
             for index in range(request.params.n):
                 sequence = cast("SequenceOutput", self._sequence(request, index, 0))
-                end = self._texts.rebuild(request, index, sequence)
+                whole = self._grammars.rebuild(request, index, sequence)
+                end = self._texts.rebuild(request, index, sequence) or whole
                 if end is not None and not request.results:
                     self._finish(request, index, end, now)
             if request.results or self._scheduler.is_finished(request.id):
@@ -218,6 +241,7 @@ class Engine:
                 self._scheduler.cancel(request.id, time.monotonic())
                 move(request.results, self._scheduler.take, request.id)
             self._texts.drop(request)
+            self._grammars.close(request)
             request.error = error
             request.is_done = True
             self._driver.forget(request)
@@ -247,6 +271,7 @@ class Engine:
 
     def _submit(self, request: Request) -> None:
         params = request.params
+        now = time.monotonic()
         submit = partial(
             self._scheduler.submit,
             params=request.scheduler_params,
@@ -254,10 +279,12 @@ class Engine:
             seed=cast("int", params.seed),
             cache_salt=request.cache_salt,
             priority=request.priority,
+            tenant=request.tenant,
+            deadline=None if request.deadline is None else now + request.deadline,
             speculation=request.speculation,
             sequence=request.sequence,
             keep=request.keep,
-            now=time.monotonic(),
+            now=now,
         )
         with self._driver.lock:
             if self._is_closed:
@@ -265,6 +292,7 @@ class Engine:
             move(request.ids, submit, np.asarray(request.prompt_token_ids, np.int32))
             self._requests[request.id] = request
             self._texts.open(request)
+            self._grammars.open(request)
 
     def cancel(self, requests: Iterable[Request]) -> None:
         """End requests with ``finish_reason="abort"``, at the end of the current step at latest."""
@@ -496,6 +524,9 @@ class Engine:
             self.fail(_closed_while_running())
             self._driver.wake()
             self._executor.close()
+            problem = self._scheduler.end_decision_log()
+            if problem is not None:
+                _logger.warning("the decision log ends early: %s", problem)
             self._is_released = True
             return True
 

@@ -112,11 +112,11 @@ class SequenceBusyError(InferlibError, RuntimeError):
 
 
 class ReplayError(InferlibError, ValueError):
-    """A receipt's completion did not come out again, or cannot: the model is another.
+    """A receipt's completion or a log's decision did not come out again.
 
     Attributes:
         field: What differs.
-        expected: As in the receipt.
+        expected: As in the receipt or log.
         found: As it is.
     """
 
@@ -135,6 +135,22 @@ class ReplayError(InferlibError, ValueError):
         self.field = field
         self.expected = expected
         self.found = found
+
+
+class DecisionLogError(InferlibError, ValueError):
+    """A file holds no decision log of the scheduler, is damaged, or cannot be read.
+
+    Attributes:
+        record: Number of the record that is damaged, from 0, the header, if that is known.
+        offset: Where it begins in the file, in bytes.
+    """
+
+    code = "decision_log"
+
+    def __init__(self, message: str = "", *, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.record: int | None = None
+        self.offset: int | None = None
 
 
 class SequenceFileError(InferlibError, ValueError):
@@ -179,6 +195,57 @@ class SequenceMismatchError(SequenceFileError):
         self.found = found
 
 
+class CheckpointError(InferlibError, ValueError):
+    """The file of ``generate_many`` cannot be used, or is none of inferlib's.
+
+    Attributes:
+        path: The file.
+        line: Its line, from 1, if it is one line's fault.
+    """
+
+    code = "checkpoint"
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        path: str | None = None,
+        line: int | None = None,
+        hint: str = "",
+    ) -> None:
+        where = f"{path}, line {line}" if line is not None else path
+        super().__init__(message if where is None else f"{where}: {message}", hint=hint)
+        self.path = path
+        self.line = line
+
+
+class CheckpointMismatchError(CheckpointError):
+    """The file belongs to other prompts, other options or another model.
+
+    Attributes:
+        field: What differs, such as ``"params.temperature"``.
+        expected: This run's.
+        found: The file's.
+    """
+
+    code = "checkpoint_mismatch"
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        path: str | None = None,
+        field: str = "",
+        expected: object = None,
+        found: object = None,
+        hint: str = "",
+    ) -> None:
+        super().__init__(message, path=path, hint=hint)
+        self.field = field
+        self.expected = expected
+        self.found = found
+
+
 class PromptTooLongError(RequestError):
     """The prompt (and one token) does not fit the context or the KV cache."""
 
@@ -196,8 +263,25 @@ class TemplateError(RequestError):
     line: int | None = None
 
 
+class MissingExtraError(InferlibError, ImportError):
+    """A package that is not required is not installed.
+
+    Attributes:
+        extra: ``pip install inferlib[extra]`` brings it.
+    """
+
+    code = "missing_extra"
+
+    def __init__(self, message: str = "", *, extra: str = "", hint: str = "") -> None:
+        super().__init__(message, hint=hint or f"pip install inferlib[{extra}]")
+        self.extra = extra
+
+
 class GrammarError(RequestError):
-    """A schema, regex or grammar is invalid or unsupported."""
+    """A JSON schema, regular expression, grammar or list of choices cannot be used.
+
+    ``field`` names the argument: ``"schema"``, ``"regex"``, ``"grammar"``, ``"choices"``.
+    """
 
     code = "grammar"
 
@@ -264,11 +348,15 @@ CLASSES: dict[str, type[InferlibError]] = {
         RequestError,
         UnknownKeywordError,
         SequenceBusyError,
+        DecisionLogError,
         SequenceFileError,
         SequenceMismatchError,
+        CheckpointError,
+        CheckpointMismatchError,
         ReplayError,
         PromptTooLongError,
         TemplateError,
+        MissingExtraError,
         GrammarError,
         OverloadedError,
         OutOfMemoryError,

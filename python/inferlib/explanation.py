@@ -62,6 +62,7 @@ def explain_waiting(waiting: Mapping[str, Any]) -> str:
     state = "preempted" if waiting["is_preempted"] else "waiting"
     ahead = _count(waiting["num_ahead"], "sequence")
     text = f"{state}: {ahead} ahead, {_count(waiting['num_running_seqs'], 'sequence')} running"
+    text += _standing(waiting)
     reason = waiting["reason"]
     if reason is None:
         return f"{text}; the next step has not been planned yet (does anybody wait for a result?)"
@@ -70,6 +71,25 @@ def explain_waiting(waiting: Mapping[str, Any]) -> str:
         needed, free = waiting["num_needed_blocks"], waiting["num_free_blocks"]
         text += f" (it needs up to {needed}, {free} are free)"
     return f"{text}; to change that: {_REMEDIES[reason]}"
+
+
+def _standing(waiting: Mapping[str, Any]) -> str:
+    """What its place in the queue comes from, where that is more than when it came."""
+    match waiting["policy"]:
+        case "fcfs" if waiting["priority"]:
+            return f"; priority {waiting['priority']}"
+        case "priority":
+            aged = waiting["effective_priority"]
+            return f"; priority {waiting['priority']}, by now {aged}"
+        case "fair":
+            ahead = waiting["service"] - waiting["least_service"]
+            if ahead:
+                return f"; its tenant got {ahead:,} weighted tokens more than the one that is next"
+            return "; its tenant is next"
+        case "deadline" if not waiting["has_deadline"]:
+            return "; it has no deadline"
+        case _:
+            return ""
 
 
 def _sentences(completion: _Finished) -> Iterator[str]:
@@ -139,6 +159,8 @@ def _sampling(params: SamplingParams) -> str:
 
 def _ending(output: _Output) -> str:
     match output.finish_reason:
+        case "tool_calls":
+            return "ended after calling tools"
         case "stop" if isinstance(output.stop_reason, str):
             return f"ended by the stop string {output.stop_reason!r}"
         case "stop" if output.stop_reason is not None:
@@ -149,6 +171,8 @@ def _ending(output: _Output) -> str:
             return "ended by max_tokens or the context's end"
         case "abort":
             return "cancelled"
+        case "deadline":
+            return "ended at its deadline"
         case _:
             return "ended because its logits were not numbers"
 

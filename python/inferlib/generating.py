@@ -63,8 +63,8 @@ class Generating(ModelCore):
             prompt: Text or a list of token ids; or a list of these, also mixed.
             params: Options; ``None`` is the checkpoint's defaults.
             progress: Show a progress bar. ``None``: for a long list in a terminal or notebook.
-            **options: As in ``SamplingParams``; also ``cache_salt``, ``priority`` and
-                ``speculation="off"``.
+            **options: As in ``SamplingParams``; also ``cache_salt``, ``priority``, ``tenant``,
+                ``deadline`` and ``speculation="off"``.
 
         Returns:
             One ``Completion`` for one prompt, a list for a list (empty for an empty one).

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 from ._core import Weights
 from .architectures import Fields, GgufHeader, architecture_of_config, architecture_of_gguf
 from .checkpoint_files import TextFiles, read_json, read_optional_json, text_of_folder, text_of_gguf
-from .errors import ModelNotFoundError, UnsupportedModelError
+from .errors import ModelNotFoundError
+from .integer_checkpoints import unpack_integers
 from .model_packages import MODEL_PACKAGES, find_packaged_model
 from .tensor_sources import (
     MatrixSource,
@@ -49,6 +50,7 @@ class LoadedModel:
         path: What was opened.
         spec: The model's description.
         program: Its forward pass.
+        files: What the checkpoint was read from.
         weights: The opened checkpoint.
         matrices: In the program's order.
         vectors: In the program's order.
@@ -61,6 +63,7 @@ class LoadedModel:
     path: Path
     spec: ModelSpec
     program: Program
+    files: tuple[str, ...]
     weights: Weights
     matrices: tuple[MatrixSource, ...]
     vectors: tuple[VectorSource, ...]
@@ -108,6 +111,7 @@ def _resolve(name_or_path: str | os.PathLike[str]) -> Path:
 
 
 def _load_gguf(path: Path, weights: Weights) -> LoadedModel:
+    files = tuple(weights.files)
     metadata = Fields(weights.metadata(), source=str(path))
     family = architecture_of_gguf(metadata)
     shapes = _shapes(weights)
@@ -126,6 +130,7 @@ def _load_gguf(path: Path, weights: Weights) -> LoadedModel:
         path=path,
         spec=spec,
         program=program,
+        files=files,
         weights=weights,
         matrices=matrix_sources(program.weights, weight_map),
         vectors=vector_sources(program.weights, weight_map, weights),
@@ -136,8 +141,12 @@ def _load_gguf(path: Path, weights: Weights) -> LoadedModel:
 
 
 def _load_safetensors(path: Path, weights: Weights) -> LoadedModel:
-    folder = Path(weights.files[0]).parent
+    files = tuple(weights.files)
+    folder = Path(files[0]).parent
     config = _read_config(folder / "config.json")
+    quantization = config.section("quantization_config")
+    if quantization is not None:
+        weights = unpack_integers(weights, quantization)
     family = architecture_of_config(config)
     shapes = _shapes(weights)
     spec = family.spec_from_config(config)
@@ -152,6 +161,7 @@ def _load_safetensors(path: Path, weights: Weights) -> LoadedModel:
         path=path,
         spec=spec,
         program=program,
+        files=files,
         weights=weights,
         matrices=matrix_sources(program.weights, weight_map),
         vectors=vector_sources(program.weights, weight_map, weights),
@@ -169,15 +179,7 @@ def _read_config(path: Path) -> Fields:
             f"{path.parent} has no config.json",
             hint="it lies beside the weights in every Hugging Face checkpoint",
         )
-    config = Fields(read_json(path), source=str(path))
-    quantization = config.section("quantization_config")
-    if quantization is not None:
-        method = quantization.text("quant_method", default="unknown")
-        raise UnsupportedModelError(
-            f"{config.source} says that the weights are quantized by {method!r}",
-            hint="use the unquantized checkpoint or a GGUF file of it",
-        )
-    return config
+    return Fields(read_json(path), source=str(path))
 
 
 def _shapes(weights: Weights) -> dict[str, tuple[int, ...]]:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Unpack
 
 from .beams import BeamSearching
 from .call_options import LoadOptions
-from .chatting import Chatting
 from .config import EngineConfig, KvCacheSize
 from .generating import Generating
+from .generating_many import GeneratingMany
 from .in_thread import in_thread
 from .prefilling import Prefilling
 from .replaying import Replaying
+from .scheduling import read_policy
 from .scoring import Scoring
 from .validation import check_keywords
 
@@ -22,9 +24,10 @@ if TYPE_CHECKING:
     from typing import Never, Self
 
     from .config import DeviceChoice, Driver, KvCacheDtype, Precision, Speculation
+    from .scheduling import PolicyChoice
 
 
-class Model(Generating, Chatting, Prefilling, Scoring, BeamSearching, Replaying):
+class Model(Generating, GeneratingMany, Prefilling, Scoring, BeamSearching, Replaying):
     """A language model, loaded by ``Model.from_pretrained``.
 
     All calls may be made from any thread and any event loop at the same time; requests that
@@ -51,6 +54,8 @@ class Model(Generating, Chatting, Prefilling, Scoring, BeamSearching, Replaying)
         enable_prefix_caching: bool = True,
         packed_cache: str | os.PathLike[str] | None = None,
         speculation: Speculation = "auto",
+        scheduling_policy: PolicyChoice = "fcfs",
+        decision_log: str | os.PathLike[str] | None = None,
         chat_template: str | None = None,
         mmap: bool = True,
         driver: Driver = "caller",
@@ -78,6 +83,11 @@ class Model(Generating, Chatting, Prefilling, Scoring, BeamSearching, Replaying)
             speculation: ``"auto"``: where text repeats itself, several tokens are drafted and then
                 verified in one pass. ``"off"``: never. A ``PromptLookup`` says how. The results are
                 the same bit for bit.
+            scheduling_policy: Who comes first when not everybody can run: ``"fcfs"`` (in order of
+                arrival), ``"priority"`` (by ``priority``, aged), ``"fair"`` (equal shares per
+                ``tenant``), ``"deadline"`` (earliest ``deadline``); or a ``SchedulingPolicy``.
+            decision_log: A new file for everything that the scheduler is told and decides, prompts
+                and answers included; ``python -m inferlib replay-log`` verifies it.
             chat_template: Replaces the checkpoint's.
             mmap: Map the files while loading; ``False`` reads them, which needs more memory for a
                 while and cannot be hurt by a file that changes.
@@ -107,6 +117,8 @@ class Model(Generating, Chatting, Prefilling, Scoring, BeamSearching, Replaying)
             enable_prefix_caching=enable_prefix_caching,
             packed_cache=packed_cache,  # type: ignore[arg-type]  # made a path there
             speculation=speculation,
+            scheduling_policy=read_policy(scheduling_policy),
+            decision_log=decision_log,  # type: ignore[arg-type]  # made a path there
             mmap=mmap,
             driver=driver,
         )
@@ -125,7 +137,8 @@ class Model(Generating, Chatting, Prefilling, Scoring, BeamSearching, Replaying)
         source = parts.checkpoint.source
         if source is None:
             raise TypeError("a model that was not loaded from a file cannot be pickled")
-        return _load_again, (type(self), source, parts.config, parts.given_chat_template)
+        config = replace(parts.config, decision_log=None)  # the file is this model's
+        return _load_again, (type(self), source, config, parts.given_chat_template)
 
 
 def _load_again(

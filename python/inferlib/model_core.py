@@ -8,6 +8,7 @@ from .call_options import CallOptions, split_options
 from .config import format_bytes
 from .errors import ModelError, RequestError
 from .in_thread import in_thread
+from .output_reading import OutputReader
 from .progress import progress_of
 from .prompts import encode_prompt, is_one_prompt
 from .results import completion_of
@@ -38,6 +39,7 @@ class ModelCore:
         self._parts = parts
         self._engine = parts.engine
         self._token_texts: dict[int, str] = {}
+        self._output_reader = OutputReader(parts.checkpoint.chat_template_text, self.tokenizer)
 
     # About the model
 

@@ -74,6 +74,6 @@ def _verify(stored: StoredReceipt, completion: Completion) -> Completion:
             field="outputs",
             expected=[output.to_dict() for output in stored.outputs],
             found=[output.to_dict() for output in found],
-            hint="if it had finish_reason='abort' it cannot; otherwise please report this",
+            hint="one that was cut short (abort, deadline) cannot; otherwise report this",
         )
     return completion

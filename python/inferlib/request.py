@@ -10,10 +10,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ._core import RequestOutput
+    from ._core import Grammar, RequestOutput
     from ._core import SamplingParams as SchedulerParams
     from .errors import InferlibError
     from .origin import Origin
+    from .output_syntax.parser import OutputReading
     from .sampling_params import SamplingParams
 
 SEQUENCES_PER_REQUEST = 1024
@@ -31,9 +32,13 @@ class Request:
         scheduler_params: The same for the scheduler.
         cache_salt: Prompts share cached blocks only under the same salt.
         priority: Smaller runs first.
+        tenant: For whom it is.
+        deadline: Seconds after its submission when it ends with what there is.
         speculation: Whether tokens may be drafted.
         sequence: The held sequence that it goes on from.
         keep: Whether its tokens are the sequence's once it ended.
+        grammar: What its texts must be; ``None`` if they are free.
+        output: How its text is taken apart; ``None``: it is all content.
         origin: The model's, for the receipt.
         silent_token_ids: Tokens that, as a sequence's last, are not text (stop tokens).
         ids: The scheduler's id, once submitted. A list, so that it can be filled by a call that no
@@ -56,9 +61,13 @@ class Request:
     scheduler_params: SchedulerParams
     cache_salt: str | None = None
     priority: int = 0
+    tenant: str | None = None
+    deadline: float | None = None
     speculation: bool = True
     sequence: int | None = None
     keep: bool = False
+    grammar: Grammar | None = None
+    output: OutputReading | None = None
     origin: Origin | None = None
     silent_token_ids: frozenset[int] = frozenset()
 
@@ -80,6 +89,12 @@ class Request:
     def id(self) -> int:
         """The scheduler's id."""
         return self.ids[0]
+
+    @property
+    def skips_special_tokens(self) -> bool:
+        """Whether its text is without special tokens; some of them may mark its parts."""
+        marked = self.output is not None and self.output.with_special_tokens
+        return self.params.skip_special_tokens and not marked
 
     @property
     def text_keys(self) -> range:

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, cast, get_args
 
 from . import _core
 from .config import SpeculationSwitch
 from .errors import PromptTooLongError, RequestError
+from .grammar_compiler import GrammarCompiler
 from .prompts import EncodedPrompt, encode_text
 from .request import Request
 from .sampling_params import DEFAULT_MAX_TOKENS, SamplingParams
-from .validation import INT32_MAX, choice, integer
+from .validation import INT32_MAX, choice, integer, number
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ._core import Tokenizer
     from .origin import Origin
+    from .output_syntax.parser import OutputReading
+
+MAX_DEADLINE_SECONDS = 1e9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +36,7 @@ class RequestBuilder:
         max_model_len: Longest sequence in tokens.
         kv_cache_tokens: Tokens that the KV cache holds.
         origin: What results depend on; ``None`` for a pretended model.
+        grammars: Compiles structured output.
     """
 
     tokenizer: Tokenizer | None
@@ -41,34 +46,47 @@ class RequestBuilder:
     max_model_len: int
     kv_cache_tokens: int
     origin: Origin | None = None
+    grammars: GrammarCompiler = field(init=False, repr=False, compare=False)
 
-    def build(
+    def __post_init__(self) -> None:
+        compiler = GrammarCompiler(self.tokenizer, self.eos_token_ids, self.vocab_size)
+        object.__setattr__(self, "grammars", compiler)
+
+    def build(  # noqa: PLR0913  # each is independent of the others
         self,
         prompt: EncodedPrompt,
         params: SamplingParams,
         *,
         cache_salt: str | None = None,
         priority: int = 0,
+        tenant: str | None = None,
+        deadline: float | None = None,
         speculation: SpeculationSwitch = "auto",
         sequence: int | None = None,
         keep: bool = False,
+        output: OutputReading | None = None,
     ) -> Request:
         """Resolve the options of one request.
 
-        ``sequence`` and ``keep`` are as in ``Request``.
+        ``sequence``, ``keep`` and ``output`` are as in ``Request``.
 
         Raises:
             RequestError: The prompt or an option does not fit this model; ``field`` names it.
+            GrammarError: A description of structured output cannot be used.
         """
         check_salt(cache_salt)
         choice("speculation", speculation, get_args(SpeculationSwitch))
         priority = integer("priority", priority, -INT32_MAX, INT32_MAX)
+        check_tenant(tenant)
+        if deadline is not None:
+            deadline = number("deadline", deadline, 0.0, MAX_DEADLINE_SECONDS)
         resolved = params.resolve(self.generation_config)
         max_tokens = self._max_tokens(len(prompt.token_ids), resolved)
         resolved = replace(
             resolved,
             max_tokens=max_tokens,
             detokenize=resolved.detokenize and self.tokenizer is not None,
+            logit_bias=self._logit_bias(resolved),
         )
         silent: frozenset[int] = frozenset()
         if not resolved.include_stop_str_in_output:
@@ -81,9 +99,13 @@ class RequestBuilder:
             scheduler_params=self._scheduler_params(resolved),
             cache_salt=cache_salt,
             priority=priority,
+            tenant=tenant,
+            deadline=deadline,
             speculation=speculation == "auto",
             sequence=sequence,
             keep=keep,
+            grammar=self.grammars.compile(resolved),
+            output=output if resolved.detokenize else None,
             origin=self.origin,
             silent_token_ids=silent,
         )
@@ -120,7 +142,7 @@ class RequestBuilder:
 
     def _scheduler_params(self, params: SamplingParams) -> _core.SamplingParams:
         """The same for the scheduler; resolved, so none of the casts hides a ``None``."""
-        bias = params.logit_bias or {}
+        bias = cast("Mapping[int, float]", params.logit_bias or {})
         return _core.SamplingParams(
             temperature=cast("float", params.temperature),
             top_k=params.top_k or None,
@@ -144,6 +166,33 @@ class RequestBuilder:
             logprobs_mode=params.logprobs_mode,
         )
 
+    def _logit_bias(self, params: SamplingParams) -> dict[int, float] | None:
+        """Biases by token id: a text is one token at the beginning, or after a space, or both."""
+        if params.logit_bias is None:
+            return None
+        biases: dict[int, float] = {}
+        for key, bias in params.logit_bias.items():
+            for token_id in [key] if isinstance(key, int) else self._tokens_of(key):
+                biases[token_id] = biases.get(token_id, 0.0) + bias
+        return biases
+
+    def _tokens_of(self, text: str) -> list[int]:
+        if self.tokenizer is None:
+            raise RequestError(
+                "this model has no tokenizer, so logit_bias must be by token id",
+                field="logit_bias",
+            )
+        texts = dict.fromkeys((text, f" {text.lstrip()}"))
+        runs = [encode_text(each, self.tokenizer, add_special_tokens=False) for each in texts]
+        found = list(dict.fromkeys(run[0] for run in runs if len(run) == 1))
+        if not found:
+            raise RequestError(
+                f"no token is {text!r}, which is {len(runs[0])} tokens: {runs[0][:8]}",
+                field="logit_bias",
+                hint="give biases by token id",
+            )
+        return found
+
     def _bad_word_ids(self, params: SamplingParams) -> list[list[int]]:
         """Bad words as token runs: a string at the beginning of a text and after a space."""
         runs: list[list[int]] = []
@@ -161,6 +210,16 @@ class RequestBuilder:
                 if run and run not in runs:
                     runs.append(run)
         return runs
+
+
+def check_tenant(tenant: object) -> None:
+    """Refuse what is no name of a tenant.
+
+    Raises:
+        RequestError: It is neither a string nor ``None``.
+    """
+    if tenant is not None and not isinstance(tenant, str):
+        raise RequestError(f"tenant must be a string, not {type(tenant).__name__}", field="tenant")
 
 
 def check_salt(cache_salt: object) -> None:

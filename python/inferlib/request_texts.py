@@ -28,12 +28,15 @@ class TextEnd(NamedTuple):
     Attributes:
         key: Whose, as in ``Request.text_keys``.
         num_tokens: With which of its tokens; the same step may have brought further ones.
-        stop_index: The stop string; ``None``: the token is none of the tokenizer's.
+        stop_index: The stop string; ``None``: the token is none of the tokenizer's, or the text is
+            whole.
+        is_whole: Whether nothing may follow, by the request's grammar.
     """
 
     key: int
     num_tokens: int
     stop_index: int | None
+    is_whole: bool = False
 
 
 class RequestTexts:
@@ -149,7 +152,7 @@ class RequestTexts:
             request.text_keys[index],
             stop=params.stop_strings,
             include_stop=params.include_stop_str_in_output,
-            skip_special=params.skip_special_tokens,
+            skip_special=request.skips_special_tokens,
             min_tokens=params.min_tokens,
             continues=True,  # the prompt: a leading space stays
         )

@@ -10,11 +10,11 @@ from .completion import (
     Delta,
     FinishReason,
     Logprob,
-    Timings,
     TokenLogprobs,
-    Usage,
 )
 from .engine import raise_error_of
+from .output_syntax.parser import OutputParser, ParsedOutput, parse_whole
+from .usage import Timings, Usage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -33,14 +33,7 @@ def completion_of(request: Request, token_text: Callable[[int], str | None]) -> 
     raise_error_of(request)
     result = request.results[0]
     outputs = [
-        CompletionOutput(
-            index=index,
-            text=request.text(index),
-            token_ids=[int(token_id) for token_id in sequence.token_ids],
-            logprobs=_output_logprobs(request, sequence, token_text),
-            finish_reason=_finish_reason(sequence),
-            stop_reason=_stop_reason(request, index, sequence),
-        )
+        _output(request, index, sequence, token_text)
         for index, sequence in enumerate(result.sequences)
     ]
     return Completion(
@@ -62,6 +55,30 @@ def completion_of(request: Request, token_text: Callable[[int], str | None]) -> 
     )
 
 
+def _output(
+    request: Request,
+    index: int,
+    sequence: SequenceView,
+    token_text: Callable[[int], str | None],
+) -> CompletionOutput:
+    text = request.text(index)
+    parsed = ParsedOutput(text) if request.output is None else parse_whole(request.output, text)
+    schema = request.params.output_schema
+    return CompletionOutput(
+        index=index,
+        text=parsed.content,
+        token_ids=[int(token_id) for token_id in sequence.token_ids],
+        logprobs=_output_logprobs(request, sequence, token_text),
+        finish_reason=_finish_reason(sequence, has_calls=bool(parsed.tool_calls)),
+        stop_reason=_stop_reason(request, index, sequence),
+        parsed=None if schema is None else schema.parse(parsed.content),
+        reasoning=parsed.reasoning or None,
+        tool_calls=parsed.tool_calls,
+        malformed_tool_calls=parsed.malformed,
+        raw_text=None if request.output is None else text,
+    )
+
+
 class DeltaReader:
     """Cuts what a request has produced into deltas, as a stream reads it."""
 
@@ -73,8 +90,10 @@ class DeltaReader:
         self._token_text = token_text
         self._num_given_tokens = [0] * request.params.n
         self._num_seen_tokens = [0] * request.params.n
-        self._num_given_characters = [0] * request.params.n
+        self._num_read_characters = [0] * request.params.n
         self._open = list(range(request.params.n))
+        output = request.output
+        self._parsers = [] if output is None else [OutputParser(output) for _ in self._open]
 
     @property
     def is_exhausted(self) -> bool:
@@ -112,23 +131,37 @@ class DeltaReader:
         ended = request.is_done or index in request.ended
         sequence, text = self._engine.read(request, index, start)
         self._num_seen_tokens[index] = start + len(sequence.token_ids)
-        text = text[self._num_given_characters[index] :]
-        visible = bool(text) or (not request.params.detokenize and len(sequence.token_ids) > 0)
+        text = text[self._num_read_characters[index] :]
+        self._num_read_characters[index] += len(text)
+        parsed = self._parse(index, text, ended=ended)
+        visible = bool(parsed) or (not request.params.detokenize and len(sequence.token_ids) > 0)
         if not (ended or visible):
             return None
         self._num_given_tokens[index] = self._num_seen_tokens[index]
-        self._num_given_characters[index] += len(text)
+        has_calls = bool(self._parsers) and self._parsers[index].num_calls > 0
         return Delta(
             index=index,
-            text=text,
+            text=parsed.content,
             token_ids=[int(token_id) for token_id in sequence.token_ids],
             logprobs=_output_logprobs(request, sequence, self._token_text),
-            finish_reason=_finish_reason(sequence) if ended else None,
+            finish_reason=_finish_reason(sequence, has_calls=has_calls) if ended else None,
             stop_reason=_stop_reason(request, index, sequence) if ended else None,
+            reasoning=parsed.reasoning,
+            tool_calls=parsed.tool_calls,
+            malformed_tool_calls=parsed.malformed,
         )
 
+    def _parse(self, index: int, text: str, *, ended: bool) -> ParsedOutput:
+        if not self._parsers:
+            return ParsedOutput(text)
+        parser = self._parsers[index]
+        parsed = parser.feed(text)
+        return parsed + parser.finish() if ended else parsed
 
-def _finish_reason(sequence: SequenceView) -> FinishReason:
+
+def _finish_reason(sequence: SequenceView, *, has_calls: bool) -> FinishReason:
+    if has_calls and sequence.finish_reason == "stop":
+        return "tool_calls"
     return cast("FinishReason", sequence.finish_reason)
 
 

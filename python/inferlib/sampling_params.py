@@ -7,9 +7,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from types import MappingProxyType
-from typing import Any, Literal, TypedDict, get_args
+from typing import Any, Literal, TypedDict, cast, get_args
 
 from .errors import RequestError
+from .output_schema import OutputSchema
 from .validation import (
     INT32_MAX,
     boolean,
@@ -29,6 +30,7 @@ MAX_STOPS = 64
 MAX_STOP_BYTES = 1024
 MAX_BAD_WORDS = 1024
 MAX_LOGPROBS = 1024
+MAX_CHOICES = 10_000
 
 
 class SamplingOptions(TypedDict, total=False):
@@ -53,9 +55,13 @@ class SamplingOptions(TypedDict, total=False):
     prompt_logprobs: int | None
     prompt_logprobs_start: int
     logprobs_mode: LogprobsMode
-    logit_bias: Mapping[int, float] | None
+    logit_bias: Mapping[int, float] | Mapping[str, float] | Mapping[int | str, float] | None
     allowed_token_ids: Iterable[int] | None
     bad_words: Iterable[str | Iterable[int]] | None
+    schema: Any
+    regex: str | None
+    choices: Iterable[str] | None
+    grammar: str | None
     skip_special_tokens: bool
     spaces_between_special_tokens: bool
     detokenize: bool
@@ -70,8 +76,8 @@ class SamplingParams:
     this order, which is fixed:
 
     ``logit_bias``, ``allowed_token_ids``, ``bad_words`` (and stop tokens while fewer than
-    ``min_tokens`` were generated) → penalties → ``temperature`` → ``top_k`` → ``top_p`` →
-    ``min_p`` → draw.
+    ``min_tokens`` were generated), structure → penalties → ``temperature`` → ``top_k`` →
+    ``top_p`` → ``min_p`` → draw.
 
     Without a ``generation_config.json``, and without options, a request draws from the model's own
     distribution (temperature 1, nothing cut off) up to 256 tokens.
@@ -86,15 +92,17 @@ class SamplingParams:
             strings are not looked at.
         temperature: Divides the logits. 0 is greedy: the largest logit after bias, masks and
             penalties, the lowest id on a tie. Neutral: 1.
-        top_k: Keep the ``k`` most likely tokens; 0 keeps all. Ties at the k-th keep the lower ids.
+        top_k: Keep the ``k`` most likely tokens; 0 keeps all. Ties at the k-th keep the lower ids
+            (Fan et al. 2018).
         top_p: Keep the smallest set of most likely tokens whose probability reaches this, after
-            ``temperature`` and ``top_k``. Neutral: 1.
+            ``temperature`` and ``top_k``. Neutral: 1 (Holtzman et al. 2020).
         min_p: Keep tokens with at least this share of the most likely one's probability.
-            Neutral: 0.
+            Neutral: 0 (Nguyen et al. 2024).
         presence_penalty: Subtracted once from the logit of every token already generated.
-        frequency_penalty: Subtracted per occurrence among the tokens already generated.
+        frequency_penalty: Subtracted per occurrence among the tokens already generated. The logit
+            loses ``presence_penalty * (count > 0) + frequency_penalty * count`` (OpenAI).
         repetition_penalty: Divides positive and multiplies negative logits of every token in prompt
-            or output. Neutral: 1.
+            or output. Neutral: 1 (Keskar et al. 2019).
         seed: 0 to 2**64 - 1. ``None`` draws one, reported in ``Completion.params``. The tokens
             depend on (seed, sequence, position) and on nothing else in the process.
         n: Sequences per prompt; sequence ``i`` is the same however many are asked for.
@@ -108,9 +116,20 @@ class SamplingParams:
             lies before it.
         logprobs_mode: ``"raw"``: of the model's own distribution. ``"processed"``: after bias,
             masks, penalties, temperature and cut-offs.
-        logit_bias: Added to the logits, by token id.
+        logit_bias: Added to the logits, by token id or by text: then for the token that is this
+            text, and the one that is it after a space; a text for which there is neither is
+            refused. Several biases of one token are added up.
         allowed_token_ids: If given, only these can be drawn.
-        bad_words: Strings (or token ids) that cannot be generated.
+        bad_words: Strings (or lists of token ids) that cannot be generated: the last token of such
+            a run cannot be drawn after the others.
+        schema: A JSON schema that the text must satisfy: a dict, JSON, or a pydantic model. JSON is
+            written without whitespace. ``Completion.parsed`` is what the text holds, as the model's
+            instance if one was given. Keywords that cannot be enforced are refused by name.
+        regex: A regular expression (Rust's ``regex`` syntax, no look-around) that the whole text
+            must match.
+        choices: Texts of which the output is one.
+        grammar: A grammar in Lark's syntax, beginning at ``start``. One of ``schema``, ``regex``,
+            ``choices`` and ``grammar`` can be given. Where nothing may follow, the output ends.
         skip_special_tokens: Leave special tokens out of the text.
         spaces_between_special_tokens: Without effect, as in Hugging Face's fast tokenizers: special
             tokens that stay in the text are written as they are.
@@ -136,9 +155,15 @@ class SamplingParams:
     prompt_logprobs: int | None = None
     prompt_logprobs_start: int = 0
     logprobs_mode: LogprobsMode = "raw"
-    logit_bias: Mapping[int, float] | None = field(default=None, hash=False)
+    logit_bias: Mapping[int, float] | Mapping[str, float] | Mapping[int | str, float] | None = (
+        field(default=None, hash=False)
+    )
     allowed_token_ids: Iterable[int] | None = None
     bad_words: Iterable[str | Iterable[int]] | None = None
+    schema: Any = None
+    regex: str | None = None
+    choices: Iterable[str] | None = None
+    grammar: str | None = None
     skip_special_tokens: bool = True
     spaces_between_special_tokens: bool = True
     detokenize: bool = True
@@ -156,6 +181,11 @@ class SamplingParams:
     def stop_strings(self) -> tuple[str, ...]:
         """``stop`` as it was normalised."""
         return self.stop  # type: ignore[return-value]  # since `__post_init__`
+
+    @property
+    def output_schema(self) -> OutputSchema | None:
+        """``schema`` as it was normalised."""
+        return cast("OutputSchema | None", self.schema)
 
     def __reduce__(self) -> tuple[partial[SamplingParams], tuple[()]]:
         """Pickle by keyword: a mapping proxy cannot be pickled."""
@@ -219,6 +249,9 @@ _NEUTRAL = {
     "repetition_penalty": 1.0,
 }
 
+STRUCTURES = ("schema", "regex", "choices", "grammar")
+"""Options of which a request may have one."""
+
 _INTEGERS = (
     ("min_tokens", 0, INT32_MAX),
     ("top_k", 0, INT32_MAX),
@@ -261,6 +294,10 @@ def _checked(params: SamplingParams) -> dict[str, Any]:
         "allowed_token_ids": _allowed_token_ids(params.allowed_token_ids),
         "logit_bias": _logit_bias(params.logit_bias),
         "bad_words": _bad_words(params.bad_words),
+        "schema": None if params.schema is None else OutputSchema.of(params.schema),
+        "regex": _optional_text("regex", params.regex),
+        "choices": _choices(params.choices),
+        "grammar": _optional_text("grammar", params.grammar),
     }
     for name, lowest, highest in _INTEGERS:
         if (value := getattr(params, name)) is not None:
@@ -269,6 +306,7 @@ def _checked(params: SamplingParams) -> dict[str, Any]:
         if (value := getattr(params, name)) is not None:
             checked[name] = number(name, value, low, high)
     _check_together(checked, detokenize=params.detokenize)
+    _check_structure(checked, ignore_eos=params.ignore_eos)
     return checked
 
 
@@ -299,7 +337,41 @@ def _check_together(checked: dict[str, Any], *, detokenize: bool) -> None:
         )
 
 
+def _check_structure(checked: dict[str, Any], *, ignore_eos: bool) -> None:
+    given = [name for name in STRUCTURES if checked[name] is not None]
+    if len(given) > 1:
+        raise RequestError(
+            f"{given[0]} and {given[1]} cannot be given together: a text has one structure",
+            field=given[1],
+        )
+    if given and ignore_eos:
+        raise RequestError(
+            f"ignore_eos and {given[0]} cannot be given together: a whole text ends",
+            field="ignore_eos",
+        )
+
+
+def _optional_text(name: str, value: object) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    raise RequestError(f"{name} must be a string, not {type(value).__name__}", field=name)
+
+
+def _choices(value: object) -> tuple[str, ...] | None:
+    if value is None:
+        return None
+    if isinstance(value, str):
+        raise RequestError("choices must be a list of strings, not a string", field="choices")
+    choices = items("choices", value, MAX_CHOICES)
+    for entry in choices:
+        if not isinstance(entry, str):
+            raise RequestError(f"choices must hold strings, not {entry!r}", field="choices")
+    return choices
+
+
 def _plain(value: object) -> object:
+    if isinstance(value, OutputSchema):
+        return value.to_dict()
     if isinstance(value, Mapping):
         return dict(value)
     if isinstance(value, tuple):
@@ -352,19 +424,23 @@ def _allowed_token_ids(value: object) -> tuple[int, ...] | None:
     return allowed
 
 
-def _logit_bias(value: object) -> Mapping[int, float] | None:
+def _logit_bias(value: object) -> Mapping[int | str, float] | None:
     if value is None:
         return None
     if not isinstance(value, Mapping):
         raise RequestError(
-            f"logit_bias must map token ids to numbers, not {type(value).__name__}",
+            f"logit_bias must map token ids or texts to numbers, not {type(value).__name__}",
             field="logit_bias",
         )
-    pairs = (
-        (integer("logit_bias", token_id, 0, INT32_MAX), number("logit_bias", bias, -1e4, 1e4))
-        for token_id, bias in value.items()
-    )
-    return MappingProxyType(dict(sorted(pairs)))
+    pairs: dict[int | str, float] = {}
+    for key, bias in value.items():
+        if key == "":
+            raise RequestError("a text of logit_bias is empty", field="logit_bias")
+        name = key if isinstance(key, str) else integer("logit_bias", key, 0, INT32_MAX)
+        pairs[name] = number("logit_bias", bias, -1e4, 1e4)
+    ids = {key: pairs[key] for key in sorted(key for key in pairs if not isinstance(key, str))}
+    texts = {key: pairs[key] for key in sorted(key for key in pairs if isinstance(key, str))}
+    return MappingProxyType({**ids, **texts})
 
 
 def _bad_words(value: object) -> tuple[str | tuple[int, ...], ...] | None:

@@ -66,6 +66,7 @@ def tiny_model(
         raise RequestError(
             "packed_cache is for models that are loaded from files", field="packed_cache"
         )
+    source = CHAT_TEMPLATE if template is None else str(template)
     spec = tiny_spec(num_layers=num_layers, max_position_embeddings=max_position_embeddings)
     program = record(spec)
     checkpoint = Checkpoint(
@@ -76,9 +77,8 @@ def tiny_model(
         load_weights=lambda executor, _cache: load_random_weights(executor, program, seed),
         weight_bytes=4 * sum(int(np.prod(shape)) for shape in program.weights.values()),
         tokenizer=byte_tokenizer() if with_tokenizer else None,
-        chat_template=ChatTemplate(
-            CHAT_TEMPLATE if template is None else str(template), {"bos_token": BOS_TOKEN}
-        ),
+        chat_template=ChatTemplate(source, {"bos_token": BOS_TOKEN}),
+        chat_template_text=source,
         generation_config={},
         eos_token_ids=(EOS_ID,),
         hash_weights=lambda: f"random weights, seed {seed}, {num_layers} layers",

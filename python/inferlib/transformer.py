@@ -34,9 +34,9 @@ class Transformer:
 
     def __init__(self, spec: ModelSpec) -> None:
         self.spec = spec
-        self.program = ProgramRecorder()
-        self.hidden = self.tokens("hidden", spec.hidden_size)
-        self.branch = self.tokens("branch", spec.hidden_size)
+        self.program: ProgramRecorder = ProgramRecorder()
+        self.hidden: Buffer = self.tokens("hidden", spec.hidden_size)
+        self.branch: Buffer = self.tokens("branch", spec.hidden_size)
 
     def forward(self) -> Program:
         """From token ids to logits."""

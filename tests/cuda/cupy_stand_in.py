@@ -8,12 +8,16 @@ It shows what is asked of CuPy, not that CuPy does it: that takes a GPU.
 from __future__ import annotations
 
 import ctypes
+import itertools
 import math
+import struct
 import sys
 import types
 
 import numpy as np
 from tests.cuda_emulator import Emulator
+
+from inferlib.executors.tensor_maps import TensorMap
 
 
 class Array(np.ndarray):
@@ -26,6 +30,45 @@ class Array(np.ndarray):
     def set(self, values, stream):
         assert (self.shape, self.dtype) == (values.shape, values.dtype)
         stream.later(lambda: np.copyto(self, values))
+
+
+class Driver:
+    """Enough of ``libcuda``: writes what it is told of an array into the 128 bytes of its map.
+
+    ``status`` is what it answers.
+    """
+
+    LAYOUT = struct.Struct("<QI3Q2Q3I")  # address, dimensions, sizes, strides, box
+
+    def __init__(self, entered, status=0):
+        self.entered, self.status, self.num_maps = entered, status, 0
+
+    def cuTensorMapEncodeTiled(  # noqa: N802  # the driver's name
+        self, target, kind, rank, address, sizes, strides, box, steps, *modes
+    ):
+        assert self.entered, "no context is current"
+        assert target.value % 64 == 0
+        assert (kind.value, [each.value for each in modes]) == (1, [0, 3, 3, 0])
+        assert list(steps) == [1] * rank.value
+        self.num_maps += 1
+        if not self.status:
+            values = [[*each, 0, 0][:count] for each, count in ((sizes, 3), (strides, 2), (box, 3))]
+            text = self.LAYOUT.pack(address.value, rank.value, *itertools.chain(*values))
+            ctypes.memmove(target.value, text.ljust(128, b"\0"), 128)
+        return self.status
+
+    @classmethod
+    def described(cls, encoded):
+        """The map that the bytes stand for."""
+        address, rank, *rest = cls.LAYOUT.unpack(encoded.tobytes()[: cls.LAYOUT.size])
+        sizes, strides, box = rest[:rank], rest[3 : 2 + rank], rest[5 : 5 + rank]
+        count = math.prod(sizes)
+        memory = (ctypes.c_uint16 * count).from_address(address)
+        found = TensorMap(
+            array=np.frombuffer(memory, np.uint16), shape=tuple(sizes[::-1]), box=tuple(box[::-1])
+        )
+        assert list(found.strides[1:]) == strides
+        return found
 
 
 class Current:
@@ -108,6 +151,16 @@ class Event:
             assert self.stream.run(1), "an event that nothing brings about"
 
 
+def _given(argument):
+    """What the kernel gets of an argument of a launch."""
+    if isinstance(argument, np.uint64) and not argument:
+        return None
+    if isinstance(argument, np.ndarray) and argument.dtype.kind == "V":
+        assert argument.nbytes == 128
+        return Driver.described(argument)
+    return argument
+
+
 def _forbidden(*_):
     raise AssertionError("CuPy's global state was changed or used")
 
@@ -184,9 +237,7 @@ def stand_in(  # noqa: C901  # one function for each of CuPy's
             assert not any(isinstance(each, int | float) for each in arguments)
             if math.prod(grid) == 0:
                 raise DriverError("CUDA_ERROR_INVALID_VALUE")
-            values = [
-                None if isinstance(each, np.uint64) and not each else each for each in arguments
-            ]
+            values = [_given(each) for each in arguments]
             entered[-1].launch(
                 lambda: emulator.launch(self.name, grid, block[0], values, shared_bytes=shared_mem)
             )

@@ -13,6 +13,7 @@ from tests.cuda_emulator import Emulator
 from tests.cuda_emulator.device import EmulatedDevice
 from tests.cuda_emulator.numbers import to_bits, to_values
 
+from inferlib.executors.kernels import KernelSources, source_folder
 from inferlib.executors.tensor_maps import TensorMap
 
 if TYPE_CHECKING:
@@ -93,7 +94,9 @@ def open_device(seed: int = 0) -> CountedDevice:
 @functools.cache
 def gpu() -> Device:
     """The device of all single launches on a GPU."""
-    return _gpu[0]()
+    device = _gpu[0]()
+    device.prepare(KernelSources(source_folder()).files.keys())
+    return device
 
 
 def run(

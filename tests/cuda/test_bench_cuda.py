@@ -7,12 +7,15 @@ import json
 import numpy as np
 import pytest
 from bench import cuda
-from bench.cuda_kernels import Case, KernelTime, step_of
+from bench.cuda_kernels import Case, KernelTime, product_of, step_of
 from bench.cuda_models import CONFIGS, RandomWeights, spec_of
 from tests.cuda_emulator.device import EmulatedDevice
 
 from inferlib.executors.cuda_matrices import DeviceWeights
+from inferlib.executors.tensor_maps import TensorMap
 from inferlib.transformer import record
+
+PRODUCTS = (("linear_few", "bf16"), ("gated_few", "silu"))
 
 
 @pytest.mark.timeout(300)
@@ -22,11 +25,28 @@ def test_a_dry_run_measures_every_kernel_of_a_step_and_a_whole_model(tmp_path, c
     cases = {each["case"]: each["times"] for each in found["kernels"]}
     assert set(cases) == {"decode 2", "prefill"}
     decode = {each["kernel"]: each for each in cases["decode 2"]}
-    assert {"linear_few_bf16_int4_bf16", "attention_decode_bf16_64", "argmax_f32"} <= set(decode)
-    assert decode["linear_few_bf16_int4_bf16"]["launches"] == 4 * 2  # of two layers
+    assert {"attention_decode_bf16_64", "lm_head_argmax_bf16_bf16"} <= set(decode)
+    products = [decode[f"{name}_bf16_int4_{end}"] for name, end in PRODUCTS]
+    assert [each["launches"] for each in products] == [3 * 2, 2]  # of two layers
+    assert all(each["num_bytes"] > 0 and each["flops"] > 0 for each in products)
     assert all(each["seconds"] > 0 for each in decode.values())
     assert [each["batch"] for each in found["models"][0]["batches"]] == [1, 2]
     assert "% of roofline" in capsys.readouterr().out
+
+
+def test_what_products_read_and_multiply():
+    codes, scales = np.zeros(10, np.uint32), np.zeros(6, np.float32)
+    weight = TensorMap(array=np.zeros((8, 64), np.uint16), shape=(8, 64), box=(8, 64))
+    sizes = (3, 8, 64)
+    found = product_of("linear_many_bf16_int4_f32", [0, 0, codes, scales, None, *sizes])
+    assert found == ([codes, scales], 3, 8, 64)
+    found = product_of("linear_sm90_bf16_f32_8", [0, weight, weight, None, *sizes])
+    assert found == ([weight.array], 3, 8, 64)
+    pair = [codes, scales, None] * 2
+    found = product_of("gated_few_bf16_int4_silu", [0, 0, *pair, *sizes])
+    assert found == ([codes, scales, codes, scales], 3, 16, 64)
+    found = product_of("lm_head_argmax_bf16_int4", [0, 0, 0, codes, scales, *sizes])
+    assert found == ([codes, scales], 3, 8, 64)
 
 
 def test_shares_are_of_what_was_measured():
@@ -56,8 +76,9 @@ def test_random_weights_are_as_large_as_real_ones(weights, bytes_each):
     target = DeviceWeights(device, program, "bf16")
     RandomWeights(weights).load(target, device, program)
     assert not target.missing()
+    (head,) = (op["weight"] for kind, op in program.ops if kind == "lm_head")
     for name, (segment,) in target.matrices.items():
-        each = 2 if name in target.tables else bytes_each
+        each = 2 if name == head else bytes_each
         scale_bytes = 0 if segment.scales is None else segment.scales.nbytes
         assert segment.codes.nbytes + scale_bytes == each * np.prod(segment.shape)
 

@@ -9,14 +9,19 @@ import types
 
 import numpy as np
 import pytest
-from tests.cuda.cupy_stand_in import stand_in
+from tests.cuda.cupy_stand_in import Driver, stand_in
 from tests.cuda.launching import Out, launch_on
+from tests.cuda.test_reduced_precision import make_model, prompts, wide_spec
+from tests.cuda_emulator.device import EmulatedDevice
 
 from inferlib import ExecutorError, OutOfMemoryError, RequestError
 from inferlib.executors import kernels
+from inferlib.executors.cuda_choices import KernelChoices
 from inferlib.executors.cupy_device import CupyDevice, open_gpu
 from inferlib.executors.kernels import CubinCache, KernelSources, source_folder
+from inferlib.executors.tensor_maps import TensorMap
 from inferlib.testing import tiny_model
+from inferlib.transformer import record
 
 OPTIONS = {"precision": "exact", "kv_cache": "256 tokens"}
 GREEDY = {"temperature": 0, "ignore_eos": True}
@@ -133,6 +138,63 @@ def test_the_kernels_own_tests_run_on_it(tmp_path):
     assert (ids.tolist(), failed.tolist()) == ([1, 0], [0, 1])
 
 
+class TestTensorMaps:
+    @pytest.fixture(autouse=True)
+    def quickly(self, monkeypatch):
+        """It has a folder for what is measured, but emulated times mean nothing."""
+        monkeypatch.setattr(KernelChoices, "_seconds", lambda *_: 0.0)
+
+    def make(self, tmp_path, program, driver, **options):
+        cupy, entered = stand_in(**options)
+        driver.entered = entered
+        device = CupyDevice(cupy, cache=tmp_path, driver=lambda: driver)
+        return make_model(program, device=device, kv_cache="256 tokens")
+
+    def test_a_model_on_hopper_gives_what_it_gives_elsewhere(self, tmp_path):
+        program, driver = record(wide_spec()), Driver([])
+        with make_model(program, device=EmulatedDevice()) as model:
+            expected = model.generate(prompts()[:2], max_tokens=5, **GREEDY)
+        with self.make(tmp_path, program, driver) as model:
+            found = model.generate(prompts()[:2], max_tokens=5, **GREEDY)
+            made = driver.num_maps
+            assert model.stats()["details"]["graphs"] > 0
+            again = model.generate(prompts()[:2], max_tokens=5, **GREEDY)
+            assert driver.num_maps == made > 0  # each map is made once
+        for each, other, one_more in zip(found, expected, again, strict=True):
+            assert each.token_ids == other.token_ids == one_more.token_ids
+        assert list(tmp_path.rglob("linear_sm90.sm_90.cubin"))
+
+    def test_a_driver_that_refuses_is_said_and_other_kernels_are_used(self, tmp_path, caplog):
+        program, driver = record(wide_spec()), Driver([], status=1)
+        with (
+            caplog.at_level(logging.WARNING, "inferlib.cuda"),
+            self.make(tmp_path, program, driver) as model,
+        ):
+            assert len(model.generate(prompts()[1], max_tokens=2, **GREEDY).token_ids) == 2
+        assert "linear_sm90 is not used on cuda (stand-in 0)" in caplog.text
+        assert "attention_prefill_sm90_bf16_64 is not used" in caplog.text
+        assert "error 1" in caplog.text
+
+    def test_a_driver_that_is_missing_is_a_typed_error(self, tmp_path):
+        def missing():
+            raise OSError("libcuda.so.1: cannot open shared object file")
+
+        device = CupyDevice(stand_in()[0], cache=tmp_path, driver=missing)
+        array = device.alloc((8, 64), np.uint16, "x")
+        described = TensorMap(array=array, shape=(8, 64), box=(8, 64))
+        with pytest.raises(ExecutorError, match=r"linear_sm90_bf16_bf16_8 .*libcuda"):
+            device.launch("linear_sm90_bf16_bf16_8", (1, 1), 160, (array, described, described))
+
+    def test_no_driver_is_opened_where_nobody_needs_it(self, tmp_path):
+        program, opened = record(wide_spec()), []
+        device = CupyDevice(
+            stand_in(capability="80")[0], cache=tmp_path, driver=lambda: opened.append(1)
+        )
+        with make_model(program, device=device, kv_cache="256 tokens") as model:
+            model.generate(prompts()[1], max_tokens=2, **GREEDY)
+        assert not opened
+
+
 def test_what_cuda_refuses_to_launch_is_a_typed_error(tmp_path):
     device = CupyDevice(stand_in()[0], cache=tmp_path)
     with pytest.raises(ExecutorError, match=r"add_f32 .*INVALID_VALUE"):
@@ -140,22 +202,32 @@ def test_what_cuda_refuses_to_launch_is_a_typed_error(tmp_path):
 
 
 class TestCubins:
-    def test_all_files_are_compiled_in_the_background_with_one_line(
+    def test_files_are_compiled_in_the_background_once_with_one_line(
         self, tmp_path, compiled, caplog
     ):
-        cupy, _ = stand_in()
         with caplog.at_level(logging.INFO, "inferlib.cuda"):
-            device = CupyDevice(cupy, cache=tmp_path)
-            for file in KernelSources(source_folder()).files:
-                device._cubins.path(file)
+            device = CupyDevice(stand_in()[0], cache=tmp_path)
+            assert not caplog.records  # opening a device compiles nothing
+            device.prepare(["add", "argmax"])
+            device.prepare(["argmax", "linear_sm90"])
+            for file in ("add", "argmax", "linear_sm90"):
+                assert device._cubins.path(file).exists()
         assert len(caplog.records) == 1
         assert "sm_90" in caplog.text
-        sources = KernelSources(source_folder())
-        assert sorted(compiled) == sorted(f"{name}.cu" for name in sources.files)
+        assert sorted(compiled) == ["add.cu", "argmax.cu", "linear_sm90.cu"]
         with caplog.at_level(logging.INFO, "inferlib.cuda"):
-            CupyDevice(stand_in()[0], cache=tmp_path).close()
+            device = CupyDevice(stand_in()[0], cache=tmp_path)
+            device.prepare(["add", "argmax", "linear_sm90"])
+            device.close()
         assert len(caplog.records) == 1  # nothing to say the second time
-        assert len(compiled) == len(sources.files)
+        assert len(compiled) == 3
+
+    def test_only_what_a_model_can_launch_is_compiled(self, tmp_path, compiled):
+        with tiny_model(device=CupyDevice(stand_in()[0], cache=tmp_path), **OPTIONS) as model:
+            model.generate("a", max_tokens=2, **GREEDY)
+        files = {name.removesuffix(".cu") for name in compiled}
+        assert {"attention_f32", "linear_f32"} <= files
+        assert not {"linear_many", "attention_decode", "moe_gated", "linear_sm90"} & files
 
     def test_two_users_of_a_cache_never_see_half_a_file(self, tmp_path, monkeypatch):
         content = b"0123456789abcdef" * 40_000

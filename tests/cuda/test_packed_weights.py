@@ -9,17 +9,19 @@ from tests.cuda_emulator.numbers import to_bits, to_values
 
 from inferlib._core import dequantize
 from inferlib.executors.cuda_weights import QuantizedMatrix, pack_float, pack_quantized
+from inferlib.executors.fp8_weights import fp8_values, pack_fp8
 from inferlib.executors.gguf_blocks import READABLE, read_blocks
 
 i32, f32 = np.int32, np.float32
 BLOCK_BYTES = {
     "Q4_0": (18, 32),
     "Q4_1": (20, 32),
+    "Q5_0": (22, 32),
     "Q8_0": (34, 32),
     "Q4_K": (144, 256),
     "Q6_K": (210, 256),
 }
-HALVES = {"Q4_0": [0], "Q4_1": [0, 2], "Q8_0": [0], "Q4_K": [0, 2], "Q6_K": [208]}
+HALVES = {"Q4_0": [0], "Q4_1": [0, 2], "Q5_0": [0], "Q8_0": [0], "Q4_K": [0, 2], "Q6_K": [208]}
 
 
 def random_blocks(dtype, n, k, seed=0):
@@ -115,3 +117,44 @@ def test_a_row_has_the_same_bits_from_both_kernels_and_among_any_number_of_rows(
         for kernel in ("few", "many"):
             alone = linear(kernel, part, matrix, None, "bf16", "f32", seeds=(0, 1))
             assert alone.tobytes() == together[first : first + rows].tobytes()
+
+
+@pytest.mark.parametrize("kind", ["bf16", "f16"])
+@pytest.mark.parametrize("layout", ["float", "int8-16", "int8-32", "int4", "e4m3"])
+def test_rows_that_are_looked_up_are_those_of_the_unpacked_matrix(layout, kind):
+    n, k = 37, 544
+    matrix, values = fp8_matrix(kind, n, k) if layout == "e4m3" else weights(layout, kind, n, k)
+    token_ids = np.array([0, 36, 7, 8, 15, 16, 16, 31, 32], np.int32)
+    weight = kind if layout == "float" else matrix.layout
+    for scale in (1.0, 22.6):
+        (found,) = run(
+            f"embedding_packed_{kind}_{weight}",
+            (len(token_ids),),
+            128,
+            [
+                *(Out((len(token_ids), k), DTYPES[kind]), matrix.codes, matrix.scales, token_ids),
+                *(i32(k), i32(matrix.group), f32(scale)),
+            ],
+            seeds=(0, 1),
+        )
+        (expected,) = run(
+            f"embedding_{kind}_{kind}",
+            (len(token_ids),),
+            128,
+            [
+                *(Out((len(token_ids), k), DTYPES[kind]), to_bits(values, kind), token_ids),
+                *(i32(k), f32(scale)),
+            ],
+            seeds=(0,),
+        )
+        assert found.tobytes() == expected.tobytes()
+
+
+def fp8_matrix(kind, n, k):
+    """8-bit floats, and their values as the kernels round them."""
+    generator = np.random.default_rng(4)
+    codes = generator.integers(0, 0x7F, (n, k)).astype(np.uint8)
+    codes |= generator.integers(0, 2, (n, k)).astype(np.uint8) << 7
+    scales = generator.uniform(0.01, 0.02, n).astype(f32)
+    values = fp8_values("e4m3")[codes] * scales[:, None]
+    return pack_fp8("e4m3", codes, scales), to_values(to_bits(values, kind))

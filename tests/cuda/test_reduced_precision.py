@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -17,6 +18,9 @@ from tests.reference import ReferenceExecutor
 from inferlib import Model, UnsupportedModelError
 from inferlib.assembly import Checkpoint, assemble
 from inferlib.config import EngineConfig
+from inferlib.executors.cuda_attention import HEAD_DIMS
+from inferlib.executors.cuda_matrices import DeviceWeights
+from inferlib.executors.kernels import KernelSources, source_folder
 from inferlib.model_spec import RopeSpec
 from inferlib.testing import VOCAB_SIZE, tiny_model, tiny_spec
 from inferlib.transformer import record
@@ -58,7 +62,7 @@ def program():
     return record(wide_spec())
 
 
-def make_model(program, *, seed=0, device=None, kv_cache="512 tokens", **options):
+def make_model(program, *, seed=0, device=None, spec=None, kv_cache="512 tokens", **options):
     weights = weights_of(program)
 
     def load(receiver, _):
@@ -69,7 +73,7 @@ def make_model(program, *, seed=0, device=None, kv_cache="512 tokens", **options
     checkpoint = Checkpoint(
         name="wide",
         source=None,
-        spec=wide_spec(),
+        spec=spec or wide_spec(),
         program=program,
         load_weights=load,
         weight_bytes=0,
@@ -113,6 +117,7 @@ def test_log_probabilities_are_near_those_of_float64(program):
     [
         ("Q4_0",),
         ("Q4_1", "Q8_0"),
+        ("Q5_0", "Q4_0"),
         ("Q4_K", "Q6_K", "Q4_K"),
         ("F16", "BF16"),
         ("Q5_K", "F32", "Q8_0"),
@@ -128,7 +133,8 @@ def test_weights_of_every_type_and_of_mixed_types(types, tmp_path):
     with Model.from_pretrained(path, device=device, kv_cache="64 tokens") as model:
         assert_near(model, reference_executor(path), prompt, QUANTIZED_VOCAB_SIZE)
     used = {name.split("_")[3] for name in device.launched if name.startswith("linear_m")}
-    layouts = {"Q4_0": "int4", "Q4_1": "int4", "Q4_K": "int4", "Q8_0": "int8", "Q6_K": "int8"}
+    layouts = dict.fromkeys(("Q4_0", "Q4_1", "Q4_K"), "int4")
+    layouts |= dict.fromkeys(("Q5_0", "Q8_0", "Q6_K"), "int8")
     assert used == {layouts.get(each, "bf16") for each in types}
 
 
@@ -176,12 +182,74 @@ def test_both_attention_kernels_and_both_products_were_used(program):
         model.generate(prompts(), max_tokens=2, **GREEDY)
     for kernel in ("prefill_bf16_64", "decode_bf16_64", "decode_combine_bf16_64"):
         assert device.launched[f"attention_{kernel}"] > 0
-    for kernel in ("few_bf16_bf16_bf16", "many_bf16_bf16_bf16", "few_bf16_bf16_f32"):
-        assert device.launched[f"linear_{kernel}"] > 0
+    for kernel in ("linear_few_bf16_bf16_bf16", "linear_many_bf16_bf16_bf16"):
+        assert device.launched[kernel] > 0
+    for kernel in ("gated_few_bf16_bf16_silu", "gated_many_bf16_bf16_silu"):
+        assert device.launched[kernel] > 0
+    assert device.launched["lm_head_argmax_bf16_bf16"] > 0
+
+
+@pytest.mark.parametrize("head_dim", [32, 112])
+def test_heads_of_every_size_that_kernels_have(head_dim):
+    spec = wide_spec()
+    pairs = np.arange(0, head_dim, 2) / head_dim
+    attention = replace(
+        spec.layers[0].attention,
+        head_dim=head_dim,
+        rope=RopeSpec(inv_freq=tuple((10_000.0**-pairs).tolist())),
+    )
+    spec = replace(spec, layers=(replace(spec.layers[0], attention=attention),))
+    program = record(spec)
+    with make_model(program, spec=spec) as model:
+        oracle = ReferenceExecutor(program, weights_of(program))
+        assert_near(model, oracle, prompts()[0], VOCAB_SIZE)
+
+
+def test_head_sizes_are_those_of_the_sources():
+    for kind, sizes in HEAD_DIMS.items():
+        names = KernelSources(source_folder()).files["attention_decode"]
+        assert sizes == tuple(
+            int(size)
+            for size in re.findall(rf"^ATTENTION_DECODE\({kind}_(\d+),", names, re.MULTILINE)
+        )
+
+
+def test_a_tied_embedding_is_held_once_and_changes_no_bit(monkeypatch):
+    spec = replace(wide_spec(), tied_embeddings=True, embedding_scale=8.0)
+    program = record(spec)
+    elements = {name: int(np.prod(shape)) for name, shape in program.weights.items()}
+    answers, sizes = [], []
+    for _ in range(2):
+        device = open_device()
+        with make_model(program, spec=spec, device=device) as model:
+            completions = model.generate(prompts()[:3], max_tokens=4, logprobs=2, **GREEDY)
+            answers.append([(each.token_ids, each.logprobs) for each in completions])
+            sizes.append(model._engine._executor.info()["weight_bytes"])
+        assert (device.launched["embedding_packed_bf16_bf16"] > 0) == (len(answers) == 1)
+        monkeypatch.setattr(DeviceWeights, "_is_looked_up_packed", lambda *_: False)
+    assert answers[0] == answers[1]
+    assert sizes[1] - sizes[0] == 2 * elements["embed_tokens.weight"]
+
+
+@pytest.mark.parametrize("types", [("Q8_0",), ("Q4_K",), ("Q6_K", "F16")], ids="-".join)
+def test_a_quantized_embedding_stays_as_it_is_stored(types, tmp_path, monkeypatch):
+    path = tmp_path / "model.gguf"
+    write_random_llama(path, *types)
+    answers, sizes = [], []
+    for _ in range(2):
+        with Model.from_pretrained(path, device=open_device(), kv_cache="64 tokens") as model:
+            completion = model.generate([1, 200, 16], max_tokens=2, logprobs=2, **GREEDY)
+            answers.append((completion.token_ids, completion.logprobs))
+            sizes.append(model._engine._executor.info()["weight_bytes"])
+        monkeypatch.setattr(DeviceWeights, "_is_looked_up_packed", lambda *_: False)
+    assert answers[0] == answers[1]
+    assert sizes[0] < sizes[1]
 
 
 def test_heads_without_kernels_are_refused():
-    with pytest.raises(UnsupportedModelError, match="64, 128 and 256"):
+    with pytest.raises(
+        UnsupportedModelError, match=r"heads of 16 .* know 32, 64, 80, 96, 112, 128"
+    ):
         tiny_model(device=open_device(), precision="fast")
 
 

@@ -36,6 +36,7 @@ class GuardedBuffers:
 
     def __init__(self) -> None:
         self._records: dict[int, _Record] = {}
+        self._with_slack: dict[int, _Record] = {}
 
     def empty(self, shape: tuple[int, ...], dtype: DTypeLike, name: str = "buffer") -> NDArray[Any]:
         """An array that ends at a guard page (but for 15 bytes), filled with NaN or -1."""
@@ -58,6 +59,9 @@ class GuardedBuffers:
         owner = array.base if isinstance(array.base, np.ndarray) else array
         self._records[key] = _Record(name, key, num_bytes, tail.copy())
         weakref.finalize(owner, self._records.pop, key, None)
+        if slack:
+            self._with_slack[key] = self._records[key]
+            weakref.finalize(owner, self._with_slack.pop, key, None)
         return array
 
     def copy_of(self, values: NDArray[Any], name: str = "buffer") -> NDArray[Any]:
@@ -80,7 +84,7 @@ class GuardedBuffers:
 
     def check(self) -> None:
         """Raise if the bytes behind any buffer were written to."""
-        for record in self._records.values():
+        for record in self._with_slack.values():
             address = record.start + record.num_bytes
             tail = ctypes.string_at(address, len(record.slack))
             if tail != record.slack.tobytes():

@@ -1,8 +1,13 @@
-"""Compiles a kernel file for the host, once: the library's name is a hash of all it is made of."""
+"""Compiles a kernel file for the host, once: the library's name is a hash of all it is made of.
+
+Most of what a kernel file includes is the emulator. So that is compiled once, too, and its headers
+are read once: a library takes a tenth to a half of the time that it would take otherwise.
+"""
 
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import functools
 import hashlib
 import os
@@ -18,7 +23,7 @@ KERNELS = REPOSITORY / "cuda"
 CACHE = REPOSITORY / "target" / "cuda_emulator"
 
 _FLAGS = (
-    *("-std=c++20", "-O2", "-g1", "-march=native", "-fPIC", "-shared", "-x", "c++"),
+    *("-std=c++20", "-O2", "-g1", "-march=native", "-fPIC"),
     *("-fvisibility=hidden", "-fno-gnu-unique"),  # or libraries would share their registries
     "-fno-strict-aliasing",  # kernels read 16 bytes at a time, whatever they hold
     "-ffp-contract=off",  # only what is written as fmaf is fused, for equal bits
@@ -26,6 +31,8 @@ _FLAGS = (
     "-DINFERLIB_CUDA_EMULATOR",
 )
 
+
+_HEADER, _OBJECT = "emulator_headers.h", "emulator.o"
 
 # A line that makes one kernel of a template: `ADD(f32, float)`.
 _INSTANTIATION = re.compile(r"^[A-Z0-9_]+\((\w+), .*\)\n", re.MULTILINE)
@@ -65,6 +72,7 @@ class Change:
 
 def compile_all() -> None:
     """Compile every kernel file, on all cores."""
+    _compile_emulator(())
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         list(pool.map(compile_kernels, sorted(KERNELS.glob("*.cu"))))
 
@@ -96,7 +104,7 @@ def compile_kernels(
     library = CACHE / f"{source.stem}-{digest.hexdigest()[:20]}.so"
     if library.exists():
         return library
-    CACHE.mkdir(parents=True, exist_ok=True)
+    emulator = _compile_emulator(defines)
     with tempfile.TemporaryDirectory(dir=CACHE) as folder:
         target = Path(folder) / library.name
         changed = Path(folder) / source.name
@@ -105,18 +113,47 @@ def compile_kernels(
             # Beside the file, where #include looks first.
             (Path(folder) / str(change.header)).write_text(changed_header)
         includes = [f"-I{path}" for path in (HEADERS, source.parent, KERNELS)]
-        command = ["g++", *flags, *includes, "-o", str(target), str(changed)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise RuntimeError(f"g++ refuses {source.name}:\n{done.stderr}")
+        before = ("-include", str(emulator / _HEADER))
+        inputs = ("-x", "c++", str(changed), "-x", "none", str(emulator / _OBJECT))
+        _compile(source.name, *flags, "-shared", *before, *includes, "-o", str(target), *inputs)
         target.replace(library)  # whole or not at all, whoever else compiles it
     return library
 
 
 @functools.cache
+def _compile_emulator(defines: tuple[str, ...]) -> Path:
+    """A folder with the emulator's object file, and its headers as the compiler remembers them."""
+    flags = (*_FLAGS, *(f"-D{define}" for define in defines), f"-I{HEADERS}")
+    digest = hashlib.sha256(repr((flags, str(HEADERS))).encode() + _environment())
+    folder = CACHE / f"emulator-{digest.hexdigest()[:20]}"
+    if folder.exists():
+        return folder
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=CACHE) as parent:
+        made = Path(parent) / "emulator"
+        made.mkdir()
+        (made / _HEADER).write_text('#include "emulator.h"\n')
+        header = ("-x", "c++-header", "-o", f"{made / _HEADER}.gch", str(made / _HEADER))
+        jobs = [("emulator.h", *header)]
+        jobs += [("emulator.cpp", "-c", "-o", str(made / _OBJECT), str(HEADERS / "emulator.cpp"))]
+        with concurrent.futures.ThreadPoolExecutor(len(jobs)) as pool:
+            list(pool.map(lambda job: _compile(job[0], *flags, *job[1:]), jobs))
+        with contextlib.suppress(OSError):  # somebody else was quicker
+            made.rename(folder)
+    return folder
+
+
+def _compile(name: str, *arguments: str) -> None:
+    command = ["g++", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"g++ refuses {name}:\n{done.stderr}")
+
+
+@functools.cache
 def _environment() -> bytes:
     """The emulator, the compiler and the instruction set that ``-march=native`` means."""
-    parts = [header.read_bytes() for header in sorted(HEADERS.glob("*.h"))]
+    parts = [path.read_bytes() for path in sorted(HEADERS.glob("*.[hc]*"))]
     parts += [
         subprocess.run(command, capture_output=True, check=True).stdout
         for command in (["g++", "--version"], ["g++", "-march=native", "-Q", "--help=target"])

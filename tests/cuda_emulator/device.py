@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from inferlib import ExecutorError, OutOfMemoryError
+from inferlib.executors.kernels import KernelSources
 
+from .build import KERNELS
 from .emulator import Emulator
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from numpy.typing import DTypeLike, NDArray
 
@@ -50,11 +52,13 @@ class EmulatedDevice:
     Args:
         seed: Of the schedule of every launch; 0 is in order.
         num_bytes: What may be allocated.
+        architecture: What it passes for.
         has_bfloat16: Whether it passes for a GPU that knows bf16.
         has_graphs: Whether graphs can be recorded.
 
     Attributes:
         num_allocs: Arrays that were reserved.
+        prepared: Files whose kernels were announced; if any were, no others may be launched.
         num_replays: Graphs that were launched.
     """
 
@@ -66,12 +70,16 @@ class EmulatedDevice:
         *,
         seed: int = 0,
         num_bytes: int = _MEMORY_BYTES,
+        architecture: str = "sm_80",
         has_bfloat16: bool = True,
         has_graphs: bool = True,
     ) -> None:
         self.emulator = Emulator(seed=seed)
+        self.architecture = architecture
         self.has_bfloat16 = has_bfloat16
         self.num_allocs = self.num_replays = 0
+        self.prepared: set[str] = set()
+        self._sources, self._files = KernelSources(KERNELS), dict[str, str]()
         self._has_graphs = has_graphs
         self._num_bytes = self._free = num_bytes
         self._is_closed = False
@@ -108,6 +116,10 @@ class EmulatedDevice:
         self._refuse_in_graph("copy")
         return EmulatedDownload(source.copy())
 
+    def prepare(self, files: Collection[str]) -> None:
+        assert set(files) <= self._sources.files.keys()
+        self.prepared |= set(files)
+
     def launch(
         self,
         kernel: str,
@@ -134,6 +146,10 @@ class EmulatedDevice:
     ) -> None:
         """Run a kernel now."""
         assert not self._is_closed
+        if self.prepared:
+            file = self._files.get(kernel) or self._sources.file_of(kernel)
+            assert file in self.prepared, f"nobody said that {file} is needed"
+            self._files[kernel] = file
         self.emulator.launch(kernel, grid, threads, arguments, shared_bytes=shared_bytes)
 
     def graph(self, record: Callable[[], None]) -> EmulatedGraph:

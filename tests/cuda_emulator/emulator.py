@@ -45,6 +45,7 @@ class Emulator:
         self._folder = folder
         self._defines = defines
         self._libraries: dict[str, ctypes.CDLL] = {}
+        self._library_of: dict[str, ctypes.CDLL] = {}
         self._replaced: dict[str, Change] = {}
 
     def replace(
@@ -135,6 +136,8 @@ class Emulator:
         return message.replace(found[0], f"access {where}")
 
     def _library(self, kernel: str) -> ctypes.CDLL:
+        if kernel in self._library_of:
+            return self._library_of[kernel]
         stems = [path.stem for path in self._folder.glob("*.cu")]
         fitting = [stem for stem in stems if kernel == stem or kernel.startswith(f"{stem}_")]
         if not fitting:
@@ -153,6 +156,7 @@ class Emulator:
                 *(ctypes.c_void_p, ctypes.c_uint64, ctypes.c_char_p, ctypes.c_size_t),
             ]
             self._libraries[stem] = library
+        self._library_of[kernel] = self._libraries[stem]
         return self._libraries[stem]
 
 

@@ -9,27 +9,25 @@
 
 namespace cuda_emulator {
 
-struct Kernel {
-  void* function;
-  void (*call)(void* function, void** arguments);
-  std::string signature;
+struct Argument {
+  const char* kind;  // a name, or the letter before the bits
+  int bits;
+  bool is_pointer;
 };
 
-inline std::map<std::string, Kernel>& kernels() {
-  static std::map<std::string, Kernel> all;
-  return all;
+template <class T>
+constexpr Argument argument_of() {
+  using Plain = std::remove_cv_t<T>;
+  if constexpr (requires { Plain::type_name; }) return {Plain::type_name, 0, false};
+  else if constexpr (std::is_pointer_v<Plain>) {
+    Argument target = argument_of<std::remove_pointer_t<Plain>>();
+    return {target.kind, target.bits, true};
+  } else if constexpr (std::is_floating_point_v<Plain>) return {"f", 8 * sizeof(Plain), false};
+  else if constexpr (std::is_signed_v<Plain>) return {"i", 8 * sizeof(Plain), false};
+  else return {"u", 8 * sizeof(Plain), false};  // bf16 and f16 are u16: their bits
 }
 
-template <class T>
-std::string type_name() {
-  using Plain = std::remove_cv_t<T>;
-  if constexpr (requires { Plain::type_name; }) return Plain::type_name;
-  else if constexpr (std::is_pointer_v<Plain>) return type_name<std::remove_pointer_t<Plain>>() + "*";
-  else if constexpr (std::is_same_v<Plain, float>) return "f32";
-  else if constexpr (std::is_floating_point_v<Plain>) return "f64";
-  else if constexpr (std::is_signed_v<Plain>) return "i" + std::to_string(8 * sizeof(Plain));
-  else return "u" + std::to_string(8 * sizeof(Plain));  // bf16 and f16 are u16: their bits
-}
+void add_kernel(const char* name, void* function, void (*call)(void*, void**), const Argument* arguments, size_t count);
 
 template <class... Arguments, size_t... INDEX>
 void call(void* function, void** arguments, std::index_sequence<INDEX...>) {
@@ -38,172 +36,22 @@ void call(void* function, void** arguments, std::index_sequence<INDEX...>) {
 
 template <class... Arguments>
 bool register_kernel(const char* name, void (*function)(Arguments...)) {
-  std::string signature;
-  ((signature += (signature.empty() ? "" : ", ") + type_name<Arguments>()), ...);
-  kernels()[name] = {reinterpret_cast<void*>(function),
-                     [](void* f, void** arguments) {
-                       call<Arguments...>(f, arguments, std::index_sequence_for<Arguments...>{});
-                     },
-                     signature};
+  static constexpr Argument described[] = {argument_of<Arguments>()..., {}};
+  auto call_it = [](void* f, void** arguments) {
+    call<Arguments...>(f, arguments, std::index_sequence_for<Arguments...>{});
+  };
+  add_kernel(name, reinterpret_cast<void*>(function), call_it, described, sizeof...(Arguments));
   return true;
-}
-
-inline void on_fault(int signal_number, siginfo_t* info, void*) {
-  if (!block || !current) {  // not ours: as if we were not there
-    signal(signal_number, SIG_DFL);
-    return;
-  }
-  const char* address = static_cast<const char*>(info->si_addr);
-  auto describe = [&](const GuardedMemory& memory) {
-    const char* data = reinterpret_cast<const char*>(memory.data());
-    if (address >= data) fail("access %td bytes past the end of %s", address - data - memory.bytes(), memory.name().c_str());
-    fail("access %td bytes before the start of %s", data - address, memory.name().c_str());
-  };
-  for (const auto& [place, array] : block->shared_arrays)
-    if (array->holds(address)) describe(*array);
-  if (block->dynamic_shared && block->dynamic_shared->holds(address)) describe(*block->dynamic_shared);
-  fail("access to address %p", address);
-}
-
-/// Takes over SIGSEGV and SIGBUS while a launch runs: on a stack of its own, since a fiber's may be what overflowed.
-class FaultHandler {
- public:
-  FaultHandler() {
-    stack_t stack{};
-    stack.ss_sp = memory_;
-    stack.ss_size = sizeof memory_;
-    sigaltstack(&stack, &old_stack_);
-    struct sigaction action{};
-    action.sa_sigaction = on_fault;
-    action.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;
-    sigaction(SIGSEGV, &action, &old_segv_);
-    sigaction(SIGBUS, &action, &old_bus_);
-  }
-  ~FaultHandler() {
-    sigaction(SIGSEGV, &old_segv_, nullptr);
-    sigaction(SIGBUS, &old_bus_, nullptr);
-    sigaltstack(&old_stack_, nullptr);
-  }
-
- private:
-  alignas(16) char memory_[64 * 1024];
-  stack_t old_stack_{};
-  struct sigaction old_segv_{}, old_bus_{};
-};
-
-struct LaunchShape {
-  dim3 grid, dim;
-  size_t dynamic_shared;
-  uint64_t seed;
-};
-
-/// Stacks of the fibers: kept between launches, grown when a thread block needs more. Each ends below a guard page.
-class Stacks {
- public:
-  char* get(int index) {
-    while (static_cast<int>(stacks_.size()) <= index)
-      stacks_.push_back(std::make_unique<GuardedMemory>("the thread's stack", STACK_BYTES, PAGE));
-    return reinterpret_cast<char*>(stacks_[index]->data());
-  }
-
- private:
-  std::vector<std::unique_ptr<GuardedMemory>> stacks_;
-};
-
-inline void start_block(Block& b, const LaunchShape& shape, uint64_t linear, Stacks& stacks) {
-  b.index = {static_cast<unsigned>(linear % shape.grid.x), static_cast<unsigned>(linear / shape.grid.x % shape.grid.y),
-             static_cast<unsigned>(linear / shape.grid.x / shape.grid.y)};
-  b.num_alive = b.num_threads;
-  for (Barrier& barrier : b.barriers) barrier = Barrier{};
-  for (Warp& warp : b.warps) warp = Warp{};
-  b.memory_barriers.clear();
-  b.loads.clear();
-  b.agreements.clear();
-  b.seed = shape.seed;
-  b.coin = shape.seed * 2654435761u + linear;
-  for (auto& [place, array] : b.shared_arrays) array->poison();
-  if (b.dynamic_shared) b.dynamic_shared->poison();
-  for (int i = 0; i < b.num_threads; i++) {
-    Thread& thread = b.threads[i];
-    unsigned u = static_cast<unsigned>(i);
-    thread.index = {u % shape.dim.x, u / shape.dim.x % shape.dim.y, u / shape.dim.x / shape.dim.y};
-    thread.linear = i;
-    thread.lane = i % 32;
-    thread.warp = i / 32;
-    thread.state = State::ready;
-    thread.copies.clear();
-    thread.copy_group = 0;
-    make_context(thread.context, stacks.get(i), STACK_BYTES, fiber_entry);
-  }
-}
-
-/// Run a kernel; an empty string, or what went wrong.
-inline std::string launch(const char* name, const Kernel& kernel, const LaunchShape& shape, void** arguments) {
-  static thread_local Stacks stacks;
-  auto b = std::make_unique<Block>();
-  b->kernel = name;
-  b->dim = shape.dim;
-  b->grid = shape.grid;
-  b->num_threads = static_cast<int>(shape.dim.x * shape.dim.y * shape.dim.z);
-  b->num_warps = (b->num_threads + 31) / 32;
-  if (b->num_threads < 1 || b->num_threads > 1024) return std::string(name) + ": a thread block has 1 to 1024 threads";
-  if (shape.dynamic_shared > SHARED_LIMIT) return std::string(name) + ": too much dynamic shared memory";
-  b->threads.resize(b->num_threads);
-  b->warps.resize(b->num_warps);
-  if (shape.dynamic_shared)
-    b->dynamic_shared = std::make_unique<GuardedMemory>("dynamic shared memory", shape.dynamic_shared,
-                                                        shape.dynamic_shared % SWIZZLE_ATOM ? 128 : SWIZZLE_ATOM);
-  struct Call { const Kernel* kernel; void** arguments; } call{&kernel, arguments};
-  b->run_argument = &call;
-  b->run_kernel = [](void* argument) {
-    auto* c = static_cast<Call*>(argument);
-    c->kernel->call(c->kernel->function, c->arguments);
-  };
-  FaultHandler handler;
-  block = b.get();
-  if (sigsetjmp(b->failed, 1) == 0) {
-    uint64_t total = uint64_t{shape.grid.x} * shape.grid.y * shape.grid.z;
-    for (uint64_t i = 0; i < total; i++) {
-      // Thread blocks do not know of each other: another seed, another order of them.
-      uint64_t linear = shape.seed % 2 ? total - 1 - i : i;
-      start_block(*b, shape, linear, stacks);
-      run_schedule(shape.seed ? shape.seed + linear * 7919 : 0);
-      check_shared_memory();
-    }
-  }
-  block = nullptr;
-  current = nullptr;
-  return b->message;
 }
 }  // namespace cuda_emulator
 
-extern "C" __attribute__((visibility("default"))) inline const char* cuda_emulator_signature(const char* name) {
-  auto found = cuda_emulator::kernels().find(name);
-  return found == cuda_emulator::kernels().end() ? nullptr : found->second.signature.c_str();
-}
+extern "C" {
+__attribute__((visibility("default"))) const char* cuda_emulator_signature(const char* name);
 
-extern "C" __attribute__((visibility("default"))) inline int cuda_emulator_launch(
+__attribute__((visibility("default"))) int cuda_emulator_launch(
     const char* name, const unsigned* grid, const unsigned* dim, size_t dynamic_shared, void** arguments,
-    uint64_t seed, char* message, size_t message_bytes) {
-  auto found = cuda_emulator::kernels().find(name);
-  std::string error = "there is no kernel of this name";
-  if (found != cuda_emulator::kernels().end())
-    error = cuda_emulator::launch(found->first.c_str(), found->second,
-                                  {{grid[0], grid[1], grid[2]}, {dim[0], dim[1], dim[2]}, dynamic_shared, seed},
-                                  arguments);
-  snprintf(message, message_bytes, "%s", error.c_str());
-  return !error.empty();
-}
+    uint64_t seed, char* message, size_t message_bytes);
 
 // All names, one behind the other with spaces between.
-extern "C" __attribute__((visibility("default"))) inline const char* cuda_emulator_kernels() {
-  static std::string names;
-  names.clear();
-  for (const auto& [name, kernel] : cuda_emulator::kernels()) names += name + " ";
-  return names.c_str();
-}
-
-// Inline functions are emitted only where they are used.
-[[gnu::used]] inline auto* const cuda_emulator_keep_signature = &cuda_emulator_signature;
-[[gnu::used]] inline auto* const cuda_emulator_keep_kernels = &cuda_emulator_kernels;
-[[gnu::used]] inline auto* const cuda_emulator_keep_launch = &cuda_emulator_launch;
+__attribute__((visibility("default"))) const char* cuda_emulator_kernels();
+}  // extern "C"

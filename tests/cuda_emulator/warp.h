@@ -5,83 +5,45 @@
 
 namespace cuda_emulator {
 
+/// Meet the other lanes of `mask`. For the last one to come: the mask, and what each lane of it deposited. For all others
+/// 0, when the last one has computed what they came for.
+unsigned meet(const char* name, unsigned mask, void* deposit, const Location& where, void** deposits);
+
+/// The others of a mask may go on.
+void part(unsigned mask);
+
 /// Meet the other lanes of `mask`; the last one calls `compute(mask, deposits)`, indexed by lane.
 template <class Compute>
 void collective(const char* name, unsigned mask, void* deposit, const Location& where, Compute compute) {
-  Thread* lanes = &block->threads[current->warp * 32];
-  int num_lanes = std::min(32, block->num_threads - current->warp * 32);
-  if (num_lanes < 32 && mask == 0xffffffffu) mask = (1u << num_lanes) - 1;
-  if (!(mask >> current->lane & 1))
-    fail("lane %d is not in the mask %08x that it gave to %s at %s", current->lane, mask, name,
-         file_line(where).c_str());
-  current->mask = mask;
-  current->deposit = deposit;
-  auto& meetings = block->warps[current->warp].meetings;
-  auto meeting = std::find_if(meetings.begin(), meetings.end(), [&](const Meeting& m) { return m.mask == mask; });
-  if (meeting == meetings.end()) meeting = meetings.insert(meetings.end(), {mask, 0, name});
-  if (strcmp(meeting->name, name))
-    fail("lanes of mask %08x meet in %s and in %s at %s", mask, meeting->name, name, file_line(where).c_str());
-  meeting->arrived |= 1u << current->lane;
-  if (meeting->arrived != mask) {
-    wait(State::in_collective, name, where);
-    return;
-  }
-  meetings.erase(meeting);
-  void* deposits[32] = {};
-  for (int lane = 0; lane < num_lanes; lane++)
-    if (mask >> lane & 1) deposits[lane] = lanes[lane].deposit;
-  compute(mask, deposits);
-  for (int lane = 0; lane < num_lanes; lane++)
-    if ((mask >> lane & 1) && &lanes[lane] != current) lanes[lane].state = State::ready;
+  void* deposits[32];
+  unsigned met = meet(name, mask, deposit, where, deposits);
+  if (!met) return;
+  compute(met, deposits);
+  part(met);
 }
 
-/// Every lane gets the value of the lane that it names; one outside the mask is an error, since its value is undefined.
+/// Every lane gets the bytes of the lane that it names; one outside the mask is an error, since its value is undefined.
+void shuffle_bytes(const char* name, unsigned mask, void* value, size_t bytes, int source, const Location& where);
+
 template <class T>
 T shuffle(const char* name, unsigned mask, T value, int source, const Location& where) {
-  static_assert(std::is_trivially_copyable_v<T>);
-  struct Deposit { T in, out; int source; } deposit{value, value, source};
-  collective(name, mask, &deposit, where, [&](unsigned met, void** deposits) {
-    for (int lane = 0; lane < 32; lane++) {
-      if (!(met >> lane & 1)) continue;
-      auto* mine = static_cast<Deposit*>(deposits[lane]);
-      if (!(met >> (mine->source & 31) & 1))
-        fail("lane %d reads from lane %d, which is not in mask %08x of %s at %s", lane, mine->source, met, name,
-             file_line(where).c_str());
-      mine->out = static_cast<Deposit*>(deposits[mine->source & 31])->in;
-    }
-  });
-  return deposit.out;
+  static_assert(std::is_trivially_copyable_v<T> && sizeof(T) <= 16);
+  shuffle_bytes(name, mask, &value, sizeof value, source, where);
+  return value;
 }
 
-template <class T, class Combine>
-T reduce(const char* name, unsigned mask, T value, const Location& where, Combine combine) {
-  struct Deposit { T value; } deposit{value};
-  collective(name, mask, &deposit, where, [&](unsigned met, void** deposits) {
-    bool is_first = true;
-    T result{};
-    for (int lane = 0; lane < 32; lane++) {
-      if (!(met >> lane & 1)) continue;
-      T next = static_cast<Deposit*>(deposits[lane])->value;
-      result = is_first ? next : combine(result, next);
-      is_first = false;
-    }
-    for (int lane = 0; lane < 32; lane++)
-      if (met >> lane & 1) static_cast<Deposit*>(deposits[lane])->value = result;
-  });
-  return deposit.value;
-}
-
-inline unsigned ballot(const char* name, unsigned mask, bool predicate, const Location& where) {
-  unsigned bit = predicate ? 1u << current->lane : 0;
-  return reduce(name, mask, bit, where, [](unsigned a, unsigned b) { return a | b; });
-}
+void sync_warp(unsigned mask, const Location& where);
+unsigned ballot(const char* name, unsigned mask, bool predicate, const Location& where);
+int reduce_max(unsigned mask, int value, const Location& where);
+int reduce_min(unsigned mask, int value, const Location& where);
+unsigned reduce_add(unsigned mask, unsigned value, const Location& where);
 }  // namespace cuda_emulator
 
 #define WHERE cuda_emulator::Location where = cuda_emulator::Location::current()
 
 inline void __syncthreads(WHERE) { cuda_emulator::arrive_and_wait(0, 0, "__syncthreads", where); }
 inline void __syncwarp(unsigned mask = 0xffffffffu, WHERE) {
-  cuda_emulator::collective("__syncwarp", mask, nullptr, where, [](unsigned, void**) {});
+  cuda_emulator::sync_warp(mask, where);
 }
 template <class T>
 T __shfl_sync(unsigned mask, T value, int source, int width = 32, WHERE) {
@@ -116,11 +78,11 @@ inline int __all_sync(unsigned mask, int predicate, WHERE) {
   return cuda_emulator::ballot("__all_sync", mask, !predicate, where) == 0;
 }
 inline int __reduce_max_sync(unsigned mask, int value, WHERE) {
-  return cuda_emulator::reduce("__reduce_max_sync", mask, value, where, [](int a, int b) { return std::max(a, b); });
+  return cuda_emulator::reduce_max(mask, value, where);
 }
 inline int __reduce_min_sync(unsigned mask, int value, WHERE) {
-  return cuda_emulator::reduce("__reduce_min_sync", mask, value, where, [](int a, int b) { return std::min(a, b); });
+  return cuda_emulator::reduce_min(mask, value, where);
 }
 inline unsigned __reduce_add_sync(unsigned mask, unsigned value, WHERE) {
-  return cuda_emulator::reduce("__reduce_add_sync", mask, value, where, [](unsigned a, unsigned b) { return a + b; });
+  return cuda_emulator::reduce_add(mask, value, where);
 }

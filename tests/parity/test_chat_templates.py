@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,8 +15,11 @@ import jinja2.sandbox
 import pytest
 
 from inferlib import _core, errors
+from inferlib.chat import encode_conversation
+from inferlib.testing import byte_tokenizer
 
 TEMPLATES = sorted((Path(__file__).parent / "chat_templates").glob("*.jinja"))
+TOKENIZER = byte_tokenizer()
 NOW = (1_796_083_200, 3600)
 SPECIAL = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
 
@@ -167,6 +171,91 @@ CONVERSATIONS: dict[str, dict[str, Any]] = {
             },
         ]
     },
+    "parallel calls after words": {
+        "messages": [
+            SYSTEM,
+            USER,
+            {
+                "role": "assistant",
+                "content": "Two at once. ",
+                "reasoning_content": "They do not depend on each other.",
+                "tool_calls": [call("get_weather", city="東京"), call("get_weather", city='"<&>"')],
+            },
+            {"role": "tool", "tool_call_id": "call12345", "content": "☀\n"},
+            {"role": "tool", "tool_call_id": "call12345", "content": ""},
+        ],
+        "tools": [WEATHER],
+    },
+    "a call in full": {
+        "messages": [
+            USER,
+            {
+                "role": "assistant",
+                "content": "",
+                "tool_calls": [call("add", a={"b": [None, {}]})],
+            },
+        ],
+        "tools": [ADD],
+        "add_generation_prompt": False,
+    },
+    "arguments as text": {
+        "messages": [
+            USER,
+            {
+                "role": "assistant",
+                "content": "",
+                "tool_calls": [
+                    {
+                        "id": "call12345",
+                        "type": "function",
+                        "function": {"name": "add", "arguments": '{"a": 1, "b": "é"}'},
+                    }
+                ],
+            },
+            {"role": "tool", "tool_call_id": "call12345", "content": "1é"},
+        ],
+        "tools": [ADD],
+    },
+    "no tools": {"messages": [SYSTEM, USER], "tools": []},
+    "a tool without parameters": {
+        "messages": [USER],
+        "tools": [
+            {
+                "type": "function",
+                "function": {
+                    "name": "now",
+                    "description": "",
+                    "parameters": {"type": "object", "properties": {}},
+                },
+            }
+        ],
+    },
+    "thinking, then a call": {
+        "messages": [
+            USER,
+            {
+                "role": "assistant",
+                "content": "",
+                "reasoning_content": "A sum.\n",
+                "tool_calls": [call("add", a=1, b=2)],
+            },
+            {"role": "tool", "tool_call_id": "call12345", "name": "add", "content": "3"},
+        ],
+        "tools": [ADD],
+        "variables": {"enable_thinking": True, "thinking": True},
+    },
+    "thinking asked for": {
+        "messages": [{"role": "system", "content": "/think"}, USER],
+        "variables": {"enable_thinking": True, "thinking": True, "reasoning_effort": "low"},
+    },
+    "system in the middle": {"messages": [USER, ANSWER, SYSTEM, USER]},
+    "system only": {"messages": [SYSTEM], "add_generation_prompt": False},
+    "empty answer": {"messages": [USER, {"role": "assistant", "content": ""}, USER]},
+    "an open tag": {
+        "messages": [USER, {"role": "assistant", "content": "<think>\nI was"}],
+        "add_generation_prompt": False,
+    },
+    "long": {"messages": [USER, ANSWER] * 40 + [{"role": "user", "content": "é" * 5000}]},
     "two users": {"messages": [USER, USER]},
     "unknown role": {"messages": [{"role": "narrator", "content": "Once …"}]},
     "no content": {"messages": [USER, {"role": "assistant"}]},
@@ -177,9 +266,14 @@ CONVERSATIONS: dict[str, dict[str, Any]] = {
 }
 
 
+@functools.cache
+def jinja_template(source: str) -> jinja2.Template:
+    return jinja_environment().from_string(source)
+
+
 def by_jinja(source: str, conversation: dict[str, Any]) -> str | None:
     """The text, or ``None`` if the template refuses."""
-    template = jinja_environment().from_string(source)
+    template = jinja_template(source)
     try:
         return template.render(
             messages=conversation["messages"],
@@ -217,7 +311,47 @@ def test_the_text_is_jinjas(path: Path, conversation: str) -> None:
 
 
 def test_there_are_enough_templates_and_most_conversations_render() -> None:
-    assert len(TEMPLATES) >= 20
+    assert len(TEMPLATES) >= 30
+    assert len(CONVERSATIONS) >= 30
     sources = [path.read_text(encoding="utf-8") for path in TEMPLATES]
     rendered = [by_jinja(source, case) for source in sources for case in CONVERSATIONS.values()]
     assert sum(text is not None for text in rendered) >= 0.7 * len(rendered)
+
+
+# transformers' `continue_final_message`, written here again from its documentation: the text ends
+# where the final message does, without the white space that the template strips from messages.
+UNFINISHED = {
+    "plain": "Well",
+    "a space at the end": "Well, ",
+    "lines": "\n One\n\ntwo\n",
+    "twice": "Hi there",  # stands in the question, too
+    "tag": "<think>\nI was",
+    "unicode": "नमस्ते 🌊 {{ x }}",
+}
+
+
+def continued_by_jinja(source: str, content: str) -> str | None:
+    mark = "END_OF_IT "
+    messages = [SYSTEM, USER, {"role": "assistant", "content": content + mark}]
+    text = by_jinja(source, {"messages": messages, "add_generation_prompt": False})
+    if text is None or mark.strip() not in text:
+        return None
+    place = text.rindex(mark.strip())
+    return text[:place] if text[place:].startswith(mark) else text[:place].rstrip()
+
+
+@pytest.mark.parametrize("content", UNFINISHED.values(), ids=UNFINISHED)
+@pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: path.stem)
+def test_an_unfinished_message_is_continued_as_in_transformers(path: Path, content: str) -> None:
+    source = path.read_text(encoding="utf-8")
+    if "strftime_now" in source:
+        source = source.replace("strftime_now", "string_of_now")
+        source = "{% macro string_of_now(form) %}today{% endmacro %}" + source
+    messages = [SYSTEM, USER, {"role": "assistant", "content": content}]
+    try:
+        ours = encode_conversation(
+            messages, _core.ChatTemplate(source, SPECIAL), TOKENIZER, continue_final_message=True
+        ).text
+    except errors.TemplateError:
+        ours = None
+    assert ours == continued_by_jinja(source, content)

@@ -12,6 +12,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from bench.cancellations import Resources, lost, measure
 
 from inferlib.testing import tiny_model
 
@@ -124,3 +125,21 @@ def test_threads_that_cancel_do_not_disturb_each_other():
         stats = model.stats()
         assert stats["held_sequences"] == 0
         assert stats["free_blocks"] == stats["total_blocks"]
+
+
+def test_some_hundred_requests_given_up_in_every_way_leave_nothing_behind():
+    # 100,000 of them, and the memory too: python -m bench.cancellations
+    result = measure(400, seed=2)
+    kinds = {name for name in result["counts"] if name.startswith("by ")}
+    assert len(kinds) == 5
+    assert {"while it ran", "while it waited", "after its end"} <= result["counts"].keys()
+    assert [problem for problem in result["lost"] if "resident" not in problem] == []
+
+
+def test_whatever_is_lost_is_told():
+    fields = dict.fromkeys(Resources.__slots__, 10)
+    before = Resources(**fields)
+    assert lost(before, Resources(**fields | {"resident_bytes": 10 + (1 << 20)})) == []
+    for name in fields:
+        grown = Resources(**fields | {name: 10 + (1 << 20) + 1})
+        assert [problem.split(":")[0] for problem in lost(before, grown)] == [name]

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import codecs
 import threading
+import time
 from dataclasses import dataclass, field
 from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -19,6 +21,9 @@ from inferlib.engine import Engine
 from inferlib.errors import RequestError
 from inferlib.model import Model
 from inferlib.request_builder import RequestBuilder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 BOS, EOS, VOCAB_SIZE = 256, 257, 300
 MAX_MODEL_LEN = 512
@@ -41,6 +46,7 @@ class FakeTokenizer:
     bos_id = BOS
     add_bos = True
     end_ids = (EOS,)
+    special_ids = (BOS, EOS)
     vocab_size = VOCAB_SIZE
 
     def encode(self, text, *, add_special=True):
@@ -64,7 +70,7 @@ class FakeTokenizer:
 class FakeTemplate:
     def render(self, messages, *, tools, add_generation_prompt, variables):
         text = "<s>" + "".join(f"[{m['role']}]{m.get('content')}" for m in messages)
-        text += "".join(f"[tool]{tool['name']}" for tool in tools or ())
+        text += "".join(f"[tool]{tool.get('function', tool)['name']}" for tool in tools or ())
         text += "".join(f"[{name}={value}]" for name, value in variables.items())
         return text + ("[assistant]" if add_generation_prompt else "[end]")
 
@@ -87,6 +93,17 @@ class FakeRequest:
     first_token: float | None = None
     last_token: float | None = None
     finished: float | None = None
+
+
+def _events(ids, indices, places, tokens, finished, ended):
+    return SimpleNamespace(
+        request_ids=np.array(ids, np.int64),
+        sequence_indices=np.array(indices, np.int32),
+        token_indices=np.array(places, np.int32),
+        token_ids=np.array(tokens, np.int32),
+        finished=np.array(finished, bool),
+        finished_requests=np.array(ended, np.int64),
+    )
 
 
 class FakeScheduler:
@@ -144,6 +161,12 @@ class FakeScheduler:
     def discard_step(self):
         self.batch = None
 
+    def end_decision_log(self):
+        return None
+
+    def overdue(self):
+        return _events([], [], [], [], [], [])
+
     def update(self, output, now):
         with self.lock:
             ids, indices, places, tokens, finished, ended = [], [], [], [], [], []
@@ -167,14 +190,7 @@ class FakeScheduler:
                 if request.finished is not None:
                     ended.append(request_id)
             self.batch = None
-            return SimpleNamespace(
-                request_ids=np.array(ids, np.int64),
-                sequence_indices=np.array(indices, np.int32),
-                token_indices=np.array(places, np.int32),
-                token_ids=np.array(tokens, np.int32),
-                finished=np.array(finished, bool),
-                finished_requests=np.array(ended, np.int64),
-            )
+            return _events(ids, indices, places, tokens, finished, ended)
 
     def _append(self, request, sequence, token, now):
         params = request.params
@@ -386,6 +402,7 @@ def fake_model(
     tokenizer: bool = True,
     generation_config=None,
     tokens_per_step: int = 1,
+    chat_template_text: str | None = None,
 ) -> Model:
     """A ``Model`` over the pretended parts, which hang on it as ``scheduler`` and so on.
 
@@ -404,9 +421,11 @@ def fake_model(
                 spec=SimpleNamespace(architecture="fake"),
                 tokenizer=fake_tokenizer,
                 chat_template=FakeTemplate() if tokenizer else None,
+                tool_chat_template=None,
+                chat_template_text=chat_template_text,
             ),
             config=EngineConfig(driver="thread" if dedicated else "caller"),
-            engine=Engine(scheduler, executor, text, dedicated=dedicated),
+            engine=Engine(scheduler, executor, text, vocab_size=VOCAB_SIZE, dedicated=dedicated),
             builder=FakeBuilder(
                 tokenizer=fake_tokenizer,
                 generation_config=generation_config or {},
@@ -435,3 +454,9 @@ def assert_idle(model: Model) -> None:
     assert not model._engine._driver._lookaheads
     if model.text is not None:
         assert not model.text.streams
+
+
+def eventually(condition: Callable[[], bool]) -> None:
+    """Wait for what another thread does soon."""
+    while not condition():
+        time.sleep(0.001)

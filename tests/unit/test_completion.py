@@ -4,10 +4,22 @@ from __future__ import annotations
 
 import json
 import math
+import sys
+from types import ModuleType
 
 import pytest
 
-from inferlib import Completion, CompletionOutput, Delta, Logprob, SamplingParams, Timings, Usage
+from inferlib import (
+    Completion,
+    CompletionOutput,
+    Delta,
+    Logprob,
+    MissingExtraError,
+    SamplingParams,
+    Timings,
+    ToolCall,
+    Usage,
+)
 
 
 def output(index, text="text", **changes):
@@ -90,3 +102,62 @@ def test_results_are_frozen(completion):
     with pytest.raises(AttributeError):
         completion.prompt = "b"
     assert math.isclose(completion.timings.total, 1.0)
+
+
+def test_confidence_is_the_geometric_mean_probability(completion):
+    assert completion.confidence == pytest.approx(math.sqrt(math.exp(-0.5) * math.exp(-1.0)))
+    assert completion.outputs[1].confidence is None
+    assert output(0, token_ids=[], logprobs=[]).confidence is None
+
+
+def test_a_record_per_token(completion):
+    records = [record for each in completion.outputs for record in each.to_records()]
+    assert records[1] == {
+        "output": 0,
+        "position": 1,
+        "token_id": 6,
+        "token": "xt",
+        "logprob": -1.0,
+        "probability": math.exp(-1.0),
+        "rank": 2,
+    }
+    assert (records[2]["output"], records[2]["token"], records[2]["logprob"]) == (1, None, None)
+
+
+def test_pandas_gets_the_records(completion, monkeypatch):
+    class DataFrame:
+        @classmethod
+        def from_records(cls, records, columns):
+            frame = cls()
+            frame.rows = [[record[name] for name in columns] for record in records]
+            frame.columns = columns
+            return frame
+
+    pandas = ModuleType("pandas")
+    pandas.DataFrame = DataFrame
+    monkeypatch.setitem(sys.modules, "pandas", pandas)
+    frame = completion.to_pandas()
+    assert len(frame.rows) == 4
+    assert frame.rows[0][:4] == [0, 0, 5, "te"]
+    assert list(completion.outputs[0].to_records()[0]) == frame.columns
+
+
+def test_without_pandas_the_error_names_the_extra(completion, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(MissingExtraError, match=r"inferlib\[pandas\]") as raised:
+        completion.to_pandas()
+    assert raised.value.extra == "pandas"
+    assert isinstance(raised.value, ImportError)
+
+
+def test_a_message_has_only_what_there_is():
+    assert output(0).to_message() == {"role": "assistant", "content": "text"}
+    call = ToolCall(name="add", arguments={}, id="1", raw_text="")
+    message = output(0, "", reasoning="hm", tool_calls=[call]).to_message()
+    assert message["content"] == ""
+    assert message["reasoning_content"] == "hm"
+    assert message["tool_calls"] == [call.to_dict()]
+
+
+def test_a_receipt_knows_no_calls():
+    assert output(0, finish_reason="tool_calls").to_receipt().finish_reason == "stop"

@@ -124,6 +124,21 @@ class TestLoading:
                 )
                 assert twin.stats()["total_blocks"] == model.stats()["total_blocks"] == 64
 
+    def test_a_template_of_its_own_for_tools(self, folder):
+        templates = [
+            {"name": "default", "template": "{{ messages[0].content }}"},
+            {"name": "tool_use", "template": "{{ tools[0].name }}{# <tool_call> #}"},
+        ]
+        change(folder / "tokenizer_config.json", chat_template=templates)
+        messages, options = [{"role": "user", "content": "hi"}], {"max_tokens": 1}
+        with Model.from_pretrained(folder) as model:
+            assert model.chat(messages, **options).prompt == "hi"
+            completion = model.chat(messages, tools=[{"name": "add"}], **options)
+            assert completion.prompt == "add"
+            assert completion.outputs[0].raw_text is not None  # it is read for calls
+        with Model.from_pretrained(folder, chat_template="x") as model:
+            assert model.chat(messages, tools=[{"name": "add"}], **options).prompt == "x"
+
     def test_a_given_chat_template_replaces_the_checkpoints(self, folder):
         with Model.from_pretrained(folder, chat_template="{{ messages[0].content }}!") as model:
             assert model.chat([{"role": "user", "content": "hi"}], max_tokens=1).prompt == "hi!"

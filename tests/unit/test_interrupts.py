@@ -11,6 +11,7 @@ from __future__ import annotations
 import dis
 import gc
 import sys
+import tempfile
 import threading
 from pathlib import Path
 
@@ -97,6 +98,16 @@ def generate_to_a_stop_string(model):
     assert len(completion.token_ids) == 6
 
 
+def work_through_many(model):
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "run.jsonl"
+        results = model.generate_many(["mine", "too"], max_tokens=2, checkpoint=path)
+        assert next(results).completion.text == text_of("mine", 2)
+        results.close()
+        (result,) = model.generate_many(["mine"], max_tokens=2, checkpoint=path)
+        assert result.is_restored
+
+
 def check_interrupt_at(place: int, action, tokens_per_step: int) -> int:
     """Interrupt ``action`` at ``place``; the number of places it passed."""
     model = fake_model(tokens_per_step=tokens_per_step)
@@ -133,6 +144,7 @@ ACTIONS = (
     stream,
     stream_and_break,
     submit,
+    work_through_many,
 )
 
 

@@ -63,7 +63,7 @@ from inferlib.sampling_params import SamplingParams
         ("prompt_logprobs_start", -5),
         ("logprobs_mode", "log"),
         ("logit_bias", [(1, 2)]),
-        ("logit_bias", {"a": 1}),
+        ("logit_bias", {None: 1}),
         ("logit_bias", {1: math.nan}),
         ("logit_bias", {-1: 1.0}),
         ("allowed_token_ids", []),

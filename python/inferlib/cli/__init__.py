@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 
 from .. import _core
 from ..errors import InferlibError
-from . import chat, generate, info
+from . import chat, generate, info, replay_log
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-COMMANDS = {"generate": generate, "chat": chat, "info": info}
+COMMANDS = {"generate": generate, "chat": chat, "info": info, "replay-log": replay_log}
 
 EXIT_ERROR = 1
 EXIT_INTERRUPTED = 130

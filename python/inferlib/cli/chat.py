@@ -109,7 +109,7 @@ class Conversation:
     def _answer(self, text: str) -> None:
         """Stream the answer to a message, and remember both as far as it came."""
         messages = [*self._messages, {"role": "user", "content": text}]
-        answer = ""
+        answer, is_thinking = "", False
         try:
             stream = self._model.stream_chat(messages, **self._options)
         except RequestError as error:  # too long, or refused by the template: the chat goes on
@@ -118,6 +118,11 @@ class Conversation:
         try:
             for delta in stream:
                 answer += delta.text
+                sys.stdout.write(delta.reasoning)
+                is_thinking = is_thinking or bool(delta.reasoning)
+                if is_thinking and delta.text:
+                    sys.stdout.write("\n\n")
+                    is_thinking = False
                 sys.stdout.write(delta.text)
                 sys.stdout.flush()
         except KeyboardInterrupt:

@@ -23,11 +23,13 @@ import numpy as np
 
 from ..errors import ClosedError, ExecutorError, ModelFormatError, RequestError
 from .cuda_draws import kind_of_draws, rows_of_host
+from .cuda_files import files_of_program
 from .cuda_graphs import GraphCache
 from .cuda_launches import ProgramLaunches, kv_cache
 from .cuda_layout import bucket_of
 from .cuda_matrices import DeviceWeights
 from .cuda_memory import StepLimits, kind_for
+from .cuda_proofs import linear_is_proven
 from .cuda_step import HostStep
 from .cuda_supported import refuse_unsupported
 
@@ -70,6 +72,7 @@ def make_executor(
         _refuse_what_is_for_the_cpu(config, kind)
         refuse_unsupported(program)
         limits = StepLimits.of(config, max_model_len)
+        device.prepare(files_of_program(program, kind, device.architecture))
         executor = CudaExecutor(program, device, kind=kind, num_blocks=num_blocks, limits=limits)
         load_weights(executor.weights, None)
         executor.seal()
@@ -141,7 +144,9 @@ class CudaExecutor:
         self._limits = limits
         self._num_blocks = num_blocks
         self._abort = threading.Event()
-        self._weights = DeviceWeights(device, program, kind)
+        # First of all: how the weights lie depends on it, and its memory is used again.
+        has_rows = linear_is_proven(device, kind)
+        self._weights = DeviceWeights(device, program, kind, has_rows=has_rows)
         self._kv = kv_cache(device, program, kind, num_blocks)
         self._graphs = GraphCache(device)
         self._launches: ProgramLaunches | None = None

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from .cuda_inputs import StepInputs
     from .cuda_step import HostStep
 
-DrawKind: TypeAlias = Literal["none", "argmax", "sample"]
+DrawKind: TypeAlias = Literal["none", "greedy", "argmax", "sample"]
+"""Of all rows of a step: ``"greedy"`` draws each one's largest logit and nobody reads logits;
+``"argmax"`` does so for those that the device draws."""
 
 
 def kind_of_draws(step: HostStep) -> DrawKind:
@@ -31,7 +33,9 @@ def kind_of_draws(step: HostStep) -> DrawKind:
     draws = step.draws
     if not draws.is_plain.any():
         return "none"
-    return "argmax" if draws.is_argmax[draws.is_plain].all() else "sample"
+    if not draws.is_argmax[draws.is_plain].all():
+        return "sample"
+    return "greedy" if draws.is_plain.all() else "argmax"
 
 
 def rows_of_host(step: HostStep) -> NDArray[np.int32]:
@@ -58,7 +62,7 @@ class Draws:
             return
         drawn = (inputs.token_ids[start:end], inputs.failed[start:end], self._logits)
         vocab_size = np.int32(self._logits.shape[1])
-        if kind == "argmax":
+        if kind != "sample":
             self._device.launch("argmax_f32", (end - start,), 1024, (*drawn, vocab_size))
         else:
             options = inputs.draws.arrays(start, end)

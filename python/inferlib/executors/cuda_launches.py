@@ -10,9 +10,11 @@ from ..config import BLOCK_SIZE
 from .cuda_choices import KernelChoices
 from .cuda_draws import Draws
 from .cuda_inputs import InputBuffer
-from .cuda_memory import DTYPES, buffer_shapes, max_items, partial_rows
+from .cuda_memory import DTYPES, buffer_shapes, max_items, panels_of_head, partial_rows
 from .cuda_model import DeviceModel
 from .cuda_ops import plan_launches
+from .cuda_products import greedy_head
+from .cuda_weights import FEW_ROWS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -84,11 +86,17 @@ class ProgramLaunches:
             for name, (shape, dtype) in buffer_shapes(program, kind, limits).items()
         }
         partials: tuple[DeviceArray, DeviceArray] = (None, None)
+        largest = None
         if kind != "f32":
             elements, rows = partial_rows(program, limits)
             partials = (
                 device.alloc((elements,), np.float32, "attention's partial outputs"),
                 device.alloc((2 * rows,), np.float32, "attention's partial sums"),
+            )
+            shape = (panels_of_head(program), FEW_ROWS)
+            largest = (
+                device.alloc(shape, np.float32, "largest logits"),
+                device.alloc(shape, np.int32, "tokens of the largest logits"),
             )
         model = DeviceModel(
             device=device,
@@ -103,14 +111,17 @@ class ProgramLaunches:
         ops = program.ops
         first = next(place for place, (op, _) in enumerate(ops) if op == "gather_rows")
         self.of_tokens: list[Launch] = plan_launches(model, ops[:first])
-        self._of_sampled = plan_launches(model, ops[first:])
+        head = next(place for place, (op, _) in enumerate(ops) if op == "lm_head")
+        self._of_sampled = plan_launches(model, ops[first:head])
+        self._head = plan_launches(model, ops[head:])
+        self._greedy_head = greedy_head(model, ops[head][1], largest)
         model.choices.save()
-        logits = buffers[next(str(op["out"]) for name, op in ops if name == "lm_head")]
+        logits = buffers[ops[head][1]["out"]]
         self._rows_per_turn = int(logits.shape[0])
-        self.draws = Draws(device, logits)
+        self.draws: Draws = Draws(device, logits)
         groups = range(len(program.kv_groups))
-        self.max_items = [max_items(program, number, limits) for number in groups]
-        self.inputs = InputBuffer(
+        self.max_items: list[int] = [max_items(program, number, limits) for number in groups]
+        self.inputs: InputBuffer = InputBuffer(
             device,
             limits,
             windows=[group.window for group in program.kv_groups],
@@ -144,5 +155,10 @@ class ProgramLaunches:
         """Compute the logits of some sampled rows and draw their tokens."""
         part = inputs.from_sampled_row(start) if start else inputs
         for launch in self._of_sampled:
+            launch(part, end - start)
+        if draw == "greedy" and self._greedy_head is not None and end - start <= FEW_ROWS:
+            self._greedy_head(inputs, start, end)
+            return
+        for launch in self._head:
             launch(part, end - start)
         self.draws.launch(inputs, draw, start, end)

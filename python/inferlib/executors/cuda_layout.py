@@ -90,7 +90,7 @@ class InputLayout:
 
     def __init__(self, shape: StepShape) -> None:
         self._places: dict[str, slice] = {}
-        self.size = 0
+        self.size: int = 0
         rows, seqs, sampled = shape.rows, shape.seqs, shape.sampled
         self._add("token_ids", rows)
         self._add("failed", rows)

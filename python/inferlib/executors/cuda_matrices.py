@@ -1,7 +1,8 @@
 """The weights of a program on a device, each in the form in which its kernels read it.
 
 A matrix that is multiplied is a list of segments, runs of rows of one layout: in a fused projection
-the parts may have different types. A matrix that tokens are looked up in lies row by row.
+the parts may have different types. A matrix that tokens are looked up in lies row by row, or packed
+like one that is multiplied: if it is one, or if it is quantized.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import numpy as np
 
 from ..errors import ModelFormatError, UnsupportedModelError
-from .cuda_weights import PAIR_COLUMNS, PackedMatrix, QuantizedMatrix, pack_float, pack_quantized
+from .cuda_files import files_of_layout
+from .cuda_weights import PAIR_COLUMNS, QuantizedMatrix, pack_float, pack_quantized
 from .gguf_blocks import READABLE, read_blocks
 
 if TYPE_CHECKING:
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     Part: TypeAlias = "NDArray[Any] | QuantizedMatrix"
 
 Kind: TypeAlias = Literal["f32", "bf16", "f16"]
+_LOADED_COLUMNS = 8
+"""Of 16 bits, that a load of a box takes at least."""
 _STORED_FLOATS = {"BF16": np.uint16, "F16": np.float16}
 _LOOKED_UP, _MULTIPLIED = {"embedding"}, {"linear", "lm_head"}
 
@@ -36,7 +40,8 @@ class Segment:
     """Some rows of a matrix on the device.
 
     Attributes:
-        layout: ``"rows"`` (row by row, for the float32 family), or of a ``PackedMatrix``.
+        layout: ``"rows"`` (floats row by row, for the float32 family and ``linear_sm90``), or of a
+            ``PackedMatrix``.
         first_row: Where its rows begin in the matrix.
         shape: ``(n, k)``.
         codes: Elements, or packed codes.
@@ -59,19 +64,25 @@ class DeviceWeights:
         device: Where to.
         program: Says what is needed, and for what.
         kind: Of the activations: ``"f32"`` keeps every value exactly, the others pack.
+        has_rows: Whether matrices of 16-bit floats lie row by row, for ``linear_sm90``.
     """
 
-    def __init__(self, device: Device, program: Program, kind: Kind) -> None:
+    def __init__(
+        self, device: Device, program: Program, kind: Kind, *, has_rows: bool = False
+    ) -> None:
         self._device = device
         self._kind = kind
+        self.has_rows = has_rows or kind == "f32"
+        self._program = program
+        self._layouts: set[str] = set()
         self._shapes = program.weights
         ops = program.ops
         self._looked_up = {op["weight"] for kind, op in ops if kind in _LOOKED_UP}
         self._multiplied = {op["weight"] for kind, op in ops if kind in _MULTIPLIED}
         self.vectors: dict[str, DeviceArray] = {}
-        self.tables: dict[str, DeviceArray] = {}
+        self.tables: dict[str, DeviceArray] = {}  # for tokens that are not looked up in `matrices`
         self.matrices: dict[str, tuple[Segment, ...]] = {}
-        self.num_bytes = 0
+        self.num_bytes: int = 0
 
     def missing(self) -> list[str]:
         """Names that were not given yet."""
@@ -123,47 +134,79 @@ class DeviceWeights:
     def _add(self, name: str, parts: list[Part]) -> None:
         rows = sum(_shape(part)[0] for part in parts)
         self._check_shape(name, (rows, _shape(parts[0])[1]))
-        if name in self._looked_up:
+        is_packed = self._is_looked_up_packed(name, parts)
+        if name in self._looked_up and not is_packed:
             table = np.concatenate([self._floats(part) for part in parts])
             self.tables[name] = self._upload(table, name)
-        if name in self._multiplied:
+        if name in self._multiplied or is_packed:
             self.matrices[name] = tuple(self._segments(name, parts))
+        if name in self._multiplied and self._kind != "f32":
+            self.prepare_products({segment.layout for segment in self.matrices[name]})
+
+    def prepare_products(self, layouts: set[str]) -> None:
+        """Products with weights of these layouts will be wanted."""
+        for layout in layouts - self._layouts:
+            self._device.prepare(files_of_layout(self._program, layout))
+        self._layouts |= layouts
+
+    def _is_looked_up_packed(self, name: str, parts: list[Part]) -> bool:
+        """Whether tokens are looked up in a packed matrix, which is there once and as stored."""
+        if self._kind == "f32" or name not in self._looked_up or len(list(_runs(parts))) > 1:
+            return False
+        if isinstance(parts[0], QuantizedMatrix):
+            return True
+        return name in self._multiplied and not self.has_rows
 
     def _segments(self, name: str, parts: list[Part]) -> Iterator[Segment]:
-        if self._kind == "f32":
-            table = self.tables.get(name)  # one array does for both
-            if table is None:
-                table = self._upload(np.concatenate([self._floats(part) for part in parts]), name)
-            shape = (int(table.shape[0]), int(table.shape[1]))
-            yield Segment(
-                layout="rows", first_row=0, shape=shape, codes=table, scales=None, group=0
-            )
-            return
         first_row = 0
-        for run in _runs(parts):
-            packed = self._pack(name, run)
-            scales = None if packed.scales is None else self._upload(packed.scales, name)
-            yield Segment(
-                layout=packed.layout,
-                first_row=first_row,
-                shape=packed.shape,
-                codes=self._upload(packed.codes, name),
-                scales=scales,
-                group=packed.group,
-            )
-            first_row += packed.shape[0]
+        for run in [parts] if self._kind == "f32" else _runs(parts):
+            quantized = [part for part in run if isinstance(part, QuantizedMatrix)]
+            if self.has_rows and (self._kind == "f32" or not quantized):
+                segment = self._rows(name, run, first_row, is_whole=len(run) == len(parts))
+            else:
+                segment = self._packed(name, run, first_row)
+            yield segment
+            first_row += segment.shape[0]
 
-    def _pack(self, name: str, run: Sequence[Part]) -> PackedMatrix:
-        if _shape(run[0])[1] % PAIR_COLUMNS:
-            raise UnsupportedModelError(
-                f"{name} has {_shape(run[0])[1]} columns; the CUDA kernels of reduced precision "
-                f"want a multiple of {PAIR_COLUMNS}",
-                hint='give precision="exact"',
-            )
+    def _rows(self, name: str, run: Sequence[Part], first_row: int, *, is_whole: bool) -> Segment:
+        """Floats as they are; one array does for products and for looking tokens up."""
+        table = self.tables.get(name) if is_whole else None
+        if self._kind != "f32":
+            self._check_columns(name, run, _LOADED_COLUMNS)
+        if table is None:
+            table = self._upload(np.concatenate([self._floats(part) for part in run]), name)
+        return Segment(
+            layout="rows",
+            first_row=first_row,
+            shape=(int(table.shape[0]), int(table.shape[1])),
+            codes=table,
+            scales=None,
+            group=0,
+        )
+
+    def _packed(self, name: str, run: Sequence[Part], first_row: int) -> Segment:
+        self._check_columns(name, run, PAIR_COLUMNS)
         quantized = [part for part in run if isinstance(part, QuantizedMatrix)]
         if quantized:
-            return pack_quantized(_stacked(quantized))
-        return pack_float(np.concatenate([self._floats(part) for part in run]))
+            packed = pack_quantized(_stacked(quantized))
+        else:
+            packed = pack_float(np.concatenate([self._floats(part) for part in run]))
+        return Segment(
+            layout=packed.layout,
+            first_row=first_row,
+            shape=packed.shape,
+            codes=self._upload(packed.codes, name),
+            scales=None if packed.scales is None else self._upload(packed.scales, name),
+            group=packed.group,
+        )
+
+    def _check_columns(self, name: str, run: Sequence[Part], multiple: int) -> None:
+        if _shape(run[0])[1] % multiple:
+            raise UnsupportedModelError(
+                f"{name} has {_shape(run[0])[1]} columns; the CUDA kernels of reduced precision "
+                f"want a multiple of {multiple}",
+                hint='give precision="exact"',
+            )
 
     def _floats(self, part: Part) -> NDArray[Any]:
         """Values as the kernels of this kind read floats."""

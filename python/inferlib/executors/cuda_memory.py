@@ -9,6 +9,7 @@ import numpy as np
 
 from ..config import BLOCK_SIZE
 from .cuda_attention import DECODE_ROWS, SEGMENT
+from .cuda_weights import FEW_ROWS, PANEL_ROWS
 
 if TYPE_CHECKING:
     from .._core import Program
@@ -114,6 +115,12 @@ def partial_rows(program: Program, limits: StepLimits) -> tuple[int, int]:
     return max(elements, default=0), max(rows, default=0)
 
 
+def panels_of_head(program: Program) -> int:
+    """Panels of the logits' weight: so many are searched for the largest at once."""
+    logits = next(str(op["out"]) for name, op in program.ops if name == "lm_head")
+    return -(-program.buffers[logits][1] // PANEL_ROWS)
+
+
 def workspace_bytes(program: Program, kind: Kind, limits: StepLimits) -> int:
     """Bytes of all that is not weights and KV blocks, but for the inputs of a step (a few MiB)."""
     buffers = sum(
@@ -124,4 +131,5 @@ def workspace_bytes(program: Program, kind: Kind, limits: StepLimits) -> int:
     if kind == "f32":
         return buffers + scratch_block
     elements, rows = partial_rows(program, limits)
-    return buffers + scratch_block + 4 * (elements + 2 * rows)
+    largest = 2 * panels_of_head(program) * FEW_ROWS
+    return buffers + scratch_block + 4 * (elements + 2 * rows + largest)

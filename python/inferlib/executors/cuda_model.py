@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
+from .cuda_proofs import prefill_sm90_is_chosen
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
@@ -48,6 +50,7 @@ class DeviceModel:
             ``None`` where no kernel needs it.
         constants: Rotary frequencies by number.
         attended: KV group → query heads per KV head, where attention needs work lists.
+        prefilled: Head size → whether prefill goes by the kernel of sm_90a.
     """
 
     device: Device
@@ -60,6 +63,7 @@ class DeviceModel:
     partials: tuple[DeviceArray, DeviceArray]
     constants: dict[int, DeviceArray] = field(default_factory=dict)
     attended: dict[int, int] = field(default_factory=dict)
+    prefilled: dict[int, bool] = field(default_factory=dict)
 
     def from_element(self, buffer: str, start: int) -> DeviceArray:
         """A buffer's memory from an element of its first row on."""
@@ -68,6 +72,14 @@ class DeviceModel:
     def width(self, buffer: str) -> int:
         """Elements per row."""
         return int(self.buffers[buffer].shape[1])
+
+    def prefills_by_sm90(self, head_dim: int) -> bool:
+        """Whether the device has shown that it may."""
+        if head_dim not in self.prefilled:
+            self.prefilled[head_dim] = prefill_sm90_is_chosen(
+                self.device, self.choices, self.kind, head_dim
+            )
+        return self.prefilled[head_dim]
 
     def frequencies(self, op: dict[str, Any]) -> DeviceArray:
         """The rotary table of an op, on the device once."""

@@ -13,18 +13,20 @@ import numpy as np
 
 from ..errors import UnsupportedModelError
 from .cuda_model import ceil_divide, kind_of
-from .cuda_products import attention, product
+from .cuda_products import attention, embedding_packed, gated_product, product
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
+    from .._core import Program
     from ..devices import DeviceArray
     from .cuda_inputs import StepInputs
     from .cuda_model import DeviceModel, Launch
 
     Op: TypeAlias = tuple[str, dict[str, Any]]
 
-i32, f32 = np.int32, np.float32
+i32: type[np.int32] = np.int32
+f32: type[np.float32] = np.float32
 
 
 def plan_launches(model: DeviceModel, ops: Sequence[Op]) -> list[Launch]:
@@ -34,16 +36,19 @@ def plan_launches(model: DeviceModel, ops: Sequence[Op]) -> list[Launch]:
         UnsupportedModelError: There is no kernel for an op of this kind or size.
     """
     ops = [op for op in ops if op[0] != "capture"]
+    activated = _only_activated(model.program)
     launches: list[Launch] = []
     place = 0
     while place < len(ops):
-        launch, used = _fused(model, ops, place)
+        launch, used = _fused(model, ops, place, activated)
         launches.append(launch)
         place += used
     return launches
 
 
-def _fused(model: DeviceModel, ops: Sequence[Op], place: int) -> tuple[Launch, int]:
+def _fused(
+    model: DeviceModel, ops: Sequence[Op], place: int, activated: Collection[str]
+) -> tuple[Launch, int]:
     """The launch of the op at ``place`` and of those behind it that it takes along; how many."""
     length = _length_of_store(model, ops, place)
     if length:
@@ -53,6 +58,10 @@ def _fused(model: DeviceModel, ops: Sequence[Op], place: int) -> tuple[Launch, i
         following, norm = ops[place + 1]
         if following == "rms_norm" and _normalises_sum(model, op, norm):
             return _add_rms_norm(model, op, norm), 2
+    if kind == "linear" and op["out"] in activated:
+        launch = gated_product(model, op, _bias(model, op), ops[place + 1][1])
+        if launch is not None:
+            return launch, 2
     return _SINGLE[kind](model, op), 1
 
 
@@ -62,6 +71,22 @@ def _normalises_sum(model: DeviceModel, add: dict[str, Any], norm: dict[str, Any
     is_whole = norm["length"] == width == model.weights.vectors[norm["weight"]].shape[0]
     is_same = norm["x"] == add["out"] == add["a"] != norm["out"]
     return bool(is_whole and is_same)
+
+
+def _only_activated(program: Program) -> frozenset[str]:
+    """Buffers in which nothing is but products that the very next op activates."""
+    ops = [op for op in program.ops if op[0] != "capture"]
+    buffers = program.buffers
+    activated: set[str] = set()
+    others: set[str] = set()
+    for place, (kind, op) in enumerate(ops):
+        for field, buffer in op.items():
+            if field == "out" or not isinstance(buffer, str) or buffer not in buffers:
+                continue
+            before, product = ops[place - 1] if place else ("", {})
+            is_product = before == "linear" and product["out"] == buffer
+            (activated if kind == "act_and_mul" and is_product else others).add(buffer)
+    return frozenset(activated - others)
 
 
 def _length_of_store(model: DeviceModel, ops: Sequence[Op], place: int) -> int:
@@ -142,7 +167,9 @@ def _add_rms_norm(model: DeviceModel, add: dict[str, Any], norm: dict[str, Any])
 
 def _embedding(model: DeviceModel, op: dict[str, Any]) -> Launch:
     device, out = model.device, model.buffers[op["out"]]
-    table = model.weights.tables[op["weight"]]
+    table = model.weights.tables.get(op["weight"])
+    if table is None:
+        return embedding_packed(model, op)
     kernel = f"embedding_{model.kind}_{kind_of(table)}"
     sizes = (i32(table.shape[1]), f32(op["scale"]))
     return lambda step, rows: device.launch(
@@ -164,8 +191,11 @@ def _rms_norm(model: DeviceModel, op: dict[str, Any]) -> Launch:
 
 
 def _linear(model: DeviceModel, op: dict[str, Any]) -> Launch:
-    bias = model.weights.vectors[op["bias"]] if op["bias"] else None
-    return product(model, op["x"], op["weight"], bias, op["out"])
+    return product(model, op["x"], op["weight"], _bias(model, op), op["out"])
+
+
+def _bias(model: DeviceModel, op: dict[str, Any]) -> DeviceArray | None:
+    return model.weights.vectors[op["bias"]] if op["bias"] else None
 
 
 def _act_and_mul(model: DeviceModel, op: dict[str, Any]) -> Launch:

@@ -1,4 +1,8 @@
-"""Products and attention as launches: what differs between the float32 and the 16-bit kernels."""
+"""Products and attention as launches: what differs between the float32 and the 16-bit kernels.
+
+Where the sums of a product are enough to go on (a gated activation, the largest logit), one kernel
+does both, with the roundings and so the bits of the separate ops.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,15 @@ import numpy as np
 from ..errors import UnsupportedModelError
 from .cuda_attention import HEAD_DIMS, decode_shared_bytes, prefill_shared_bytes
 from .cuda_model import ceil_divide, kind_of
+from .cuda_proofs import cache_map
+from .cuda_sm90 import (
+    ATTENTION_THREADS,
+    LINEAR_TILES,
+    attention_shared_bytes,
+    linear_launch,
+    linear_tile,
+)
+from .cuda_weights import FEW_ROWS, FUSED_LAYOUTS, GATED_ACTIVATIONS, PANEL_ROWS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,18 +32,26 @@ if TYPE_CHECKING:
     from .cuda_matrices import Segment
     from .cuda_model import DeviceModel, Launch
 
-i32, f32 = np.int32, np.float32
-_FEW_ROWS = 8
+i32: type[np.int32] = np.int32
+f32: type[np.float32] = np.float32
 _SLICE_COLUMNS = 512
+_ROWS_OF_TILES = (8, 64, 512)
+"""Numbers of rows up to which a tile is chosen, by what it takes for that many; the last one for
+all above, too."""
 _MAX_HEAD_DIM = 256
 
 
 def product(model: DeviceModel, x: str, weight: str, bias: DeviceArray | None, out: str) -> Launch:
     """``out = x @ weight.T + bias``, segment after segment."""
     segments = model.weights.matrices[weight]
-    if segments[0].layout == "rows":
+    if model.kind == "f32":
         return _exact_product(model, segments[0], x, bias, out)
-    launches = [_packed_product(model, segment, x, bias, out) for segment in segments]
+    launches = [
+        (_rows_product if segment.layout == "rows" else _packed_product)(
+            model, segment, x, bias, out
+        )
+        for segment in segments
+    ]
 
     def launch(step: StepInputs, rows: int) -> None:
         for each in launches:
@@ -50,12 +71,41 @@ def _exact_product(
     )
 
 
+def _rows_product(
+    model: DeviceModel, matrix: Segment, x: str, bias: DeviceArray | None, out: str
+) -> Launch:
+    """By ``linear_sm90``, whatever the number of rows; that chooses the tile."""
+    n, k = matrix.shape
+    kinds = f"{model.kind}_{kind_of(model.buffers[out])}"
+    part_of_bias = None if bias is None else bias[matrix.first_row : matrix.first_row + n]
+    target = model.from_element(out, matrix.first_row)
+    arrays = (target, matrix.codes, model.buffers[x], part_of_bias)
+    launches = {
+        tile: linear_launch(model.device, kinds, tile, arrays, model.width(out))
+        for tile in LINEAR_TILES
+    }
+
+    def choose(rows: int) -> Callable[[int], None]:
+        rows = min(rows, int(model.buffers[x].shape[0]))
+        first = linear_tile(rows)
+        tiles = {str(tile.rows): tile for tile in (first, *launches)}
+        candidates = {name: partial(launches[tile], rows) for name, tile in tiles.items()}
+        key = f"linear_sm90 {kinds} {n}x{k}, {rows}"
+        return launches[tiles[model.choices.choose(key, candidates)]]
+
+    chosen = [(most, choose(most)) for most in _ROWS_OF_TILES]
+
+    def launch(_: StepInputs, rows: int) -> None:
+        next((each for most, each in chosen if rows <= most), chosen[-1][1])(rows)
+
+    return launch
+
+
 def _packed_product(
     model: DeviceModel, matrix: Segment, x: str, bias: DeviceArray | None, out: str
 ) -> Launch:
     device, (n, k) = model.device, matrix.shape
-    weight = model.kind if matrix.layout == "float" else matrix.layout
-    name = f"{model.kind}_{weight}_{kind_of(model.buffers[out])}"
+    name = f"{_kinds(model, matrix)}_{kind_of(model.buffers[out])}"
     part_of_bias = None if bias is None else bias[matrix.first_row : matrix.first_row + n]
     arrays = (
         *(model.from_element(out, matrix.first_row), model.buffers[x]),
@@ -77,30 +127,121 @@ def _packed_product(
         tiles = (ceil_divide(n, 128), ceil_divide(rows, 64))
         device.launch(f"linear_many_{name}", tiles, 128, (*arrays, i32(rows), *sizes))
 
-    most = min(_FEW_ROWS, int(model.buffers[x].shape[0]))
-    chosen = [_quickest(model, f"{name} {n}x{k}", few, many, rows) for rows in range(1, most + 1)]
-    return lambda _, rows: (chosen[rows - 1] if rows <= most else many)(rows)
+    return _quickest(model, x, f"linear {name} {n}x{k}", few, many)
+
+
+def _kinds(model: DeviceModel, matrix: Segment) -> str:
+    """Of activations and weights, as the names of kernels have them."""
+    return f"{model.kind}_{model.kind if matrix.layout == 'float' else matrix.layout}"
 
 
 def _quickest(
     model: DeviceModel,
-    shape: str,
+    x: str,
+    name: str,
     few: Callable[[int], None],
     many: Callable[[int], None],
-    rows: int,
-) -> Callable[[int], None]:
-    """The kernel for a number of rows that both have."""
-    candidates = {"few": partial(few, rows), "many": partial(many, rows)}
-    return few if model.choices.choose(f"linear {shape}, {rows}", candidates) == "few" else many
+) -> Launch:
+    """For each number of rows that both kernels have, the one that is quicker there."""
+
+    def choose(rows: int) -> Callable[[int], None]:
+        candidates = {"few": partial(few, rows), "many": partial(many, rows)}
+        return few if model.choices.choose(f"{name}, {rows}", candidates) == "few" else many
+
+    most = min(FEW_ROWS, int(model.buffers[x].shape[0]))
+    chosen = [choose(rows) for rows in range(1, most + 1)]
+    return lambda _, rows: (chosen[rows - 1] if rows <= most else many)(rows)
+
+
+def gated_product(
+    model: DeviceModel, linear: dict[str, Any], bias: DeviceArray | None, act: dict[str, Any]
+) -> Launch | None:
+    """``linear`` and the ``act_and_mul`` behind it; ``None`` if there is no kernel for both."""
+    segments = model.weights.matrices[linear["weight"]]
+    matrix, width = segments[0], model.width(act["out"])
+    if len(segments) > 1 or matrix.layout not in FUSED_LAYOUTS or width % PANEL_ROWS:
+        return None
+    if act["activation"] not in GATED_ACTIVATIONS:
+        return None
+    device, k, x = model.device, matrix.shape[1], linear["x"]
+    name = f"{_kinds(model, matrix)}_{act['activation']}"
+    arrays = [model.buffers[act["out"]], model.buffers[x]]
+    for first in (0, width):
+        panels = slice(first // PANEL_ROWS, (first + width) // PANEL_ROWS)
+        scales = None if matrix.scales is None else matrix.scales[panels]
+        arrays += [matrix.codes[panels], scales]
+        arrays.append(None if bias is None else bias[first : first + width])
+    sizes = (i32(width), i32(k), i32(matrix.group))
+    shared_bytes = 2 * ceil_divide(k, _SLICE_COLUMNS) * 512
+
+    def few(rows: int) -> None:
+        device.launch(
+            f"gated_few_{name}",
+            (ceil_divide(width, 16),),
+            128,
+            (*arrays, i32(rows), *sizes),
+            shared_bytes=shared_bytes,
+        )
+
+    def many(rows: int) -> None:
+        tiles = (ceil_divide(width, 64), ceil_divide(rows, 64))
+        device.launch(f"gated_many_{name}", tiles, 128, (*arrays, i32(rows), *sizes))
+
+    return _quickest(model, x, f"gated {name} {width}x{k}", few, many)
+
+
+def embedding_packed(model: DeviceModel, op: dict[str, Any]) -> Launch:
+    """Tokens looked up in a packed matrix."""
+    device, (matrix,) = model.device, model.weights.matrices[op["weight"]]
+    kernel = f"embedding_packed_{_kinds(model, matrix)}"
+    arrays = (model.buffers[op["out"]], matrix.codes, matrix.scales)
+    sizes = (i32(matrix.shape[1]), i32(matrix.group), f32(op["scale"]))
+    return lambda step, rows: device.launch(kernel, (rows,), 128, (*arrays, step.token_ids, *sizes))
+
+
+def greedy_head(
+    model: DeviceModel, head: dict[str, Any], partials: tuple[DeviceArray, DeviceArray] | None
+) -> Callable[[StepInputs, int, int], None] | None:
+    """Logits and the largest of each row, for at most ``FEW_ROWS`` rows.
+
+    Args:
+        model: Everything.
+        head: The op ``lm_head``.
+        partials: Room for the largest of each panel; ``None`` where no kernel needs it.
+
+    Returns:
+        Launches for the sampled rows from the second argument to the third, whose states are the
+        first ones of the head's input; ``None`` if there is no kernel for it.
+    """
+    segments = model.weights.matrices[head["weight"]]
+    matrix = segments[0]
+    if partials is None or len(segments) > 1 or matrix.layout not in FUSED_LAYOUTS:
+        return None
+    device, (n, k) = model.device, matrix.shape
+    kernel = f"lm_head_argmax_{_kinds(model, matrix)}"
+    panels = ceil_divide(n, PANEL_ROWS)
+    arrays = (*partials, model.buffers[head["x"]], matrix.codes, matrix.scales)
+    sizes = (i32(n), i32(k), i32(matrix.group), f32(head["softcap"] or 0))
+    shared_bytes = ceil_divide(k, _SLICE_COLUMNS) * 512
+
+    def launch(step: StepInputs, start: int, end: int) -> None:
+        arguments = (*arrays, i32(end - start), *sizes)
+        device.launch(kernel, (panels,), 128, arguments, shared_bytes=shared_bytes)
+        found = (step.token_ids[start:end], step.failed[start:end], *partials, i32(panels))
+        device.launch("lm_head_argmax_combine", (end - start,), 1024, found)
+
+    return launch
 
 
 def attention(model: DeviceModel, op: dict[str, Any]) -> Launch:
     """Causal attention of the step's queries to their sequences' blocks."""
     group = model.program.kv_groups[op["kv_group"]]
     head_dim = group.k_head_dim
-    supported = range(4, _MAX_HEAD_DIM + 1, 4) if model.kind == "f32" else HEAD_DIMS
+    supported = HEAD_DIMS.get(model.kind, range(4, _MAX_HEAD_DIM + 1, 4))
     if head_dim != group.v_head_dim or head_dim not in supported:
-        sizes = "multiples of 4 up to 256" if model.kind == "f32" else "64, 128 and 256"
+        sizes = "multiples of 4 up to 256"
+        if model.kind != "f32":
+            sizes = ", ".join(str(each) for each in supported)
         raise UnsupportedModelError(
             f"heads of {head_dim} (K) and {group.v_head_dim} (V) elements; the CUDA kernels for "
             f"this precision know {sizes}"
@@ -138,28 +279,38 @@ def _attention(model: DeviceModel, op: dict[str, Any]) -> Launch:
     name = f"{model.kind}_{head_dim}"
     heads = (i32(num_heads), i32(num_kv_heads))
     settings = (i32(group.window or 0), f32(op["scale"]), f32(op["softcap"] or 0))
+    prefill, threads, shared_bytes = (
+        f"attention_prefill_{name}",
+        128,
+        prefill_shared_bytes(head_dim),
+    )
+    prefilled: tuple[Any, ...] = (q, *cache)
+    if model.prefills_by_sm90(head_dim):
+        prefill, threads = f"attention_prefill_sm90_{name}", ATTENTION_THREADS
+        shared_bytes = attention_shared_bytes(head_dim)
+        prefilled = (*(cache_map(each) for each in cache), q)
 
     def launch(step: StepInputs, _: int) -> None:
         inputs = step.groups[number]
         common = (
-            *(q, *cache, step.positions, step.query_start_loc),
+            *(step.positions, step.query_start_loc),
             *(inputs.block_tables, inputs.block_table_start_loc),
             *(i32(model.width(op["q"])), *heads, *settings),
         )
         if len(inputs.prefill_tiles):
             device.launch(
-                f"attention_prefill_{name}",
+                prefill,
                 (len(inputs.prefill_tiles) // 2, num_kv_heads),
-                128,
-                (out, inputs.prefill_tiles, *common),
-                shared_bytes=prefill_shared_bytes(head_dim),
+                threads,
+                (out, inputs.prefill_tiles, *prefilled, *common),
+                shared_bytes=shared_bytes,
             )
         for items, tiles in inputs.decode_rounds:
             device.launch(
                 f"attention_decode_{name}",
                 (len(items) // 3, num_kv_heads),
                 32,
-                (*model.partials, items, *common),
+                (*model.partials, items, q, *cache, *common),
                 shared_bytes=decode_shared_bytes(head_dim),
             )
             device.launch(

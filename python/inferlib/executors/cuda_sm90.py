@@ -2,12 +2,23 @@
 
 Their sums are in the order of all others (``cuda/README.md``), but inside of one instruction a
 warpgroup's product may round otherwise than a warp's. So a device and a weight have one family for
-every number of rows; which one is a decision of the executor, never of the number of rows.
+every number of rows: which one is decided when a model is loaded (``cuda_proofs.py``), never by the
+number of rows.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .tensor_maps import TensorMap
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ..devices import Device, DeviceArray
 
 ONLY_FOR = {"attention_prefill_sm90": "sm_90a", "linear_sm90": "sm_90a"}
 """Files of ``cuda/`` → the one architecture that they are compiled for; all others are for all."""
@@ -61,11 +72,49 @@ LINEAR_TILES = (
 )
 
 
+def linear_launch(
+    device: Device,
+    kinds: str,
+    tile: LinearTile,
+    arrays: tuple[DeviceArray, DeviceArray, DeviceArray, DeviceArray | None],
+    out_stride: int,
+) -> Callable[[int], None]:
+    """``out = x @ weight.T + bias`` for a number of rows, a multiple of 8 columns each.
+
+    Args:
+        device: Where everything is.
+        kinds: Of activations and outputs: ``"bf16_f32"``.
+        tile: Of a thread block.
+        arrays: Outputs from their first element on; ``weight``, ``[n, k]``; ``x``, ``[rows, k]``,
+            as many rows as there may be; ``bias``, ``[n]``.
+        out_stride: Elements from one row of the outputs to the next.
+    """
+    out, weight, x, bias = arrays
+    n, k = int(weight.shape[0]), int(weight.shape[1])
+    kernel, across = f"linear_sm90_{kinds}_{tile.rows}", -(-n // tile.outputs)
+    described = (
+        out,
+        TensorMap(array=weight, shape=(n, k), box=(tile.outputs, 64)),
+        TensorMap(array=x, shape=(int(x.shape[0]), k), box=(tile.rows, 64)),
+        bias,
+    )
+    sizes = (np.int32(n), np.int32(k), np.int32(out_stride))
+    return lambda rows: device.launch(
+        kernel,
+        (across, -(-rows // tile.rows)),
+        tile.threads,
+        (*described, np.int32(rows), *sizes),
+        shared_bytes=tile.shared_bytes,
+    )
+
+
 def linear_tile(rows: int) -> LinearTile:
     """The tile for a number of rows: it changes no bit of them."""
     return next((tile for tile in LINEAR_TILES if rows <= tile.rows), LINEAR_TILES[-1])
 
 
+ATTENTION_HEAD_DIMS = (64, 128, 256)
+"""Head sizes that ``attention_prefill_sm90`` is compiled for."""
 ATTENTION_THREADS = 160
 """Of ``attention_prefill_sm90``: 64 rows, and the warp that loads."""
 

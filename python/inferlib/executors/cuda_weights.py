@@ -15,7 +15,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 PANEL_ROWS = 16
+FEW_ROWS = 8
+"""Of activations that a kernel which streams the weights once may have."""
 PAIR_COLUMNS = 32
+GATED_ACTIVATIONS = frozenset({"silu", "gelu_tanh"})
+"""Those that ``gated_*`` is compiled for."""
+FUSED_LAYOUTS = frozenset({"float", "int8", "int4", "e4m3"})
+"""Those that ``gated_*`` and ``lm_head_argmax`` are compiled for."""
 Layout: TypeAlias = Literal["float", "int8", "int4", "e4m3", "e5m2"]
 
 # Fragment of mma.m16n8k16's left operand: lane and element → row and column of a 16 x 16 tile.

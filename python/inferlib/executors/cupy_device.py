@@ -13,9 +13,10 @@ import numpy as np
 from ..errors import ExecutorError, OutOfMemoryError, RequestError
 from .cupy_transfers import STAGED_BYTES, Staging, StartedDownload
 from .kernels import CACHE, CubinCache, KernelSources, source_folder
+from .tensor_maps import TensorMap, address_of, open_driver
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
     from pathlib import Path
 
     from numpy.typing import DTypeLike, NDArray
@@ -80,32 +81,44 @@ class CupyDevice:
         cupy: The module, imported where it is known to be wanted.
         index: Which GPU.
         cache: Folder for cubins; ``None``: in the user's cache.
+        driver: Opens the driver's library, when a tensor map is to be described to it.
 
     Attributes:
         name: ``"cuda"`` or ``"cuda:1"``, and the card.
+        architecture: See ``Device``.
         has_bfloat16: See ``Device``.
         cache_folder: See ``Device``; the folder of the cubins.
     """
 
-    def __init__(self, cupy: Any, *, index: int = 0, cache: Path | None = None) -> None:  # noqa: ANN401  # untyped
+    def __init__(
+        self,
+        cupy: Any,  # noqa: ANN401  # untyped
+        *,
+        index: int = 0,
+        cache: Path | None = None,
+        driver: Callable[[], Any] = open_driver,
+    ) -> None:
         self._cupy = cupy
         self._errors = (cupy.cuda.runtime.CUDARuntimeError, cupy.cuda.driver.CUDADriverError)
         self._device = cupy.cuda.Device(index)
         capability = int(self._device.compute_capability)
         self._sources = KernelSources(source_folder())
-        self._cubins = CubinCache(self._sources, f"sm_{capability}", (cache or CACHE).expanduser())
+        self.architecture = f"sm_{capability}"
+        self._cubins = CubinCache(self._sources, self.architecture, (cache or CACHE).expanduser())
+        self._open_driver = driver
+        self._driver: Any = None
+        self._maps: dict[tuple[Any, ...], NDArray[Any]] = {}
         with self._device:
             self._stream = cupy.cuda.Stream(non_blocking=True)
             self._pool = cupy.cuda.MemoryPool()
             self._staging = Staging(cupy, self._stream)
         name = cupy.cuda.runtime.getDeviceProperties(index)["name"]
         card = name.decode() if isinstance(name, bytes) else name
-        self.name = f"{'cuda' if index == 0 else f'cuda:{index}'} ({card})"
-        self.has_bfloat16 = capability >= _BFLOAT16_CAPABILITY
+        self.name: str = f"{'cuda' if index == 0 else f'cuda:{index}'} ({card})"
+        self.has_bfloat16: bool = capability >= _BFLOAT16_CAPABILITY
         self.cache_folder: Path | None = self._cubins.folder
         self._modules: dict[str, Any] = {}
         self._kernels: dict[str, Any] = {}
-        self._cubins.compile_ahead()
 
     def free_bytes(self) -> int:
         """What the driver says is free, and what the pool holds but does not use."""
@@ -146,6 +159,10 @@ class CupyDevice:
         with self._device:
             return self._staging.start_download(source)
 
+    def prepare(self, files: Collection[str]) -> None:
+        """Compile in the background what the cache lacks of these; see ``Device``."""
+        self._cubins.compile_ahead(files)
+
     def launch(
         self,
         kernel: str,
@@ -156,7 +173,7 @@ class CupyDevice:
         shared_bytes: int = 0,
     ) -> None:
         """Start a kernel; see ``Device``."""
-        values = tuple(np.uint64(0) if value is None else value for value in arguments)
+        values = tuple(self._value(kernel, argument) for argument in arguments)
         try:
             function = self._kernels.get(kernel) or self._load(kernel)
             if shared_bytes > max(_STATIC_LIMIT_BYTES, function.max_dynamic_shared_size_bytes):
@@ -165,6 +182,24 @@ class CupyDevice:
                 function(tuple(grid), (threads,), values, shared_mem=shared_bytes)
         except self._errors as error:
             raise ExecutorError(f"{kernel} cannot be launched: {error}") from error
+
+    def _value(self, kernel: str, argument: KernelArgument) -> Any:  # noqa: ANN401  # as CuPy's
+        """An argument as CuPy takes it."""
+        if argument is None:
+            return np.uint64(0)
+        if not isinstance(argument, TensorMap):
+            return argument
+        key = (address_of(argument.array), argument.shape, argument.box)
+        if key not in self._maps:
+            try:
+                with self._device:
+                    self._driver = self._driver or self._open_driver()
+                    self._maps[key] = argument.encode(self._driver)
+            except (OSError, AttributeError, ValueError) as error:
+                raise ExecutorError(
+                    f"{kernel} cannot be launched: no tensor map for it: {error}"
+                ) from error
+        return self._maps[key]
 
     def _load(self, kernel: str) -> Any:  # noqa: ANN401  # CuPy has no types
         file = self._sources.file_of(kernel)
@@ -208,6 +243,7 @@ class CupyDevice:
         """Give the pools' memory back; what was launched is done."""
         self._cubins.stop()
         with self._device:
+            self._maps.clear()
             self._kernels.clear()
             self._modules.clear()
             self._staging.close()

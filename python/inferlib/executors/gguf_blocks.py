@@ -54,6 +54,11 @@ def _q4_1(blocks: Blocks) -> _Parts:
     return _nibbles(blocks[:, 4:]), _half(blocks, 0), _half(blocks, 2)
 
 
+def _q5_0(blocks: Blocks) -> _Parts:
+    high = np.unpackbits(blocks[:, 2:6], axis=1, bitorder="little").astype(np.int8)
+    return (_nibbles(blocks[:, 6:]) | high << 4) - np.int8(16), _half(blocks, 0), None
+
+
 def _q8_0(blocks: Blocks) -> _Parts:
     return blocks[:, 2:].view(np.int8), _half(blocks, 0), None
 
@@ -81,6 +86,7 @@ def _q6_k(blocks: Blocks) -> _Parts:
 _TYPES: dict[str, tuple[int, int, Callable[[Blocks], _Parts]]] = {
     "Q4_0": (18, 32, _q4_0),
     "Q4_1": (20, 32, _q4_1),
+    "Q5_0": (22, 32, _q5_0),
     "Q8_0": (34, 32, _q8_0),
     "Q4_K": (144, 256, _q4_k),
     "Q6_K": (210, 256, _q6_k),

@@ -17,6 +17,7 @@ from .cuda_sm90 import architecture_of
 from .nvrtc import OPTIONS, Nvrtc
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from concurrent.futures import Future
 
 _logger = logging.getLogger(f"{(__package__ or '').rpartition('.')[0]}.cuda")
@@ -47,8 +48,12 @@ class KernelSources:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.files = {path.stem: path.read_text() for path in sorted(folder.glob("*.cu"))}
-        self.headers = {path.name: path.read_text() for path in sorted(folder.glob("*.cuh"))}
+        self.files: dict[str, str] = {
+            path.stem: path.read_text() for path in sorted(folder.glob("*.cu"))
+        }
+        self.headers: dict[str, str] = {
+            path.name: path.read_text() for path in sorted(folder.glob("*.cuh"))
+        }
 
     def file_of(self, kernel: str) -> str:
         """The file of a kernel: the one with the longest name that the kernel's begins with.
@@ -85,33 +90,37 @@ class CubinCache:
         self._sources = sources
         self._architecture = architecture
         self._nvrtc = Nvrtc()
-        self.key = hashlib.sha256(
+        self.key: str = hashlib.sha256(
             repr((sources.digest(), architecture, OPTIONS, self._nvrtc.version)).encode()
         ).hexdigest()[:24]
-        self.folder = folder / self.key
+        self.folder: Path = folder / self.key
         self._lock = threading.Lock()
         self._running: dict[str, Future[Path]] = {}
+        self._is_silent = False
 
-    def compile_ahead(self) -> None:
-        """Compile in the background what the cache lacks, while weights are read; says so once."""
+    def compile_ahead(self, files: Collection[str]) -> None:
+        """Compile in the background what the cache lacks of some files; says so once."""
         architecture = self._architecture
-        missing = [
-            file
-            for file in self._sources.files
-            if architecture_of(file, architecture) and not self._cubin(file).exists()
-        ]
-        if not missing:
-            return
-        _logger.info(
-            "compiling %d files of CUDA kernels for %s, once: they are kept in %s",
-            len(missing),
-            architecture,
-            self.folder,
-        )
-        pool = ThreadPoolExecutor(min(_COMPILERS, os.cpu_count() or 1), "inferlib-nvrtc")
         with self._lock:
-            self._running = {file: pool.submit(self._compile, file) for file in missing}
+            missing = [
+                file
+                for file in sorted(files)
+                if architecture_of(file, architecture)
+                and file not in self._running
+                and not self._cubin(file).exists()
+            ]
+            if not missing:
+                return
+            pool = ThreadPoolExecutor(min(_COMPILERS, os.cpu_count() or 1), "inferlib-nvrtc")
+            self._running |= {file: pool.submit(self._compile, file) for file in missing}
+            is_first, self._is_silent = not self._is_silent, True
         pool.shutdown(wait=False)  # the threads end when they are done
+        if is_first:
+            _logger.info(
+                "compiling CUDA kernels for %s, once: they are kept in %s",
+                architecture,
+                self.folder,
+            )
 
     def path(self, file: str) -> Path:
         """The cubin of a kernel file; compiled now if nobody has before.

@@ -63,7 +63,7 @@ class Nvrtc:
         self._library = _load()
         major, minor = ctypes.c_int(), ctypes.c_int()
         self._check(self._library.nvrtcVersion(ctypes.byref(major), ctypes.byref(minor)))
-        self.version = f"{major.value}.{minor.value}"
+        self.version: str = f"{major.value}.{minor.value}"
 
     def compile(
         self, name: str, source: str, headers: Mapping[str, str], architecture: str

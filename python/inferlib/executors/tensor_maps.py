@@ -104,6 +104,15 @@ class TensorMap:
         return encoded.view(np.dtype((np.void, 128)))
 
 
+def open_driver() -> ctypes.CDLL:
+    """The driver's library.
+
+    Raises:
+        OSError: There is none.
+    """
+    return ctypes.CDLL("libcuda.so.1")
+
+
 def address_of(array: DeviceArray) -> int:
     """Where an array of NumPy or CuPy begins."""
     return int(array.ctypes.data if isinstance(array, np.ndarray) else array.data.ptr)

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use crate::request::RequestId;
 use crate::sampling::SamplingParams;
 
 /// Block tables and slots of one KV group.
@@ -40,6 +41,8 @@ pub struct SampledRow {
     pub kind: LogitsRow,
     /// Index of the sequence in this batch.
     pub sequence: u32,
+    /// Whose sequence it is.
+    pub request: RequestId,
     /// Resolved parameters of the request, shared by its rows.
     pub params: Arc<SamplingParams>,
     /// Counter-RNG key: `(seed, sequence_index, position)`; `position` is that of the token being drawn.
@@ -57,6 +60,9 @@ pub struct SampledRow {
     pub history_prompt_len: u32,
     /// Output tokens in the history range.
     pub history_output_len: u32,
+    /// If present, only tokens whose bit is set may be drawn: bit `id % 32` of word `id / 32`. Filled in between
+    /// `schedule` and the executor, by whoever knows the sequence's grammar.
+    pub mask: Option<Arc<[u32]>>,
 }
 
 /// The input of one step.

@@ -12,6 +12,7 @@ pub mod prefix_cache;
 mod tokens;
 
 use std::collections::{HashMap, HashSet};
+use std::hash::{BuildHasherDefault, Hasher};
 use std::num::NonZeroU64;
 
 pub use admission::PrefixMatch;
@@ -83,6 +84,30 @@ struct Chain {
     num_blocks: usize,
 }
 
+/// The keys are hashes, keyed per process.
+type AlreadyHashed = BuildHasherDefault<LowBits>;
+
+/// Takes a `u128` for its hash.
+#[derive(Debug, Default)]
+struct LowBits(u64);
+
+impl Hasher for LowBits {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(byte);
+        }
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "half of the hash suffices")]
+    fn write_u128(&mut self, hash: u128) {
+        self.0 = hash as u64;
+    }
+}
+
 /// Pools, published blocks and block tables of all KV groups.
 #[derive(Debug)]
 pub struct KvCache {
@@ -97,12 +122,14 @@ pub struct KvCache {
     /// `[slot * num_groups + group]`: the shared, partial block whose content the next block of the table starts with.
     /// Referenced until the copy is known to be done.
     copy_sources: Vec<Option<BlockId>>,
+    /// How many there are: in almost every step none, and nobody looks for them.
+    num_copy_sources: usize,
     /// `[slot]`: present while the slot is open, prefix caching is on, and its blocks may be published.
     chains: Vec<Option<Chain>>,
     /// Scratch of `match_prefix`, one list per group.
     matched: Vec<Vec<BlockId>>,
     /// Hashes of the blocks that the step being planned will fill.
-    announced: HashSet<u128>,
+    announced: HashSet<u128, AlreadyHashed>,
 }
 
 impl KvCache {
@@ -122,9 +149,10 @@ impl KvCache {
             next_content: NonZeroU64::MIN,
             tables: Vec::new(),
             copy_sources: Vec::new(),
+            num_copy_sources: 0,
             chains: Vec::new(),
             matched: vec![Vec::new(); groups.len()],
-            announced: HashSet::new(),
+            announced: HashSet::default(),
         }
     }
 
@@ -164,16 +192,16 @@ impl KvCache {
     /// The block to copy into `table(slot, group)[num_computed / 16]` before the sequence's next step.
     #[must_use]
     pub fn copy_source(&self, slot: usize, group: usize) -> Option<BlockId> {
+        if self.num_copy_sources == 0 {
+            return None;
+        }
         self.copy_sources[slot * self.groups.len() + group]
     }
 
     /// Whether some block of the sequence is still to be copied into its table.
     #[must_use]
     pub fn has_pending_copies(&self, slot: usize) -> bool {
-        let first = slot * self.groups.len();
-        self.copy_sources[first..first + self.groups.len()]
-            .iter()
-            .any(Option::is_some)
+        (0..self.groups.len()).any(|group| self.copy_source(slot, group).is_some())
     }
 
     /// Begin a sequence without blocks that will not hold more than `max_tokens` tokens. Prefixes are shared only
@@ -215,6 +243,7 @@ impl KvCache {
             if rest > 0 {
                 group.pool.touch(from[shared]);
                 self.copy_sources[target * count + index] = Some(from[shared]);
+                self.num_copy_sources += 1;
             }
             self.tables[source * count + index] = from;
         }
@@ -261,9 +290,13 @@ impl KvCache {
 
     /// The copies of a sequence were made: its sources may be reused.
     pub fn copies_done(&mut self, slot: usize) {
+        if self.num_copy_sources == 0 {
+            return;
+        }
         let first = slot * self.groups.len();
         for (index, group) in self.groups.iter_mut().enumerate() {
             if let Some(source) = self.copy_sources[first + index].take() {
+                self.num_copy_sources -= 1;
                 group.release(source);
             }
         }
@@ -271,11 +304,15 @@ impl KvCache {
 
     /// Publish the blocks that became full when `num_computed` tokens were computed.
     pub fn publish(&mut self, slot: usize, tokens: TokenView<'_>, num_computed: usize) {
+        let num_full = num_computed / BLOCK_SIZE;
+        if self.chains[slot].is_none_or(|chain| chain.num_blocks >= num_full) {
+            return; // 15 steps of 16
+        }
         let (Some(key), Some(mut chain)) = (self.hash, self.chains[slot]) else {
             return;
         };
         let first = slot * self.groups.len();
-        while chain.num_blocks < num_computed / BLOCK_SIZE {
+        while chain.num_blocks < num_full {
             let block_tokens = tokens.block(chain.num_blocks);
             let hash = key.mix(chain.hash, &block_tokens);
             let parent = chain.content;

@@ -37,8 +37,12 @@ pub struct NewRequest {
     pub seed: u64,
     /// Prefixes are shared only between requests of equal salt.
     pub cache_salt: Option<String>,
-    /// Smaller runs first; equal ones in order of arrival.
+    /// Smaller runs first; equal ones in order of arrival. See [`crate::Policy`].
     pub priority: i32,
+    /// Whom fair share counts it to; those that name none are one tenant.
+    pub tenant: Option<String>,
+    /// When it ends with what it has, on the clock that the caller passes as `now`.
+    pub deadline: Option<f64>,
     /// Draft tokens for it, where the scheduler drafts at all.
     pub speculation: bool,
     /// A held sequence that it goes on from, whose salt it then has.
@@ -46,7 +50,7 @@ pub struct NewRequest {
 }
 
 impl NewRequest {
-    /// One sequence, seed 0, no salt, priority 0, drafts allowed, from the beginning.
+    /// One sequence, seed 0, no salt, priority 0, no tenant, no deadline, drafts allowed, from the beginning.
     #[must_use]
     pub fn new(prompt: Vec<i32>, params: Arc<SamplingParams>) -> Self {
         Self {
@@ -56,6 +60,8 @@ impl NewRequest {
             seed: 0,
             cache_salt: None,
             priority: 0,
+            tenant: None,
+            deadline: None,
             speculation: true,
             continues: None,
         }
@@ -115,6 +121,9 @@ pub enum SubmitError {
         /// Most sequences of a request.
         limit: u32,
     },
+    /// A deadline that is no moment.
+    #[error("deadline must be a finite number of seconds")]
+    InvalidDeadline,
     /// The held sequence that it is to go on from does not allow it.
     #[error(transparent)]
     Sequence(#[from] SequenceError),
@@ -169,6 +178,8 @@ pub enum FinishReason {
     Abort,
     /// The model's logits were not numbers, or nothing was left to draw from.
     Error,
+    /// It was not done in time.
+    Deadline,
 }
 
 impl FinishReason {
@@ -180,15 +191,22 @@ impl FinishReason {
             Self::Length => "length",
             Self::Abort => "abort",
             Self::Error => "error",
+            Self::Deadline => "deadline",
         }
     }
 
     /// The reverse of [`FinishReason::as_str`].
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
-        [Self::Stop, Self::Length, Self::Abort, Self::Error]
-            .into_iter()
-            .find(|reason| reason.as_str() == name)
+        [
+            Self::Stop,
+            Self::Length,
+            Self::Abort,
+            Self::Error,
+            Self::Deadline,
+        ]
+        .into_iter()
+        .find(|reason| reason.as_str() == name)
     }
 }
 
@@ -301,8 +319,39 @@ pub struct RunRecord {
     pub waited_for: [u64; WaitReason::ALL.len()],
 }
 
+/// What a waiting request's place comes from, by policy.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Standing {
+    /// When it came, among those of its priority.
+    Arrival {
+        /// As submitted.
+        priority: i32,
+    },
+    /// Its priority, bettered by what it waited.
+    Priority {
+        /// As submitted.
+        priority: i32,
+        /// Less a class for every `steps_per_class` steps since, rounded down.
+        effective: i64,
+    },
+    /// What its tenant got so far.
+    FairShare {
+        /// Its tenant's counter, in weighted tokens.
+        service: u64,
+        /// The smallest counter of those who wait.
+        least_service: u64,
+    },
+    /// When it must be done.
+    Deadline {
+        /// On the caller's clock, in seconds.
+        due: f64,
+        /// Whether that is its own deadline, or what the policy gives those without one.
+        is_own: bool,
+    },
+}
+
 /// Why a request does not run now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Waiting {
     /// Of the latest step; `None`: no step was planned since, or it let everybody in.
     pub reason: Option<WaitReason>,
@@ -316,6 +365,8 @@ pub struct Waiting {
     pub num_running_seqs: usize,
     /// Whether it ran before and was preempted.
     pub is_preempted: bool,
+    /// What its place in the queue comes from.
+    pub standing: Standing,
 }
 
 /// Results of a request, growing while it runs.

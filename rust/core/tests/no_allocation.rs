@@ -10,8 +10,8 @@ use std::cell::Cell;
 use std::sync::Arc;
 
 use inferlib_core::{
-    GroupConfig, NewRequest, PrefixHash, PromptLookup, RowStatus, SamplingParams, Scheduler,
-    SchedulerConfig, StepOutput,
+    GroupConfig, NewRequest, Policy, PrefixHash, PromptLookup, RowStatus, SamplingParams,
+    Scheduler, SchedulerConfig, StepOutput,
 };
 
 thread_local! {
@@ -46,9 +46,13 @@ fn submit(scheduler: &mut Scheduler) {
             max_tokens: 100,
             ..SamplingParams::default()
         };
-        scheduler
-            .submit(NewRequest::new(prompt, Arc::new(params)), 0.0)
-            .unwrap();
+        let new = NewRequest {
+            tenant: Some(["a", "b", "c"][seed % 3].to_owned()),
+            priority: i32::try_from(seed % 5).unwrap(),
+            deadline: Some(1e3),
+            ..NewRequest::new(prompt, Arc::new(params))
+        };
+        scheduler.submit(new, 0.0).unwrap();
     }
 }
 
@@ -73,7 +77,11 @@ fn drain(scheduler: &mut Scheduler, output: &mut StepOutput) -> (usize, usize) {
     (num_steps, num_allocations)
 }
 
-fn check(speculation: Option<PromptLookup>, expected_steps: std::ops::RangeInclusive<usize>) {
+fn check(
+    policy: Policy,
+    speculation: Option<PromptLookup>,
+    expected_steps: std::ops::RangeInclusive<usize>,
+) {
     let mut scheduler = Scheduler::new(SchedulerConfig {
         groups: vec![GroupConfig {
             num_blocks: 1000,
@@ -85,6 +93,7 @@ fn check(speculation: Option<PromptLookup>, expected_steps: std::ops::RangeInclu
         vocab_size: 100,
         speculation,
         rows_per_pass: 4 * NUM_SEQS,
+        policy,
         enable_prefix_caching: true,
         max_chunk: None,
         max_waiting: None,
@@ -112,11 +121,13 @@ fn check(speculation: Option<PromptLookup>, expected_steps: std::ops::RangeInclu
 }
 
 #[test]
-fn steps_after_warm_up_allocate_nothing() {
-    check(None, 99..=99);
+fn steps_after_warm_up_allocate_nothing_under_any_policy() {
+    for name in Policy::NAMES {
+        check(Policy::from_name(name).unwrap(), None, 99..=99);
+    }
 }
 
 #[test]
 fn steps_with_drafts_allocate_nothing_after_warm_up_either() {
-    check(Some(PromptLookup::default()), 20..=40);
+    check(Policy::Fcfs, Some(PromptLookup::default()), 20..=40);
 }

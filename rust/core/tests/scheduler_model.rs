@@ -1,161 +1,22 @@
-//! The policy against a naive twin: plain lists, recomputed from scratch, no cache, one sequence per request. Both must
-//! choose the same sequences, the same numbers of tokens, the same victims, step by step.
+//! Every policy against a naive twin: plain lists, sorted and recomputed from scratch in every step, no cache, one
+//! sequence per request, no tenant ever forgotten. Both must choose the same sequences, the same numbers of tokens, the
+//! same victims, step by step.
 #![allow(
     clippy::unwrap_used,
     clippy::allow_attributes,
     reason = "a test that unwraps says what it expects"
 )]
 
+mod naive_scheduler;
 mod pretended_executor;
 
 use inferlib_core::{
-    BLOCK_SIZE, NewRequest, RequestId, RowStatus, Scheduler, SchedulerConfig, StepOutput,
+    BLOCK_SIZE, FinishReason, NewRequest, Policy, RequestId, RowStatus, Scheduler, SchedulerConfig,
+    StepOutput,
 };
+use naive_scheduler::{Naive, NaiveRequest};
 use pretended_executor::{config, group, params, prompt, request};
 use proptest::prelude::*;
-
-#[derive(Clone, Debug)]
-struct NaiveRequest {
-    id: RequestId,
-    priority: i32,
-    arrival: usize,
-    num_prompt: usize,
-    max_tokens: usize,
-    num_tokens: usize,
-    computed: usize,
-    /// Blocks held; none while it waits.
-    blocks: usize,
-    is_running: bool,
-    num_preemptions: u32,
-}
-
-impl NaiveRequest {
-    fn rank(&self) -> (i32, usize) {
-        (self.priority, self.arrival)
-    }
-
-    fn remaining(&self) -> usize {
-        self.num_tokens - self.computed
-    }
-
-    fn needed(&self) -> usize {
-        self.num_tokens.div_ceil(BLOCK_SIZE)
-    }
-}
-
-#[derive(Debug)]
-struct Naive {
-    limits: SchedulerConfig,
-    /// Always in order of rank.
-    requests: Vec<NaiveRequest>,
-    /// Of the step in flight: request, first position, tokens.
-    planned: Vec<(RequestId, usize, usize)>,
-    num_preemptions: u64,
-}
-
-impl Naive {
-    fn free(&self) -> usize {
-        let used: usize = self.requests.iter().map(|request| request.blocks).sum();
-        self.limits.groups[0].num_blocks as usize - used
-    }
-
-    fn num_running(&self) -> usize {
-        self.requests
-            .iter()
-            .filter(|request| request.is_running)
-            .count()
-    }
-
-    fn plan(&mut self, index: usize, tokens: usize) -> usize {
-        let request = &self.requests[index];
-        self.planned.push((request.id, request.computed, tokens));
-        tokens
-    }
-
-    fn schedule(&mut self) -> Vec<(usize, usize)> {
-        self.planned.clear();
-        let mut budget = self.limits.max_num_batched_tokens;
-        let chunk = self.limits.max_chunk.unwrap_or(usize::MAX);
-        let mut preempted = false;
-        for index in 0..self.requests.len() {
-            if !self.requests[index].is_running
-                || self.requests[index].remaining() > 1
-                || budget == 0
-            {
-                continue;
-            }
-            let needed = self.requests[index].needed();
-            while needed > self.requests[index].blocks && self.free() == 0 {
-                let victim = self
-                    .requests
-                    .iter()
-                    .rposition(|request| request.is_running)
-                    .unwrap();
-                let request = &mut self.requests[victim];
-                (request.blocks, request.computed, request.is_running) = (0, 0, false);
-                request.num_preemptions += 1;
-                self.num_preemptions += 1;
-                preempted = true;
-                if victim == index {
-                    break;
-                }
-            }
-            if self.requests[index].is_running {
-                self.requests[index].blocks = needed;
-                budget -= self.plan(index, 1);
-            }
-        }
-        for index in 0..self.requests.len() {
-            let request = &self.requests[index];
-            if request.is_running && request.remaining() > 1 && budget > 0 {
-                let tokens = request.remaining().min(chunk).min(budget);
-                budget -= self.plan(index, tokens);
-            }
-        }
-        let most = self
-            .limits
-            .max_num_seqs
-            .min(self.limits.max_num_batched_tokens);
-        if !preempted {
-            for index in 0..self.requests.len() {
-                if self.requests[index].is_running {
-                    continue;
-                }
-                let fits = self.requests[index].needed() + self.num_running() <= self.free();
-                if budget == 0 || self.num_running() == most || !fits {
-                    break;
-                }
-                let request = &mut self.requests[index];
-                (request.blocks, request.is_running) = (request.needed(), true);
-                let tokens = request.remaining().min(chunk).min(budget);
-                budget -= self.plan(index, tokens);
-            }
-        }
-        self.planned
-            .iter()
-            .map(|&(_, start, tokens)| (start, tokens))
-            .collect()
-    }
-
-    fn update(&mut self) -> Vec<RequestId> {
-        let mut finished = Vec::new();
-        for (id, _, tokens) in std::mem::take(&mut self.planned) {
-            let Some(index) = self.requests.iter().position(|request| request.id == id) else {
-                continue;
-            };
-            let request = &mut self.requests[index];
-            request.computed += tokens;
-            if request.remaining() == 0 {
-                request.num_tokens += 1;
-            }
-            if request.num_tokens == request.num_prompt + request.max_tokens {
-                finished.push(id);
-                self.requests.remove(index);
-            }
-        }
-        finished
-    }
-}
 
 #[derive(Clone, Debug)]
 enum Operation {
@@ -163,6 +24,9 @@ enum Operation {
         length: usize,
         max_tokens: u32,
         priority: i32,
+        tenant: usize,
+        /// Steps from now.
+        deadline: Option<u32>,
     },
     Step,
     Discard,
@@ -173,58 +37,112 @@ enum Operation {
 }
 
 fn arbitrary_operation() -> impl Strategy<Value = Operation> {
+    let submit = (
+        prop_oneof![
+            (1..70_usize, 1..40_u32),
+            (1..4_usize, 60..95_u32),
+            (55..75_usize, 1..4_u32)
+        ],
+        prop_oneof![3 => Just(0), 1 => -1..3_i32],
+        prop_oneof![0..2_usize, 0..5_usize],
+        prop::option::weighted(0.3, 0..60_u32),
+    );
     prop_oneof![
-        3 => (1..70_usize, 1..40_u32, prop_oneof![3 => Just(0), 1 => -1..2_i32]).prop_map(
-            |(length, max_tokens, priority)| Operation::Submit { length, max_tokens, priority }
-        ),
-        8 => Just(Operation::Step),
+        3 => submit.prop_map(|((length, max_tokens), priority, tenant, deadline)| Operation::Submit {
+            length, max_tokens, priority, tenant, deadline
+        }),
+        20 => Just(Operation::Step),
         1 => Just(Operation::Discard),
         1 => (0..6_usize, any::<bool>())
             .prop_map(|(which, in_flight)| Operation::Cancel { which, in_flight }),
     ]
 }
 
+fn arbitrary_policy() -> impl Strategy<Value = Policy> {
+    prop_oneof![
+        Just(Policy::Fcfs),
+        (1..20_u32).prop_map(|steps_per_class| Policy::Priority { steps_per_class }),
+        (1..3_u32, 1..5_u32).prop_map(|(input_weight, output_weight)| Policy::FairShare {
+            input_weight,
+            output_weight
+        }),
+        (0..40_u32).prop_map(|seconds| Policy::Deadline {
+            patience_seconds: f64::from(seconds)
+        }),
+    ]
+}
+
+const TENANTS: [Option<&str>; 5] = [Some("a"), Some("b"), None, Some("c"), Some("")];
+
 struct Pair {
     real: Scheduler,
     naive: Naive,
     arrivals: usize,
+    now: u32,
 }
 
 impl Pair {
-    fn submit(&mut self, length: usize, max_tokens: u32, priority: i32) {
+    fn new(limits: SchedulerConfig) -> Self {
+        Self {
+            real: Scheduler::new(limits.clone()).unwrap(),
+            naive: Naive::new(limits),
+            arrivals: 0,
+            now: 0,
+        }
+    }
+
+    fn submit(
+        &mut self,
+        (length, max_tokens): (usize, u32),
+        priority: i32,
+        tenant: usize,
+        deadline: Option<u32>,
+    ) {
         let seed = self.arrivals as u64;
+        let deadline = deadline.map(|steps| self.now + steps);
         let new = NewRequest {
             priority,
+            tenant: TENANTS[tenant].map(str::to_owned),
+            deadline: deadline.map(f64::from),
             ..request(prompt(seed, length), params(max_tokens))
         };
-        let Ok(id) = self.real.submit(new, 0.0) else {
+        let Ok(id) = self.real.submit(new, f64::from(self.now)) else {
             return;
         };
         let limits = &self.naive.limits;
         let capacity = limits.groups[0].num_blocks as usize * BLOCK_SIZE;
         let room = (limits.max_model_len - length).min(capacity + 1 - length);
-        self.naive.requests.push(NaiveRequest {
+        self.naive.submit(NaiveRequest {
             id,
             priority,
+            tenant,
+            deadline,
+            arrived: self.now,
             arrival: self.arrivals,
+            arrival_step: self.naive.num_steps,
             num_prompt: length,
             max_tokens: (max_tokens as usize).min(room),
             num_tokens: length,
             computed: 0,
             blocks: 0,
             is_running: false,
+            was_started: false,
             num_preemptions: 0,
         });
-        self.naive.requests.sort_by_key(NaiveRequest::rank);
         self.arrivals += 1;
     }
 
     /// Whether there was something to do.
     fn step(&mut self, operation: &Operation) -> bool {
+        self.now += 1;
+        let now = f64::from(self.now);
+        let mut late = self.naive.expire(self.now);
         let expected = self.naive.schedule();
-        let Some(batch) = self.real.schedule(0.0) else {
+        let Some(batch) = self.real.schedule(now) else {
             assert!(expected.is_empty() && self.naive.requests.is_empty());
-            return false;
+            assert_eq!(self.real.overdue().finished_requests, late);
+            self.take_late(&late);
+            return !late.is_empty();
         };
         let found: Vec<_> = batch
             .query_start_loc
@@ -241,6 +159,7 @@ impl Pair {
         match operation {
             Operation::Discard => {
                 self.real.discard_step();
+                self.naive.told.extend(late);
                 return true;
             }
             Operation::Cancel { which, .. } => self.cancel(*which),
@@ -251,23 +170,31 @@ impl Pair {
             status: vec![RowStatus::Ok; rows],
             logprobs: vec![None; rows],
         };
-        let finished = self
-            .real
-            .update(&output, 0.0)
-            .unwrap()
-            .finished_requests
-            .clone();
-        assert_eq!(finished, self.naive.update());
-        for id in finished {
+        let mut expected = self.naive.update();
+        late.splice(0..0, std::mem::take(&mut self.naive.told));
+        late.extend(self.naive.expire(self.now));
+        expected.extend(&late);
+        let finished = &self.real.update(&output, now).unwrap().finished_requests;
+        assert_eq!(finished, &expected);
+        for id in expected.into_iter().filter(|id| !late.contains(id)) {
             self.real.take(id).unwrap();
         }
+        self.take_late(&late);
         self.check();
         true
     }
 
+    fn take_late(&mut self, late: &[RequestId]) {
+        for &id in late {
+            let output = self.real.take(id).unwrap();
+            let reason = output.sequences[0].finish_reason;
+            assert_eq!(reason, Some(FinishReason::Deadline));
+        }
+    }
+
     fn cancel(&mut self, which: usize) {
         if which < self.naive.requests.len() {
-            let gone = self.naive.requests.remove(which);
+            let gone = self.naive.remove(which);
             assert!(self.real.cancel(gone.id, 0.0));
             let output = self.real.take(gone.id).unwrap();
             assert_eq!(output.num_preemptions, gone.num_preemptions);
@@ -284,36 +211,41 @@ impl Pair {
             stats.num_waiting_seqs,
             self.naive.requests.len() - self.naive.num_running()
         );
+        for tenant in self.real.tenants().filter(|tenant| tenant.num_seqs > 0) {
+            let index = TENANTS
+                .iter()
+                .position(|name| *name == tenant.tenant.as_deref());
+            assert_eq!(tenant.service, self.naive.counters[index.unwrap()]);
+        }
     }
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 800, ..ProptestConfig::default() })]
 
     #[test]
-    fn the_policy_agrees_with_its_naive_twin(
+    fn every_policy_agrees_with_its_naive_twin(
         num_blocks in 5..24_u32,
         max_num_seqs in 1..8_usize,
         max_num_batched_tokens in 1..48_usize,
         max_chunk in prop::option::of(1..20_usize),
-        operations in prop::collection::vec(arbitrary_operation(), 1..100),
+        policy in arbitrary_policy(),
+        operations in prop::collection::vec(arbitrary_operation(), 1..300),
     ) {
-        let limits = SchedulerConfig {
+        let mut pair = Pair::new(SchedulerConfig {
             groups: vec![group(num_blocks)],
             max_num_seqs,
             max_num_batched_tokens,
             max_chunk,
             max_model_len: 100,
             enable_prefix_caching: false,
+            policy,
             ..config()
-        };
-        let real = Scheduler::new(limits.clone()).unwrap();
-        let naive = Naive { limits, requests: Vec::new(), planned: Vec::new(), num_preemptions: 0 };
-        let mut pair = Pair { real, naive, arrivals: 0 };
+        });
         for operation in operations {
             match operation {
-                Operation::Submit { length, max_tokens, priority } => {
-                    pair.submit(length, max_tokens, priority);
+                Operation::Submit { length, max_tokens, priority, tenant, deadline } => {
+                    pair.submit((length, max_tokens), priority, tenant, deadline);
                 }
                 Operation::Cancel { which, in_flight: false } => {
                     pair.cancel(which);

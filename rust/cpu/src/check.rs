@@ -56,6 +56,10 @@ pub(crate) fn check_batch(executor: &CpuExecutor, batch: &Batch) -> Result<(), C
         if end > batch.history.len() as u64 {
             return Err(invalid("history", "a row's range is outside it"));
         }
+        let words = executor.program.vocab_size.div_ceil(32);
+        if row.mask.as_ref().is_some_and(|mask| mask.len() != words) {
+            return Err(invalid("mask", "it has not one bit per token"));
+        }
     }
     if batch.groups.len() != executor.caches.len() {
         return Err(invalid(

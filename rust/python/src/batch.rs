@@ -326,6 +326,7 @@ fn is_plain(row: &SampledRow) -> bool {
         && params.logprobs.is_none()
         && params.logit_bias.is_empty()
         && params.allowed_token_ids.is_none()
+        && row.mask.is_none()
         && !params.needs_history()
         && row.num_output_tokens >= params.min_tokens
 }

@@ -3,15 +3,18 @@
 
 use std::path::Path;
 
+use inferlib_core::decision_log::ReplayError;
 use inferlib_core::validation::InvalidParam;
 use inferlib_core::{ConfigError, RecordError, SequenceError, SubmitError, UpdateError};
 use inferlib_cpu::CpuError;
-use inferlib_text::{TemplateProblem, TextError};
+use inferlib_text::{GrammarError, TemplateProblem, TextError};
 use inferlib_weights::WeightsError;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyDict;
+
+use crate::decision_log;
 
 /// Name → class, handed over by `inferlib/__init__.py`.
 static CLASSES: PyOnceLock<Py<PyDict>> = PyOnceLock::new();
@@ -33,6 +36,8 @@ pub(crate) enum Error {
     Weights(WeightsError),
     /// A vocabulary, text or template that was refused.
     Text(TextError),
+    /// A description of structured output that was refused.
+    Grammar(GrammarError),
     /// An op or a program that the recorder refused.
     Record(RecordError),
     /// A buffer, weight, rotary table or KV layer of another recorder.
@@ -45,6 +50,8 @@ pub(crate) enum Error {
     Submit(SubmitError),
     /// A step's result that is not the step's: a bug of the executor.
     Update(UpdateError),
+    /// A decision log that does not replay.
+    Replay(ReplayError),
     /// The CPU executor.
     Cpu(CpuError),
     /// An invalid argument: field and message.
@@ -110,6 +117,7 @@ fn describe(error: Error) -> PyError {
         .with_text("hint", "this is a bug; please report it"),
         Error::Weights(error) => describe_weights(&error),
         Error::Text(error) => describe_text(&error),
+        Error::Grammar(error) => describe_grammar(&error),
         Error::Record(error) => PyError::new("ModelError", error.to_string()),
         Error::ForeignHandle => PyError::new(
             "ModelError",
@@ -122,7 +130,8 @@ fn describe(error: Error) -> PyError {
         Error::Config(error) => {
             let field = match error {
                 ConfigError::NoGroups | ConfigError::NumBlocks { .. } => "groups",
-                ConfigError::Limit { field, value: _ } => field,
+                ConfigError::Limit { field, value: _ }
+                | ConfigError::Policy { field, value: _ } => field,
                 ConfigError::PromptLookup { .. } => "prompt_lookup_max",
             };
             PyError::new("RequestError", error.to_string()).with_text("field", field)
@@ -135,6 +144,7 @@ fn describe(error: Error) -> PyError {
                 PyError::new("InternalError", format!("wrong step output: {error}"))
             }
         },
+        Error::Replay(error) => decision_log::describe(&error),
         Error::Cpu(error) => describe_cpu(&error),
         Error::Request { field, message } => {
             PyError::new("RequestError", message).with_text("field", field)
@@ -198,6 +208,12 @@ impl From<InvalidParam> for Error {
     }
 }
 
+impl From<ReplayError> for Error {
+    fn from(error: ReplayError) -> Self {
+        Self::Replay(error)
+    }
+}
+
 impl From<UpdateError> for Error {
     fn from(error: UpdateError) -> Self {
         Self::Update(error)
@@ -214,6 +230,7 @@ fn describe_submit(error: &SubmitError) -> PyError {
         SubmitError::EmptyPrompt | SubmitError::TokenOutOfRange { .. } => request("prompt"),
         SubmitError::InvalidParams(error) => request(error.field),
         SubmitError::InvalidN { .. } => request("n"),
+        SubmitError::InvalidDeadline => request("deadline"),
         SubmitError::Overloaded { .. } => PyError::new("OverloadedError", &message),
         SubmitError::Sequence(error) => describe_sequence(*error),
     }
@@ -367,6 +384,22 @@ fn describe_text(error: &TextError) -> PyError {
             }
         }
     }
+}
+
+impl From<GrammarError> for Error {
+    fn from(error: GrammarError) -> Self {
+        Self::Grammar(error)
+    }
+}
+
+fn describe_grammar(error: &GrammarError) -> PyError {
+    use GrammarError as E;
+    let field = match error {
+        E::TooLong { field, .. } | E::Invalid { field, .. } => *field,
+        E::Choices { .. } => "choices",
+        E::Stuck { .. } => "",
+    };
+    PyError::new("GrammarError", error.to_string()).with_text("field", field)
 }
 
 fn with_path(error: PyError, path: &Path) -> PyError {

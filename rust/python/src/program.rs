@@ -361,7 +361,11 @@ impl PyProgramRecorder {
     /// intermediate_size)`, `biases` are those of the three, flat. With `normalise` the softmax is over the chosen experts,
     /// else over all.
     #[pyo3(signature = (x, router_logits, *, gate, up, down, top_k, normalise, activation, out, biases = None))]
-    #[expect(clippy::too_many_arguments, reason = "keyword-only in Python")]
+    #[expect(
+        clippy::too_many_arguments,
+        clippy::needless_pass_by_value,
+        reason = "keyword-only in Python, and owned references"
+    )]
     fn moe(
         &self,
         py: Python<'_>,

@@ -4,24 +4,26 @@
 //! `batch::lock`, inside `enter`, for as long as the step runs; the scheduler does not wait for it), and
 //! `PyStepOutput::from_output` makes what `Scheduler.update` takes.
 
+use std::fs::File;
 use std::hash::{BuildHasher, RandomState};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use inferlib_core::kv_cache::{GroupConfig, PrefixHash};
 use inferlib_core::{
-    Continuation, Events, FinishReason, NewRequest, PromptLookup, RequestId, RequestStatus,
-    Scheduler, SchedulerConfig, SequenceId, WaitReason,
+    Continuation, FinishReason, NewRequest, Policy, PromptLookup, RequestId, RequestStatus,
+    Scheduler, SchedulerConfig, SequenceId, Standing, TenantStats, WaitReason,
 };
-use numpy::PyArray1;
 use pyo3::exceptions::PyKeyError;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyDict;
 
-use crate::arrays::{Array, Vector};
+use crate::arrays::Vector;
 use crate::batch::{PyBatch, SharedBatch, lock};
 use crate::boundary::enter;
 use crate::errors::{Error, to_py_err};
+use crate::events::PyEvents;
 use crate::held_sequences::PyHeldSequences;
 use crate::request_output::{PyRequestOutput, PySequenceOutput};
 use crate::sampling_params::PySamplingParams;
@@ -90,10 +92,16 @@ impl PyScheduler {
     /// With `num_speculative_tokens` a sequence's last `prompt_lookup_max` down to `prompt_lookup_min` tokens are
     /// looked up among its earlier ones, and up to that many tokens that followed are drafted, as long as the step has
     /// no more than `rows_per_pass` rows.
+    ///
+    /// `policy` is `"fcfs"`, `"priority"` (better by a class for every `steps_per_class` steps), `"fair"` (per tenant; a
+    /// prompt token costs `input_weight`, a generated one `output_weight`) or `"deadline"` (a request without one has
+    /// `patience_seconds`).
     #[new]
     #[pyo3(signature = (
         *, groups, max_num_seqs, max_num_batched_tokens, max_model_len, vocab_size, enable_prefix_caching = true,
         num_speculative_tokens = None, prompt_lookup_max = 4, prompt_lookup_min = 1, rows_per_pass = 6,
+        policy = "fcfs", steps_per_class = Policy::STEPS_PER_CLASS, input_weight = Policy::INPUT_WEIGHT,
+        output_weight = Policy::OUTPUT_WEIGHT, patience_seconds = Policy::PATIENCE_SECONDS,
         max_chunk = None, max_waiting = None, max_waiting_tokens = None, prefix_hash_key = None,
     ))]
     #[expect(clippy::too_many_arguments, reason = "keyword-only in Python")]
@@ -109,6 +117,11 @@ impl PyScheduler {
         prompt_lookup_max: usize,
         prompt_lookup_min: usize,
         rows_per_pass: usize,
+        policy: &str,
+        steps_per_class: u32,
+        input_weight: u32,
+        output_weight: u32,
+        patience_seconds: f64,
         max_chunk: Option<usize>,
         max_waiting: Option<usize>,
         max_waiting_tokens: Option<usize>,
@@ -119,6 +132,20 @@ impl PyScheduler {
             let random = RandomState::new();
             (random.hash_one(0), random.hash_one(1))
         });
+        let policy = match policy {
+            "fcfs" => Policy::Fcfs,
+            "priority" => Policy::Priority { steps_per_class },
+            "fair" => Policy::FairShare {
+                input_weight,
+                output_weight,
+            },
+            "deadline" => Policy::Deadline { patience_seconds },
+            _ => {
+                let message = format!("policy is {policy:?}; it can be one of {:?}", Policy::NAMES);
+                let field = "policy";
+                return Err(to_py_err(py, Error::Request { field, message }));
+            }
+        };
         let config = SchedulerConfig {
             groups: groups.into_iter().map(group).collect(),
             max_num_seqs,
@@ -131,6 +158,7 @@ impl PyScheduler {
                 prompt_lookup_min,
             }),
             rows_per_pass,
+            policy,
             enable_prefix_caching,
             max_chunk,
             max_waiting,
@@ -150,13 +178,41 @@ impl PyScheduler {
         })
     }
 
+    /// Write everything from now on to a new file: what this scheduler is told, and what it decides. `RequestError` if the
+    /// file exists or cannot be made. For a scheduler that nothing was given to yet.
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "pyo3 hands over an owned path"
+    )]
+    fn log_decisions(&self, py: Python<'_>, path: PathBuf) -> PyResult<()> {
+        self.with(py, |inner| {
+            let refuse = |error: std::io::Error| Error::Request {
+                field: "decision_log",
+                message: format!("cannot write the decision log {}: {error}", path.display()),
+            };
+            let file = File::create_new(&path).map_err(refuse)?;
+            inner
+                .scheduler
+                .log_decisions(Box::new(file))
+                .map_err(refuse)
+        })
+    }
+
+    /// End the log of decisions, if there is one; why it ended earlier, if it could not be written.
+    fn end_decision_log(&self, py: Python<'_>) -> PyResult<Option<String>> {
+        self.with(py, |inner| {
+            let error = inner.scheduler.end_decision_log();
+            Ok(error.map(|error| error.to_string()))
+        })
+    }
+
     /// Queue a request; its id. Raises `RequestError`, `PromptTooLongError` or `OverloadedError` at once.
     ///
     /// It goes on from the held `sequence`, whose salt it has; with `keep` its tokens are the sequence's once it ended.
-    /// `SequenceBusyError` if another such request runs.
+    /// `SequenceBusyError` if another such request runs. At `deadline`, a moment like `now`, it ends with what it has.
     #[pyo3(signature = (
-        prompt, params, *, n = 1, seed = 0, cache_salt = None, priority = 0, speculation = true, sequence = None,
-        keep = false, now = None
+        prompt, params, *, n = 1, seed = 0, cache_salt = None, priority = 0, tenant = None, deadline = None,
+        speculation = true, sequence = None, keep = false, now = None
     ))]
     #[expect(clippy::too_many_arguments, reason = "keyword-only in Python")]
     #[expect(
@@ -172,6 +228,8 @@ impl PyScheduler {
         seed: u64,
         cache_salt: Option<String>,
         priority: i32,
+        tenant: Option<String>,
+        deadline: Option<f64>,
         speculation: bool,
         sequence: Option<u64>,
         keep: bool,
@@ -187,6 +245,8 @@ impl PyScheduler {
             seed,
             cache_salt,
             priority,
+            tenant,
+            deadline,
             speculation,
             continues: sequence.map(|id| Continuation {
                 sequence: SequenceId(id),
@@ -206,7 +266,7 @@ impl PyScheduler {
     }
 
     /// End one sequence, also while a step is in flight; whether it was alive. `reason` is `"stop"`, `"length"`,
-    /// `"abort"` or `"error"`.
+    /// `"abort"`, `"error"` or `"deadline"`.
     ///
     /// With `num_output_tokens` it ends with that token: what the same step brought behind it goes, even if the
     /// sequence ended with that meanwhile.
@@ -223,7 +283,7 @@ impl PyScheduler {
         let now = clock(py, now)?;
         let reason = FinishReason::from_name(reason).ok_or_else(|| {
             let message =
-                format!(r#"reason is {reason:?}; it can be "stop", "length", "abort" or "error""#);
+                format!(r#"reason is {reason:?}; it can be "stop", "length", "abort", "error" or "deadline""#);
             to_py_err(
                 py,
                 Error::Request {
@@ -249,6 +309,10 @@ impl PyScheduler {
                 inner.batch = SharedBatch::default(); // somebody still reads the last one
             }
             let planned = inner.scheduler.schedule_into(&mut lock(&inner.batch), now);
+            if !planned && inner.scheduler.has_work() {
+                // Cannot be, by the argument for progress in `inferlib_core::scheduler`; better said than waited for.
+                return Err(Error::Internal("the scheduler is stuck".to_owned()));
+            }
             Ok(planned.then(|| PyBatch::new(Arc::clone(&inner.batch))))
         })
     }
@@ -264,6 +328,13 @@ impl PyScheduler {
         let now = clock(py, now)?;
         let output = output.output();
         let events = self.with(py, |inner| Ok(inner.scheduler.update(output, now)?.clone()))?;
+        Ok(PyEvents::new(py, events))
+    }
+
+    /// What happened without a step: requests that ended at their deadline when `schedule` had nothing else to do.
+    /// Otherwise `update` tells of them.
+    fn overdue(&self, py: Python<'_>) -> PyResult<PyEvents> {
+        let events = self.with(py, |inner| Ok(inner.scheduler.overdue().clone()))?;
         Ok(PyEvents::new(py, events))
     }
 
@@ -338,7 +409,9 @@ impl PyScheduler {
     }
 
     /// Why a request does not run, as a plain dict; `None` if it runs, has ended, or is unknown. `reason` is that of the
-    /// latest step: `"blocks"`, `"max_num_seqs"`, `"token_budget"`, `"preemption"` or `None`.
+    /// latest step: `"blocks"`, `"max_num_seqs"`, `"token_budget"`, `"preemption"` or `None`. What its place in the queue
+    /// comes from is said by `policy` and, by policy, `priority` and `effective_priority`, `service` and `least_service`
+    /// (weighted tokens of its tenant, and of the one that was served least), or `due` and `has_deadline`.
     #[pyo3(signature = (request_id) -> "dict[str, object] | None")]
     fn why_waiting<'py>(
         &self,
@@ -358,7 +431,31 @@ impl PyScheduler {
         dict.set_item("num_free_blocks", waiting.num_free_blocks)?;
         dict.set_item("num_running_seqs", waiting.num_running_seqs)?;
         dict.set_item("is_preempted", waiting.is_preempted)?;
+        describe_standing(&dict, waiting.standing)?;
         Ok(Some(dict))
+    }
+
+    /// Weighted tokens that each tenant got under fair share, `(tenant, service, num_seqs, num_waiting_seqs)`, as far as
+    /// they are remembered: tenants with something to do, and those that are ahead. In order of the names.
+    #[expect(
+        clippy::type_complexity,
+        reason = "a list of tuples; a class would be no clearer"
+    )]
+    fn tenants(&self, py: Python<'_>) -> PyResult<Vec<(Option<String>, u64, usize, usize)>> {
+        let mut tenants = self.with(py, |inner| {
+            let tenants = inner.scheduler.tenants();
+            let row = |each: TenantStats| {
+                (
+                    each.tenant,
+                    each.service,
+                    each.num_seqs,
+                    each.num_waiting_seqs,
+                )
+            };
+            Ok(tenants.map(row).collect::<Vec<_>>())
+        })?;
+        tenants.sort();
+        Ok(tenants)
     }
 
     /// The sequences that are held between requests.
@@ -381,71 +478,33 @@ impl PyScheduler {
     }
 }
 
-/// What a step brought, as parallel arrays: no object per request.
-#[pyclass(frozen, module = "inferlib._core", name = "Events")]
-pub(crate) struct PyEvents {
-    request_ids: Py<PyArray1<i64>>,
-    sequence_indices: Py<PyArray1<i32>>,
-    token_indices: Py<PyArray1<i32>>,
-    token_ids: Py<PyArray1<i32>>,
-    finished: Py<PyArray1<bool>>,
-    finished_requests: Py<PyArray1<i64>>,
-}
-
-impl PyEvents {
-    fn new(py: Python<'_>, events: Events) -> Self {
-        // Ids and indices are below their signed types' limits by construction.
-        let ids = |ids: Vec<RequestId>| ids.into_iter().map(|id| id.0.cast_signed());
-        let indices = events.sequence_indices.into_iter().map(u32::cast_signed);
-        let token_indices = events.token_indices.into_iter().map(u32::cast_signed);
-        Self {
-            request_ids: PyArray1::from_iter(py, ids(events.request_ids)).unbind(),
-            sequence_indices: PyArray1::from_iter(py, indices).unbind(),
-            token_indices: PyArray1::from_iter(py, token_indices).unbind(),
-            token_ids: PyArray1::from_vec(py, events.token_ids).unbind(),
-            finished: PyArray1::from_vec(py, events.finished).unbind(),
-            finished_requests: PyArray1::from_iter(py, ids(events.finished_requests)).unbind(),
+fn describe_standing(dict: &Bound<'_, PyDict>, standing: Standing) -> PyResult<()> {
+    match standing {
+        Standing::Arrival { priority } => {
+            dict.set_item("policy", "fcfs")?;
+            dict.set_item("priority", priority)
         }
-    }
-}
-
-#[pymethods]
-impl PyEvents {
-    /// `[num_tokens]`: whose token.
-    #[getter]
-    fn request_ids<'py>(&self, py: Python<'py>) -> Array<'py, i64> {
-        Array(self.request_ids.bind(py).clone())
-    }
-
-    /// `[num_tokens]`: which of its sequences.
-    #[getter]
-    fn sequence_indices<'py>(&self, py: Python<'py>) -> Array<'py, i32> {
-        Array(self.sequence_indices.bind(py).clone())
-    }
-
-    /// `[num_tokens]`: which of the sequence's output tokens. A step may bring several of one sequence, in order.
-    #[getter]
-    fn token_indices<'py>(&self, py: Python<'py>) -> Array<'py, i32> {
-        Array(self.token_indices.bind(py).clone())
-    }
-
-    /// `[num_tokens]`: the token appended.
-    #[getter]
-    fn token_ids<'py>(&self, py: Python<'py>) -> Array<'py, i32> {
-        Array(self.token_ids.bind(py).clone())
-    }
-
-    /// `[num_tokens]`: whether the sequence ended with it.
-    #[getter]
-    fn finished<'py>(&self, py: Python<'py>) -> Array<'py, bool> {
-        Array(self.finished.bind(py).clone())
-    }
-
-    /// Requests whose last sequence ended in this step, also without a token. Not those that `cancel` or `finish`
-    /// ended.
-    #[getter]
-    fn finished_requests<'py>(&self, py: Python<'py>) -> Array<'py, i64> {
-        Array(self.finished_requests.bind(py).clone())
+        Standing::Priority {
+            priority,
+            effective,
+        } => {
+            dict.set_item("policy", "priority")?;
+            dict.set_item("priority", priority)?;
+            dict.set_item("effective_priority", effective)
+        }
+        Standing::FairShare {
+            service,
+            least_service,
+        } => {
+            dict.set_item("policy", "fair")?;
+            dict.set_item("service", service)?;
+            dict.set_item("least_service", least_service)
+        }
+        Standing::Deadline { due, is_own } => {
+            dict.set_item("policy", "deadline")?;
+            dict.set_item("due", due)?;
+            dict.set_item("has_deadline", is_own)
+        }
     }
 }
 

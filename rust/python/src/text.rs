@@ -24,6 +24,12 @@ pub(crate) struct Tokenizer {
     inner: Arc<inferlib_text::Tokenizer>,
 }
 
+impl Tokenizer {
+    pub(crate) fn shared(&self) -> Arc<inferlib_text::Tokenizer> {
+        Arc::clone(&self.inner)
+    }
+}
+
 #[pymethods]
 impl Tokenizer {
     /// From the bytes of a `tokenizer.json` and, if there is one, of the `tokenizer_config.json` beside it.

@@ -98,6 +98,7 @@ impl KvCache {
             if rest > 0 {
                 group.pool.touch(from[shared]);
                 self.copy_sources[first + index] = Some(from[shared]);
+                self.num_copy_sources += 1;
             }
         }
         if held.is_private {

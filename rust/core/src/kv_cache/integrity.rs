@@ -17,6 +17,13 @@ impl KvCache {
         held: &[(&HeldBlocks, usize)],
     ) -> Result<(), String> {
         let count = self.groups.len();
+        let num_copy_sources = self.copy_sources.iter().flatten().count();
+        if num_copy_sources != self.num_copy_sources {
+            return Err(format!(
+                "{num_copy_sources} copies are pending, counted {}",
+                self.num_copy_sources
+            ));
+        }
         for (index, group) in self.groups.iter().enumerate() {
             let name = |error| format!("group {index}: {error}");
             group.pool.check_integrity().map_err(name)?;

@@ -5,7 +5,7 @@
 //! ids are handed out once and never reused, unlike block ids, which match by accident after an eviction.
 //!
 //! The table is an array of chain heads and one link per block: 108 bytes per block with the pool's arrays and the
-//! tokens, nothing allocated after construction. Lookup and publish are one cache line each plus the tokens'.
+//! tokens, nothing allocated after construction. A lookup is three cache lines: head, entry and tokens.
 
 use std::num::{NonZeroU32, NonZeroU64};
 
@@ -98,15 +98,22 @@ impl Link {
     }
 }
 
+/// What a block is published as; read together, so kept together.
+#[derive(Clone, Copy, Debug, Default)]
+struct Entry {
+    /// 64 of the 128 bits: chooses the chain and rejects most of it without touching the tokens.
+    hash: u64,
+    parent: Option<ContentId>,
+    /// `None`: not published.
+    content: Option<ContentId>,
+}
+
 /// The published blocks of one KV group.
 #[derive(Debug)]
 pub struct PrefixCache {
     heads: Vec<Link>,
     links: Vec<Link>,
-    /// 64 of the 128 bits: chooses the chain and rejects most of it without touching the tokens.
-    hashes: Vec<u64>,
-    contents: Vec<Option<ContentId>>,
-    parents: Vec<Option<ContentId>>,
+    entries: Vec<Entry>,
     tokens: Vec<BlockTokens>,
     num_published: usize,
 }
@@ -119,9 +126,7 @@ impl PrefixCache {
         Self {
             heads: vec![Link::default(); count],
             links: vec![Link::default(); count],
-            hashes: vec![0; count],
-            contents: vec![None; count],
-            parents: vec![None; count],
+            entries: vec![Entry::default(); count],
             tokens: vec![[0; BLOCK_SIZE]; count],
             num_published: 0,
         }
@@ -136,15 +141,14 @@ impl PrefixCache {
     /// The content of a block, if it can be hit.
     #[must_use]
     pub fn content(&self, block: BlockId) -> Option<ContentId> {
-        self.contents.get(block as usize).copied().flatten()
+        self.entries.get(block as usize)?.content
     }
 
     /// The parents of all published blocks.
     pub(super) fn parents(&self) -> impl Iterator<Item = ContentId> {
-        self.contents
+        self.entries
             .iter()
-            .zip(&self.parents)
-            .filter_map(|(content, parent)| content.and(*parent))
+            .filter_map(|entry| entry.content.and(entry.parent))
     }
 
     /// The block that holds `tokens` after `parent`, verified.
@@ -154,10 +158,8 @@ impl PrefixCache {
         let mut at = self.heads.get(self.chain(hash))?.block();
         while let Some(block) = at {
             let index = block as usize;
-            if self.hashes[index] == hash
-                && self.parents[index] == Some(parent)
-                && self.tokens[index] == *tokens
-            {
+            let entry = &self.entries[index];
+            if entry.hash == hash && entry.parent == Some(parent) && self.tokens[index] == *tokens {
                 return Some(block);
             }
             at = self.links[index].block();
@@ -180,10 +182,12 @@ impl PrefixCache {
         let chain = self.chain(hash);
         self.links[index] = self.heads[chain];
         self.heads[chain] = Link::to(block);
-        self.hashes[index] = hash;
-        self.parents[index] = Some(parent);
         self.tokens[index] = *tokens;
-        self.contents[index] = Some(content);
+        self.entries[index] = Entry {
+            hash,
+            parent: Some(parent),
+            content: Some(content),
+        };
         self.num_published += 1;
     }
 
@@ -193,9 +197,9 @@ impl PrefixCache {
         if self.content(block).is_none() {
             return;
         }
-        self.contents[index] = None;
+        self.entries[index].content = None;
         self.num_published -= 1;
-        let chain = self.chain(self.hashes[index]);
+        let chain = self.chain(self.entries[index].hash);
         let after = self.links[index];
         if self.heads[chain] == Link::to(block) {
             self.heads[chain] = after;
@@ -213,12 +217,12 @@ impl PrefixCache {
 
     /// Verify that the chains hold exactly the published blocks, each in its own and none twice.
     pub fn check_integrity(&self) -> Result<(), String> {
-        let mut seen = vec![false; self.contents.len()];
+        let mut seen = vec![false; self.entries.len()];
         for chain in 0..self.heads.len() {
             let mut at = self.heads[chain].block();
             while let Some(block) = at {
                 let index = block as usize;
-                if self.chain(self.hashes[index]) != chain {
+                if self.chain(self.entries[index].hash) != chain {
                     return Err(format!("prefix cache: block {block} is in a foreign chain"));
                 }
                 if std::mem::replace(&mut seen[index], true) {
@@ -227,23 +231,18 @@ impl PrefixCache {
                 at = self.links[index].block();
             }
         }
-        let published = self.contents.iter().filter(|content| content.is_some());
-        if published.count() != self.num_published {
+        let contents = self.entries.iter().filter_map(|entry| entry.content);
+        let mut contents: Vec<_> = contents.map(|content| content.0).collect();
+        let all = contents.len();
+        if all != self.num_published {
             return Err("prefix cache: the count of published blocks is wrong".to_owned());
         }
-        let mut contents: Vec<_> = self
-            .contents
-            .iter()
-            .flatten()
-            .map(|content| content.0)
-            .collect();
         contents.sort_unstable();
-        let all = contents.len();
         contents.dedup();
         if contents.len() < all {
             return Err("prefix cache: a content is published twice".to_owned());
         }
-        match (0..seen.len()).find(|&index| seen[index] != self.contents[index].is_some()) {
+        match (0..seen.len()).find(|&index| seen[index] != self.entries[index].content.is_some()) {
             Some(block) => Err(format!(
                 "prefix cache: block {block} is {}linked",
                 if seen[block] { "" } else { "not " }

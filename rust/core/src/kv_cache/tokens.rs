@@ -43,6 +43,10 @@ impl TokenView<'_> {
     #[must_use]
     pub fn block(&self, index: usize) -> BlockTokens {
         let start = index * BLOCK_SIZE;
+        let in_prompt = self.prompt.get(start..start + BLOCK_SIZE);
+        if let Some(tokens) = in_prompt.and_then(|tokens| tokens.first_chunk()) {
+            return *tokens;
+        }
         let mut tokens = [0; BLOCK_SIZE];
         let (prompt, output) = self.slices(start..start + BLOCK_SIZE);
         tokens[..prompt.len()].copy_from_slice(prompt);

@@ -1,11 +1,14 @@
 //! The plan as flat arrays. All buffers keep their capacity from step to step.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::Scheduler;
 use crate::BLOCK_SIZE;
 use crate::batch::{Batch, GroupBatch, LogitsRow, SampledRow};
-use crate::kv_cache::{BlockId, KvCache};
+use crate::kv_cache::{BlockId, KvCache, TokenView};
+use crate::request::RequestId;
+use crate::sampling::SamplingParams;
 
 /// Counts, positions and slots are limited at construction so that they fit.
 #[expect(
@@ -32,6 +35,12 @@ impl Scheduler {
             self.totals.num_steps += 1;
         }
         let mut scheduled = std::mem::take(&mut self.scheduled);
+        let mut sampled = std::mem::take(&mut batch.sampled);
+        self.wants_logprobs = false;
+        let mut rows = Rows {
+            rows: &mut sampled,
+            count: 0,
+        };
         for (sequence, entry) in scheduled.iter_mut().enumerate() {
             let slot = entry.slot;
             let start = self.sequences.num_computed_tokens[slot];
@@ -39,41 +48,54 @@ impl Scheduler {
             let index = self.sequences.rank[slot].sequence_index;
             let request = &self.requests[self.sequences.request[slot]];
             let tokens = request.tokens(index);
-            let drafts = &self.drafts.tokens[entry.draft_start..][..entry.num_drafts];
+            let row = Row {
+                sequence: uint32(sequence),
+                params: &request.params,
+                seed: request.seed,
+                sequence_index: index,
+                request: request.output.request_id,
+            };
+            self.wants_logprobs |= request.params.logprobs.is_some();
             let first_row = batch.token_ids.len();
+            batch.seq_lens.push(int32(end));
+            // Almost every row of almost every step: the token drawn last, and the next one is to be drawn.
+            if let (1, 0, false, Some(&token)) = (
+                entry.num_tokens,
+                entry.num_drafts,
+                request.needs_history,
+                tokens.output.last(),
+            ) && end == tokens.len()
+            {
+                (entry.num_scored, entry.num_sampled) = (0, 1);
+                batch.token_ids.push(token);
+                batch.positions.push(int32(start));
+                batch.query_start_loc.push(int32(first_row + 1));
+                batch.logits_indices.push(int32(first_row));
+                for (group, arrays) in batch.groups.iter_mut().enumerate() {
+                    fill_group(&self.kv, slot, group, start..end, arrays);
+                }
+                rows.put(row, LogitsRow::Sample, end, 0..0, tokens);
+                continue;
+            }
+            let drafts = &self.drafts.tokens[entry.draft_start..][..entry.num_drafts];
             tokens.extend_into(start..end - drafts.len(), &mut batch.token_ids);
             batch.token_ids.extend_from_slice(drafts);
             batch.positions.extend((start..end).map(int32));
             batch.query_start_loc.push(int32(batch.token_ids.len()));
-            batch.seq_lens.push(int32(end));
             for (group, arrays) in batch.groups.iter_mut().enumerate() {
                 fill_group(&self.kv, slot, group, start..end, arrays);
             }
-
-            let row = |kind, position: usize| SampledRow {
-                kind,
-                sequence: uint32(sequence),
-                params: Arc::clone(self.params(slot)),
-                seed: request.seed,
-                sequence_index: index,
-                position: uint32(position),
-                num_output_tokens: uint32(position.saturating_sub(tokens.prompt.len())),
-                history_start: 0,
-                history_prompt_len: 0,
-                history_output_len: 0,
-            };
             // The logits of position p - 1 score the prompt token at p.
             let scored = request.next_scored.max(start + 1)
                 ..(end + 1).min(request.num_prompt_tokens()).max(start + 1);
             entry.num_scored = scored.len();
+            self.wants_logprobs |= entry.num_scored > 0;
             for position in scored {
                 batch
                     .logits_indices
                     .push(int32(first_row + position - 1 - start));
                 let target = tokens.prompt[position];
-                batch
-                    .sampled
-                    .push(row(LogitsRow::Score { target }, position));
+                rows.put(row, LogitsRow::Score { target }, position, 0..0, tokens);
             }
             let draws = end - drafts.len() == tokens.len() && request.max_tokens > 0;
             entry.num_sampled = if draws { 1 + drafts.len() } else { 0 };
@@ -87,17 +109,90 @@ impl Scheduler {
                 batch
                     .logits_indices
                     .push(int32(first_row + position - 1 - start));
-                let mut sampled = row(LogitsRow::Sample, position);
-                if request.needs_history {
-                    // The rows of a draft read more and more of the same tokens.
-                    sampled.history_start = uint32(history_start);
-                    sampled.history_prompt_len = uint32(tokens.prompt.len());
-                    sampled.history_output_len = uint32(tokens.output.len() + draw);
-                }
-                batch.sampled.push(sampled);
+                // The rows of a draft read more and more of the same tokens.
+                let history = if request.needs_history {
+                    history_start..history_start + position
+                } else {
+                    0..0
+                };
+                rows.put(row, LogitsRow::Sample, position, history, tokens);
             }
         }
+        rows.finish();
+        batch.sampled = sampled;
         self.scheduled = scheduled;
+    }
+}
+
+/// What all rows of a sequence have in common.
+#[derive(Clone, Copy)]
+struct Row<'a> {
+    sequence: u32,
+    params: &'a Arc<SamplingParams>,
+    seed: u64,
+    sequence_index: u32,
+    request: RequestId,
+}
+
+/// The rows of the step before are overwritten: a sequence that goes on decoding finds its parameters where it needs
+/// them, and nobody counts references up and down.
+struct Rows<'a> {
+    rows: &'a mut Vec<SampledRow>,
+    count: usize,
+}
+
+impl Rows<'_> {
+    /// The next row, whose logits say what comes at `position`; `history` is its range of `Batch::history`.
+    fn put(
+        &mut self,
+        row: Row<'_>,
+        kind: LogitsRow,
+        position: usize,
+        history: Range<usize>,
+        tokens: TokenView<'_>,
+    ) {
+        if self.count == self.rows.len() {
+            self.rows.push(SampledRow {
+                kind,
+                sequence: row.sequence,
+                request: row.request,
+                params: Arc::clone(row.params),
+                seed: row.seed,
+                sequence_index: row.sequence_index,
+                position: 0,
+                num_output_tokens: 0,
+                history_start: 0,
+                history_prompt_len: 0,
+                history_output_len: 0,
+                mask: None,
+            });
+        }
+        let num_prompt_tokens = tokens.prompt.len();
+        let (history_prompt_len, history_output_len) = match history.len() {
+            0 => (0, 0),
+            count => (num_prompt_tokens, count - num_prompt_tokens),
+        };
+        let this = &mut self.rows[self.count];
+        if !Arc::ptr_eq(&this.params, row.params) {
+            this.params = Arc::clone(row.params);
+        }
+        this.kind = kind;
+        this.sequence = row.sequence;
+        this.request = row.request;
+        this.mask = None;
+        this.seed = row.seed;
+        this.sequence_index = row.sequence_index;
+        this.position = uint32(position);
+        this.num_output_tokens = uint32(position.saturating_sub(num_prompt_tokens));
+        this.history_start = uint32(history.start);
+        this.history_prompt_len = uint32(history_prompt_len);
+        this.history_output_len = uint32(history_output_len);
+        self.count += 1;
+    }
+
+    /// There are no more.
+    fn finish(self) {
+        self.rows.truncate(self.count);
     }
 }
 
@@ -108,7 +203,6 @@ fn clear(batch: &mut Batch, num_groups: usize) {
     batch.query_start_loc.push(0);
     batch.seq_lens.clear();
     batch.logits_indices.clear();
-    batch.sampled.clear();
     batch.history.clear();
     batch.groups.resize_with(num_groups, GroupBatch::default);
     for group in &mut batch.groups {
@@ -124,7 +218,7 @@ fn fill_group(
     kv: &KvCache,
     slot: usize,
     group: usize,
-    positions: std::ops::Range<usize>,
+    positions: Range<usize>,
     arrays: &mut GroupBatch,
 ) {
     let table = &kv.table(slot, group)[..positions.end.div_ceil(BLOCK_SIZE)];
@@ -134,10 +228,14 @@ fn fill_group(
             .block_copies
             .extend([block_id(source), block_id(target)]);
     }
-    for position in positions {
+    let slot_of = |position: usize| {
         let block = table[position / BLOCK_SIZE] as usize;
-        let offset = position % BLOCK_SIZE;
-        arrays.slot_mapping.push(int32(block * BLOCK_SIZE + offset));
+        int32(block * BLOCK_SIZE + position % BLOCK_SIZE)
+    };
+    if positions.len() == 1 {
+        arrays.slot_mapping.push(slot_of(positions.start));
+    } else {
+        arrays.slot_mapping.extend(positions.map(slot_of));
     }
     arrays
         .block_tables

@@ -121,6 +121,17 @@ impl HeldSequences {
         self.entries.len()
     }
 
+    /// Whether there was never one.
+    pub(super) fn is_fresh(&self) -> bool {
+        self.next_id == 0
+    }
+
+    /// Tokens and blocks of each.
+    pub(super) fn sizes(&self) -> impl Iterator<Item = (usize, usize)> {
+        let entries = self.entries.values();
+        entries.map(|held| (held.tokens.len(), held.blocks.num_blocks()))
+    }
+
     pub(super) fn num_blocks(&self) -> usize {
         self.entries
             .values()
@@ -132,14 +143,27 @@ impl HeldSequences {
 impl Scheduler {
     /// Hold a sequence without tokens; a request gives it some.
     pub fn open_sequence(&mut self, salt: Option<String>) -> SequenceId {
-        self.held.insert(HeldSequence {
+        let id = self.held.insert(HeldSequence {
             salt,
             ..HeldSequence::default()
-        })
+        });
+        if let Some(log) = &mut self.log {
+            let held = self.held.entries.get(&id);
+            log.open(held.and_then(HeldSequence::salt), id);
+        }
+        id
     }
 
     /// Hold a sequence's tokens and blocks once more, as they are now. Costs a reference per block.
     pub fn fork_sequence(&mut self, id: SequenceId) -> Result<SequenceId, SequenceError> {
+        let fork = self.fork_held(id);
+        if let Some(log) = &mut self.log {
+            log.fork(id, fork.ok());
+        }
+        fork
+    }
+
+    fn fork_held(&mut self, id: SequenceId) -> Result<SequenceId, SequenceError> {
         let held = self.held.find(id)?;
         let fork = HeldSequence {
             tokens: Arc::clone(&held.tokens),
@@ -157,6 +181,14 @@ impl Scheduler {
         id: SequenceId,
         num_tokens: usize,
     ) -> Result<(), SequenceError> {
+        let done = self.rewind_held(id, num_tokens);
+        if let Some(log) = &mut self.log {
+            log.rewind(id, num_tokens, done.is_ok());
+        }
+        done
+    }
+
+    fn rewind_held(&mut self, id: SequenceId, num_tokens: usize) -> Result<(), SequenceError> {
         let held = self.held.idle(id)?;
         let Some(kept) = held.tokens.len().checked_sub(num_tokens) else {
             return Err(SequenceError::TooShort {
@@ -176,6 +208,9 @@ impl Scheduler {
         if let Some(held) = held {
             self.kv.drop_held(held.blocks);
         }
+        if let Some(log) = &mut self.log {
+            log.close(id, existed);
+        }
         existed
     }
 
@@ -189,6 +224,22 @@ impl Scheduler {
     /// is room for them. The caller then writes them into the blocks of [`HeldSequence::table`] before the next step;
     /// they are never published. Without room the sequence is as if it had been evicted.
     pub fn restore_sequence(
+        &mut self,
+        id: SequenceId,
+        tokens: Vec<i32>,
+        num_computed: usize,
+    ) -> Result<bool, SequenceError> {
+        if let Some(log) = &mut self.log {
+            log.restore(id, &tokens, num_computed);
+        }
+        let has_room = self.restore_held(id, tokens, num_computed);
+        if let Some(log) = &mut self.log {
+            log.restored(has_room.ok());
+        }
+        has_room
+    }
+
+    fn restore_held(
         &mut self,
         id: SequenceId,
         tokens: Vec<i32>,
@@ -261,7 +312,10 @@ impl Scheduler {
             return; // it was closed meanwhile
         };
         held.is_busy = false;
-        if !matches!(reason, FinishReason::Stop | FinishReason::Length) {
+        if !matches!(
+            reason,
+            FinishReason::Stop | FinishReason::Length | FinishReason::Deadline
+        ) {
             return;
         }
         held.used = uses;

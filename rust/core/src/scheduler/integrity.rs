@@ -16,6 +16,13 @@ impl Scheduler {
         };
         let held: Vec<_> = self.held.blocks().collect();
         self.kv.check_integrity(num_computed, &held)?;
+        if let Some(tenants) = &self.tenants {
+            let slots = status.iter().enumerate();
+            let alive = slots.filter(|&(_, &status)| status != SequenceStatus::Free);
+            let seqs =
+                alive.map(|(slot, status)| (self.sequences.tenant[slot], status.is_queued()));
+            tenants.check_integrity(seqs)?;
+        }
         self.check_held()
     }
 
@@ -31,7 +38,7 @@ impl Scheduler {
         for (slot, &status) in self.sequences.status.iter().enumerate() {
             num_running += usize::from(status == SequenceStatus::Running);
             num_queued += usize::from(status.is_queued());
-            if status.is_queued() && !self.waiting.contains(&(ranks[slot], slot)) {
+            if status.is_queued() && !self.waiting.contains(self.sequences.place(slot)) {
                 return Err(format!("slot {slot} waits but is not in the queue"));
             }
             if status == SequenceStatus::Running && !self.running.contains(&slot) {

@@ -15,6 +15,8 @@ pub(super) struct Request {
     pub(super) params: Arc<SamplingParams>,
     pub(super) seed: u64,
     pub(super) cache_salt: Option<String>,
+    pub(super) priority: i32,
+    pub(super) deadline: Option<f64>,
     /// The held sequence that it goes on from.
     pub(super) continues: Option<Continuation>,
     /// Effective: capped by context and KV cache.
@@ -56,6 +58,8 @@ impl Request {
         Self {
             seed: new.seed,
             cache_salt: new.cache_salt,
+            priority: new.priority,
+            deadline: new.deadline,
             continues: new.continues,
             max_tokens,
             slots: Vec::with_capacity(new.n as usize),

@@ -1,6 +1,7 @@
 //! Counters, for people and for tests.
 
 use super::Scheduler;
+use super::fair::TenantStats;
 use super::sequences::SequenceStatus;
 use crate::kv_cache::GroupStats;
 
@@ -65,6 +66,12 @@ pub struct Stats {
 }
 
 impl Scheduler {
+    /// Tenants that are remembered, under fair share, in no order: those with a sequence that is not finished, and those
+    /// that were served more than the others.
+    pub fn tenants(&self) -> impl Iterator<Item = TenantStats> {
+        self.tenants.iter().flat_map(super::Tenants::stats)
+    }
+
     /// Counters now.
     #[must_use]
     pub fn stats(&self) -> Stats {

@@ -25,7 +25,7 @@ pub struct Events {
 }
 
 impl Events {
-    fn clear(&mut self) {
+    pub(super) fn clear(&mut self) {
         self.request_ids.clear();
         self.sequence_indices.clear();
         self.token_indices.clear();
@@ -75,6 +75,11 @@ impl Scheduler {
             row += entry.num_rows();
         }
         self.scheduled = scheduled;
+        self.end_overdue(now);
+        self.tell_overdue();
+        if let Some(log) = &mut self.log {
+            log.update(output, &self.events, now);
+        }
         Ok(&self.events)
     }
 
@@ -95,6 +100,9 @@ impl Scheduler {
                     found,
                 });
             }
+        }
+        if !self.wants_logprobs {
+            return Ok(()); // no need to visit every request
         }
         let mut first = 0;
         for entry in &self.scheduled {
@@ -219,6 +227,9 @@ impl Scheduler {
         let sequence_index = self.sequences.rank[slot].sequence_index;
         self.sequences.num_tokens[slot] += 1;
         self.totals.num_output_tokens += 1;
+        if let Some(tenants) = &mut self.tenants {
+            tenants.charge_output(self.sequences.tenant[slot]);
+        }
 
         let request = &mut self.requests[index];
         let sequence = &mut request.output.sequences[sequence_index as usize];
@@ -232,9 +243,9 @@ impl Scheduler {
         request.output.timestamps.last_token = Some(now);
 
         let params = &request.params;
-        let ending = if may_stop && params.eos_token_ids.binary_search(&token).is_ok() {
+        let ending = if may_stop && is_among(&params.eos_token_ids, token) {
             Some((FinishReason::Stop, None))
-        } else if may_stop && params.stop_token_ids.binary_search(&token).is_ok() {
+        } else if may_stop && is_among(&params.stop_token_ids, token) {
             Some((FinishReason::Stop, Some(token)))
         } else if sequence.token_ids.len() >= request.max_tokens {
             Some((FinishReason::Length, None))
@@ -259,6 +270,14 @@ impl Scheduler {
             self.events.finished_requests.push(output.request_id);
         }
     }
+}
+
+/// Whether ascending ids hold `token`. End tokens lie close together, most tokens outside of them.
+fn is_among(ids: &[i32], token: i32) -> bool {
+    let (Some(&first), Some(&last)) = (ids.first(), ids.last()) else {
+        return false;
+    };
+    (first..=last).contains(&token) && ids.binary_search(&token).is_ok()
 }
 
 impl SequenceStatus {

@@ -1,9 +1,10 @@
 //! Why a request waits, and how it was run: counted as it happens, at a few additions per sequence and step.
 
-use super::Scheduler;
 use super::plan::Scheduled;
+use super::sequences::Place;
+use super::{Policy, Scheduler};
 use crate::BLOCK_SIZE;
-use crate::request::{RequestId, WaitReason, Waiting};
+use crate::request::{RequestId, Standing, WaitReason, Waiting};
 
 impl Scheduler {
     /// Why a request does not run: `None` if it runs, has ended, or is unknown.
@@ -22,15 +23,56 @@ impl Scheduler {
         if slots.any(runs) {
             return None;
         }
-        let place = (self.sequences.rank[first], first);
         Some(Waiting {
             reason: self.refusal,
-            num_ahead: self.waiting.range(..place).count(),
+            num_ahead: self.num_ahead(self.sequences.place(first)),
             num_needed_blocks: self.sequences.num_tokens[first].div_ceil(BLOCK_SIZE),
             num_free_blocks: self.kv.stats().map(|group| group.num_free).min()?,
             num_running_seqs: self.running.len(),
             is_preempted: request.started,
+            standing: self.standing(self.sequences.place(first)),
         })
+    }
+
+    fn num_ahead(&self, place: Place) -> usize {
+        let turn = |place: Place| {
+            let tenants = self.tenants.as_ref();
+            (tenants.map(|tenants| tenants.turn(place.tenant)), place)
+        };
+        let own = turn(place);
+        let others = self.waiting.iter().copied();
+        others.filter(|&other| turn(other) < own).count()
+    }
+
+    /// What its place in the queue comes from.
+    fn standing(&self, place: Place) -> Standing {
+        let request = &self.requests[self.sequences.request[place.slot]];
+        match self.config.policy {
+            Policy::Fcfs => Standing::Arrival {
+                priority: request.priority,
+            },
+            Policy::Priority { steps_per_class } => {
+                let num_steps = i64::try_from(self.totals.num_steps).unwrap_or(i64::MAX / 2);
+                let key = place.rank.key - num_steps;
+                Standing::Priority {
+                    priority: request.priority,
+                    effective: key.div_euclid(i64::from(steps_per_class)),
+                }
+            }
+            Policy::FairShare { .. } => {
+                let counter = |tenant| self.tenants.as_ref().map_or(0, |all| all.counter(tenant));
+                let waiting = self.waiting.iter().map(|other| counter(other.tenant));
+                Standing::FairShare {
+                    service: counter(place.tenant),
+                    least_service: waiting.min().unwrap_or(0),
+                }
+            }
+            Policy::Deadline { .. } => Standing::Deadline {
+                #[expect(clippy::cast_precision_loss, reason = "microseconds since the start")]
+                due: place.rank.key as f64 / 1e6,
+                is_own: request.deadline.is_some(),
+            },
+        }
     }
 
     /// A step was planned and let nobody more in for this reason.

@@ -18,9 +18,9 @@
 use std::sync::Arc;
 
 use inferlib_core::{
-    BLOCK_SIZE, Batch, FinishReason, GroupConfig, LogitsRow, NewRequest, PrefixHash, RowLogprobs,
-    RowStatus, SampledRow, SamplingParams, Scheduler, SchedulerConfig, SequenceOutput, StepOutput,
-    scheduler::ROWS_PER_PASS,
+    BLOCK_SIZE, Batch, FinishReason, GroupConfig, LogitsRow, NewRequest, Policy, PrefixHash,
+    RowLogprobs, RowStatus, SampledRow, SamplingParams, Scheduler, SchedulerConfig, SequenceOutput,
+    StepOutput, scheduler::ROWS_PER_PASS,
 };
 
 pub const VOCAB_SIZE: usize = 24;
@@ -380,6 +380,7 @@ pub fn config() -> SchedulerConfig {
         vocab_size: VOCAB_SIZE,
         speculation: None,
         rows_per_pass: ROWS_PER_PASS,
+        policy: Policy::Fcfs,
         enable_prefix_caching: true,
         max_chunk: None,
         max_waiting: None,
@@ -427,4 +428,28 @@ pub fn drain(scheduler: &mut Scheduler, executor: &mut FakeExecutor) -> usize {
     }
     assert!(!scheduler.has_work());
     steps
+}
+
+pub fn build(config: SchedulerConfig) -> (Scheduler, FakeExecutor) {
+    let executor = FakeExecutor::new(&config.groups);
+    (Scheduler::new(config).unwrap(), executor)
+}
+
+/// Chunk lengths of the next batch, which is run.
+pub fn chunks(scheduler: &mut Scheduler, executor: &mut FakeExecutor) -> Vec<i32> {
+    let batch = scheduler.schedule(0.0).unwrap();
+    let lengths = batch
+        .query_start_loc
+        .windows(2)
+        .map(|pair| pair[1] - pair[0])
+        .collect();
+    let output = executor.run(batch);
+    scheduler.update(&output, 0.0).unwrap();
+    scheduler.check_integrity().unwrap();
+    lengths
+}
+
+/// Blocks of the first group that somebody has.
+pub fn used(scheduler: &Scheduler) -> usize {
+    scheduler.stats().groups[0].num_used
 }

@@ -75,6 +75,7 @@ impl Attention {
                     #[expect(clippy::cast_precision_loss, reason = "small")]
                     scale: 1.0 / (shape.head_dim as f32).sqrt(),
                     softcap: None,
+                    sinks: None,
                     out: BufferId(1),
                 })
                 .collect(),

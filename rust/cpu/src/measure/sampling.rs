@@ -57,6 +57,7 @@ impl Sampling {
                 let row = SampledRow {
                     kind: LogitsRow::Sample,
                     sequence: 0,
+                    request: inferlib_core::RequestId(0),
                     params: Arc::clone(&params),
                     seed: 1,
                     sequence_index: 0,
@@ -65,6 +66,7 @@ impl Sampling {
                     history_start: 0,
                     history_prompt_len: 0,
                     history_output_len: 0,
+                    mask: None,
                 };
                 let (logits, mut result) = (&mut self.rows[i % ROWS], None);
                 let start = Instant::now();

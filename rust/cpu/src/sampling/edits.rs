@@ -1,5 +1,5 @@
 //! Sparse changes to a row of logits before the distribution is formed: bias, masks and penalties, in that order.
-//! They cost what they touch: biased, masked and seen tokens; only `allowed_token_ids` writes the whole row.
+//! They cost what they touch: biased, masked and seen tokens; only `allowed_token_ids` and a grammar write the whole row.
 
 use inferlib_core::{SampledRow, SamplingParams};
 
@@ -41,6 +41,9 @@ impl Edits {
             {
                 mask(logits, last);
             }
+        }
+        if let Some(words) = &row.mask {
+            keep_only(logits, words);
         }
         if row.num_output_tokens < params.min_tokens {
             for &token in params.eos_token_ids.iter().chain(&params.stop_token_ids) {
@@ -109,6 +112,7 @@ pub(super) fn are_wanted(row: &SampledRow, history: &[i32]) -> bool {
     let stops = !(params.eos_token_ids.is_empty() && params.stop_token_ids.is_empty());
     !params.logit_bias.is_empty()
         || params.allowed_token_ids.is_some()
+        || row.mask.is_some()
         || !params.bad_words.is_empty()
         || (row.num_output_tokens < params.min_tokens && stops)
         || (!history.is_empty() && (has_repetition_penalty(params) || has_output_penalty(params)))
@@ -142,6 +146,25 @@ fn penalized(mut logit: f32, output_count: u32, params: &SamplingParams) -> f32 
         logit -= params.presence_penalty;
     }
     logit
+}
+
+/// Tokens whose bit is set keep their logits; what the mask does not reach is masked.
+fn keep_only(logits: &mut [f32], words: &[u32]) {
+    let (known, behind) = logits.split_at_mut(logits.len().min(32 * words.len()));
+    behind.fill(f32::NEG_INFINITY);
+    for (logits, &word) in known.chunks_mut(32).zip(words) {
+        match word {
+            0 => logits.fill(f32::NEG_INFINITY),
+            u32::MAX => {}
+            _ => {
+                for (bit, logit) in logits.iter_mut().enumerate() {
+                    if word >> bit & 1 == 0 {
+                        *logit = f32::NEG_INFINITY;
+                    }
+                }
+            }
+        }
+    }
 }
 
 fn mask(logits: &mut [f32], token: i32) {

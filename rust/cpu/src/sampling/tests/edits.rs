@@ -109,6 +109,39 @@ fn only_allowed_tokens_keep_their_logits_and_their_bias() {
 }
 
 #[test]
+fn a_grammars_mask_leaves_the_tokens_of_its_bits() {
+    for size in [1_u16, 2, 31, 32, 33, 63, 64, 65, 100] {
+        let logits: Vec<f32> = (0..size).map(f32::from).collect();
+        let is_kept = |token: usize| (64..96).contains(&token) || token % 3 == 1 && token < 32;
+        for num_words in [0, 1, 2, 3, 4] {
+            let word = |at: usize| {
+                (0..32).fold(0, |word, bit| {
+                    word | u32::from(is_kept(32 * at + bit)) << bit
+                })
+            };
+            let row = SampledRow {
+                mask: Some((0..num_words).map(word).collect()),
+                ..row(greedy())
+            };
+            let mut edited = logits.clone();
+            Sampler::new(edited.len()).run(&mut edited, &row, &[]);
+            for (token, (&found, &logit)) in edited.iter().zip(&logits).enumerate() {
+                let expected = if token < 32 * num_words && is_kept(token) {
+                    logit
+                } else {
+                    MASKED
+                };
+                assert_eq!(
+                    found.to_bits(),
+                    expected.to_bits(),
+                    "{size} {num_words} {token}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
 fn a_bad_word_is_masked_when_the_history_ends_with_its_beginning() {
     let params = |bad_words| SamplingParams {
         bad_words,

@@ -25,6 +25,7 @@ pub(crate) fn row(params: SamplingParams) -> SampledRow {
     SampledRow {
         kind: LogitsRow::Sample,
         sequence: 0,
+        request: inferlib_core::RequestId(0),
         params: Arc::new(params),
         seed: 0x5eed,
         sequence_index: 0,
@@ -33,6 +34,7 @@ pub(crate) fn row(params: SamplingParams) -> SampledRow {
         history_start: 0,
         history_prompt_len: 0,
         history_output_len: 0,
+        mask: None,
     }
 }
 

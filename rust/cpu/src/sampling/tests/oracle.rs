@@ -32,7 +32,11 @@ pub(super) fn edited(logits: &[f32], row: &SampledRow, history: &[i32]) -> Vec<f
             .allowed_token_ids
             .as_ref()
             .is_some_and(|allowed| !allowed.contains(&token));
-        if is_refused || completes_bad_words || (masked_until_min && is_stop) {
+        let is_outside = row.mask.as_ref().is_some_and(|mask| {
+            let word = mask.get(token as usize / 32).copied().unwrap_or(0);
+            word >> (token % 32) & 1 == 0
+        });
+        if is_refused || is_outside || completes_bad_words || (masked_until_min && is_stop) {
             x = f32::NEG_INFINITY;
         }
         let in_output = output.iter().filter(|&&id| id == token).count();

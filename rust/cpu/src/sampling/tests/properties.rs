@@ -219,7 +219,9 @@ proptest! {
         num_output_tokens in 0..4u32,
         (repetition_penalty, presence_penalty, frequency_penalty) in (0.5..2.0f32, -2.0..2.0f32, -2.0..2.0f32),
         are_penalties_off: bool,
+        mask in prop::option::of(any::<u32>()),
     ) {
+        let mask = mask.map(|word| [word].into());
         let mut params = SamplingParams {
             temperature: 0.0,
             logit_bias: bias,
@@ -237,7 +239,7 @@ proptest! {
                 (repetition_penalty, presence_penalty, frequency_penalty);
         }
         let history_prompt_len = prompt_share.index(history.len() + 1) as u32;
-        let row = SampledRow { num_output_tokens, history_prompt_len, ..row(params) };
+        let row = SampledRow { num_output_tokens, history_prompt_len, mask, ..row(params) };
         let edited = oracle::edited(&logits, &row, &history);
         let ranking = oracle::ranking(&edited);
         let result = run(&logits, &row, &history);

@@ -1,0 +1,1 @@
+"""Parts of ``bench/scheduler.py`` and ``bench/scheduler_instructions.py``."""

@@ -1,0 +1,1 @@
+"""Request traces: who asks for how much when, with which shared prefixes. Made up, or read."""

@@ -1,0 +1,78 @@
+"""Structured output, compiled for one model: the same description once for many requests."""
+
+from __future__ import annotations
+
+import collections
+import threading
+from typing import TYPE_CHECKING
+
+from . import _core
+from .errors import RequestError
+from .sampling_params import STRUCTURES, SamplingParams
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+MAX_KEPT = 64
+"""Compiled descriptions that are kept for further requests; the least recently used one goes."""
+
+
+class GrammarCompiler:
+    """Compiles what requests ask of their texts. Any thread may use it.
+
+    Args:
+        tokenizer: ``None`` if the checkpoint has none: then nothing can be asked.
+        eos_token_ids: Tokens that end a sequence.
+        vocab_size: Number of logits.
+    """
+
+    def __init__(
+        self, tokenizer: _core.Tokenizer | None, eos_token_ids: tuple[int, ...], vocab_size: int
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._eos_token_ids = eos_token_ids
+        self._vocab_size = vocab_size
+        self._grammars: _core.Grammars | None = None
+        self._kept: collections.OrderedDict[object, _core.Grammar] = collections.OrderedDict()
+        self._lock = threading.Lock()
+
+    def compile(self, params: SamplingParams) -> _core.Grammar | None:
+        """Return the grammar of a request; ``None`` if its text is free.
+
+        Raises:
+            GrammarError: The description is malformed, not supported or satisfied by no text.
+            RequestError: This model has no tokenizer.
+        """
+        field = next((name for name in STRUCTURES if getattr(params, name) is not None), None)
+        if field is None:
+            return None
+        if self._tokenizer is None:
+            raise RequestError(
+                "this model has no tokenizer, so its text cannot be structured", field=field
+            )
+        with self._lock:
+            key = (field, getattr(params, field))
+            if key in self._kept:
+                self._kept.move_to_end(key)
+                return self._kept[key]
+            if self._grammars is None:
+                self._grammars = _core.Grammars(
+                    self._tokenizer, list(self._eos_token_ids), self._vocab_size
+                )
+            grammar = _compile(self._grammars, params)
+            self._kept[key] = grammar
+            if len(self._kept) > MAX_KEPT:
+                self._kept.popitem(last=False)
+            return grammar
+
+
+def _compile(grammars: _core.Grammars, params: SamplingParams) -> _core.Grammar:
+    text: Callable[[str], _core.Grammar]
+    if params.output_schema is not None:
+        return grammars.json_schema(params.output_schema.json)
+    if params.choices is not None:
+        return grammars.choices(list(params.choices))
+    text, source = (
+        (grammars.lark, params.grammar) if params.regex is None else (grammars.regex, params.regex)
+    )
+    return text(str(source))

@@ -1,0 +1,38 @@
+//! The decision log: everything that a scheduler was told, and what it decided, as one compact file that only grows.
+//!
+//! A log replays through a fresh scheduler ([`replay`]), which must decide the same, step by step: for bug reports, for
+//! questions of the kind "why did my request wait?", and for tests. It holds the prompts and the generated tokens, no
+//! texts, and no parameters of sampling that the scheduler does not look at.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `decision_log/codec.rs` | numbers, lists, frames with checksums |
+//! | `decision_log/config.rs`, `records.rs` | the header; one record per call |
+//! | `decision_log/writer.rs` | what the scheduler calls |
+//! | `decision_log/replay.rs` | the reader |
+//!
+//! A file is the magic number, a version, then frames: length, payload, checksum. The first frame is the configuration,
+//! every other one a call. Off, it costs a branch per call; on, a few bytes per row, and a write
+//! per call.
+
+mod codec;
+mod config;
+mod records;
+mod replay;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+pub use codec::Damage;
+pub use records::PlannedRow;
+pub use replay::{Replay, ReplayError, replay};
+pub(crate) use writer::DecisionLog;
+
+/// The first bytes of a log.
+const MAGIC: &[u8; 8] = b"INFLDLOG";
+
+/// Of the format. A reader refuses others.
+const VERSION: u8 = 1;
+
+/// Longest payload of a frame: a record of a call with a prompt of 64 M tokens fits.
+const MAX_FRAME_BYTES: u64 = 1 << 28;

@@ -1,0 +1,255 @@
+//! Logs whose checksums are right and whose contents are not.
+
+use std::io::{self, Write};
+use std::sync::{Arc, Mutex};
+
+use proptest::prelude::*;
+
+use super::codec::{Damage, Decoder, Encode, read_frame, write_frame};
+use super::config::write_config;
+use super::records::{tag, write_request};
+use super::{MAGIC, ReplayError, VERSION, replay};
+use crate::kv_cache::{GroupConfig, PrefixHash};
+use crate::request::NewRequest;
+use crate::sampling::SamplingParams;
+use crate::scheduler::{Policy, Scheduler, SchedulerConfig};
+use crate::{RowStatus, StepOutput};
+
+const MAX_BYTES: u64 = 1 << 22;
+
+fn config() -> SchedulerConfig {
+    SchedulerConfig {
+        groups: vec![GroupConfig {
+            num_blocks: 8,
+            window: None,
+        }],
+        max_num_seqs: 2,
+        max_num_batched_tokens: 16,
+        max_model_len: 100,
+        vocab_size: 50,
+        speculation: None,
+        rows_per_pass: 6,
+        policy: Policy::Fcfs,
+        enable_prefix_caching: true,
+        max_chunk: None,
+        max_waiting: None,
+        max_waiting_tokens: None,
+        prefix_hash: PrefixHash::default(),
+    }
+}
+
+fn new_request(priority: i32, max_tokens: u32) -> NewRequest {
+    let params = SamplingParams {
+        max_tokens,
+        ..SamplingParams::default()
+    };
+    NewRequest {
+        priority,
+        ..NewRequest::new(vec![1; 20], Arc::new(params))
+    }
+}
+
+#[derive(Clone, Default)]
+struct Shared(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Shared {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The payloads of a log in which requests of several priorities wait for each other.
+fn sample() -> Vec<Vec<u8>> {
+    let log = Shared::default();
+    let mut scheduler = Scheduler::new(config()).unwrap();
+    scheduler.log_decisions(Box::new(log.clone())).unwrap();
+    let held = scheduler.open_sequence(None);
+    let restored = scheduler.restore_sequence(held, vec![3; 20], 20);
+    assert_eq!(restored, Ok(true));
+    for priority in [3, 2, 1] {
+        scheduler.submit(new_request(priority, 4), 0.0).unwrap();
+    }
+    while let Some(batch) = scheduler.schedule(1.0) {
+        let rows = batch.num_sampled();
+        let output = StepOutput {
+            token_ids: vec![7; rows],
+            status: vec![RowStatus::Ok; rows],
+            logprobs: vec![None; rows],
+        };
+        scheduler.update(&output, 1.0).unwrap();
+    }
+    scheduler.end_decision_log();
+    let bytes = log.0.lock().unwrap().clone();
+    let mut rest = &bytes[MAGIC.len() + 1..];
+    let (mut payloads, mut payload) = (Vec::new(), Vec::new());
+    while read_frame(&mut rest, &mut payload).unwrap().is_some() {
+        payloads.push(payload.clone());
+    }
+    payloads
+}
+
+fn assemble(payloads: &[Vec<u8>]) -> Vec<u8> {
+    let mut log = MAGIC.to_vec();
+    log.push(VERSION);
+    for payload in payloads {
+        write_frame(payload, &mut log);
+    }
+    log
+}
+
+#[test]
+fn a_scheduler_that_decides_otherwise_is_found_out() {
+    let mut payloads = sample();
+    replay(assemble(&payloads).as_slice(), MAX_BYTES).unwrap();
+    payloads[0].clear();
+    let policy = Policy::Deadline {
+        patience_seconds: 1.0,
+    };
+    let other = SchedulerConfig { policy, ..config() };
+    write_config(&other, &mut payloads[0]);
+    match replay(assemble(&payloads).as_slice(), MAX_BYTES) {
+        Err(ReplayError::Diverged { call, step, .. }) => assert_eq!((call, step), ("schedule", 1)),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_record_that_is_left_out_is_found_out() {
+    let payloads = sample();
+    for left_out in 3..payloads.len() - 1 {
+        let mut rest = payloads.clone();
+        rest.remove(left_out);
+        let error = replay(assemble(&rest).as_slice(), MAX_BYTES);
+        assert!(
+            matches!(error, Err(ReplayError::Diverged { .. })),
+            "{left_out}"
+        );
+    }
+}
+
+#[test]
+fn a_log_of_a_huge_scheduler_is_refused_before_anything_is_allocated() {
+    let needed = |payloads: &[Vec<u8>]| match replay(assemble(payloads).as_slice(), MAX_BYTES) {
+        Err(ReplayError::Damaged {
+            damage: Damage::TooLarge { needed, .. },
+            ..
+        }) => needed,
+        other => panic!("{other:?}"),
+    };
+    let mut header = Vec::new();
+    let group = GroupConfig {
+        num_blocks: 1 << 27,
+        window: None,
+    };
+    let huge = SchedulerConfig {
+        groups: vec![group; 4],
+        ..config()
+    };
+    write_config(&huge, &mut header);
+    assert!(needed(&[header]) > 1 << 30);
+
+    // Many sequences of long outputs, and many forks, in a few bytes each.
+    let wide = SchedulerConfig {
+        groups: vec![GroupConfig {
+            num_blocks: 4096,
+            window: None,
+        }],
+        max_model_len: 1 << 20,
+        ..config()
+    };
+    let mut header = Vec::new();
+    write_config(&wide, &mut header);
+    let mut submit = vec![tag::SUBMIT];
+    submit.float(0.0);
+    let request = NewRequest {
+        n: 4096,
+        ..new_request(0, u32::MAX)
+    };
+    write_request(&request, &mut submit);
+    submit.optional(Some(0));
+    assert!(needed(&[header.clone(), submit]) > 1 << 30);
+
+    let mut open = vec![tag::OPEN];
+    open.text(None);
+    open.number(0);
+    let mut payloads = vec![header, open];
+    for fork in 1..8192 {
+        let mut record = vec![tag::FORK];
+        record.number(0);
+        record.optional(Some(fork));
+        payloads.push(record);
+    }
+    assert!(needed(&payloads) > MAX_BYTES);
+}
+
+#[test]
+fn a_frame_that_claims_more_than_there_is_allocates_what_there_is() {
+    let mut log = MAGIC.to_vec();
+    log.push(VERSION);
+    log.number(1 << 28);
+    log.extend_from_slice(&[1; 100]);
+    match replay(log.as_slice(), MAX_BYTES) {
+        Err(ReplayError::Damaged {
+            damage: Damage::Truncated,
+            ..
+        }) => {}
+        other => panic!("{other:?}"),
+    }
+    let mut payload = Vec::new();
+    let _ = read_frame(&mut &log[MAGIC.len() + 1..], &mut payload);
+    assert!(payload.capacity() < 1000);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 600, ..ProptestConfig::default() })]
+
+    #[test]
+    fn records_of_any_bytes_are_refused_or_played_and_never_panic(
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<prop::sample::Index>(), any::<u8>()), 1..4),
+        inserted in prop::collection::vec((any::<prop::sample::Index>(), 1..14_u8, prop::collection::vec(0..130_u8, 0..20)), 0..3),
+    ) {
+        let mut payloads = sample();
+        for (which, place, byte) in changes {
+            let which = which.index(payloads.len());
+            let payload = &mut payloads[which];
+            let place = place.index(payload.len());
+            payload[place] = byte;
+        }
+        for (place, tag, bytes) in inserted {
+            let place = 1 + place.index(payloads.len());
+            payloads.insert(place.min(payloads.len()), [&[tag], bytes.as_slice()].concat());
+        }
+        let _ = replay(assemble(&payloads).as_slice(), MAX_BYTES);
+    }
+
+    #[test]
+    fn values_come_back(
+        number in any::<u64>(),
+        signed in any::<i64>(),
+        float in any::<f64>(),
+        text in prop::option::of(".{0,20}"),
+        tokens in prop::collection::vec(any::<i32>(), 0..20),
+        optional in prop::option::of(any::<u64>()),
+    ) {
+        let mut bytes = Vec::new();
+        bytes.number(number);
+        bytes.signed(signed);
+        bytes.float(float);
+        bytes.text(text.as_deref());
+        bytes.tokens(&tokens);
+        bytes.optional(optional);
+        let mut input = Decoder::new(&bytes);
+        prop_assert_eq!(input.number("number"), Ok(number));
+        prop_assert_eq!(input.signed("signed"), Ok(signed));
+        prop_assert_eq!(input.float("float").map(f64::to_bits), Ok(float.to_bits()));
+        prop_assert_eq!(input.text("text"), Ok(text));
+        prop_assert_eq!(input.tokens("tokens"), Ok(tokens));
+        prop_assert_eq!(input.optional("optional"), Ok(optional));
+        prop_assert_eq!(input.end(), Ok(()));
+    }
+}

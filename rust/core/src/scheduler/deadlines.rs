@@ -1,0 +1,69 @@
+//! Deadlines: a request that is not done in time ends with what it has.
+//!
+//! No clock is read here: a request's deadline and the present are moments of the caller's clock.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
+use super::policy::microseconds;
+use super::{Events, Scheduler};
+use crate::request::{FinishReason, RequestId};
+
+#[derive(Debug, Default)]
+pub(super) struct Deadlines {
+    /// Deadlines in microseconds, also of requests that ended.
+    due: BinaryHeap<Reverse<(i64, RequestId)>>,
+    /// Requests that ended at their deadline, and of which no events told yet.
+    overdue: Vec<RequestId>,
+}
+
+impl Scheduler {
+    /// A request with a deadline was submitted.
+    pub(super) fn note_deadline(&mut self, id: RequestId, deadline: f64) {
+        // Twice as many as are alive: those that ended go. Amortised O(1), and bounded.
+        let num_alive = self.totals.num_requests - self.totals.num_finished;
+        if self.deadlines.due.len() as u64 > 2 * num_alive + 64 {
+            let requests = &self.requests;
+            let is_alive = |id| {
+                let index = requests.find(id);
+                index.is_some_and(|index| !requests[index].output.is_finished())
+            };
+            self.deadlines.due.retain(|&Reverse((_, id))| is_alive(id));
+        }
+        let due = Reverse((microseconds(deadline), id));
+        self.deadlines.due.push(due);
+    }
+
+    /// End what is not done in time.
+    pub(super) fn end_overdue(&mut self, now: f64) {
+        let now_microseconds = microseconds(now);
+        while let Some(&Reverse((due, id))) = self.deadlines.due.peek()
+            && due <= now_microseconds
+        {
+            self.deadlines.due.pop();
+            if let Some(index) = self.requests.find(id)
+                && !self.requests[index].output.is_finished()
+            {
+                self.end_request(index, FinishReason::Deadline, now);
+                self.deadlines.overdue.push(id);
+            }
+        }
+    }
+
+    /// Tell of those that ended at their deadline.
+    pub(super) fn tell_overdue(&mut self) {
+        let overdue = self.deadlines.overdue.drain(..);
+        self.events.finished_requests.extend(overdue);
+    }
+
+    /// What happened without a step: requests that ended at their deadline when [`Scheduler::schedule`] had nothing else
+    /// to do. Otherwise the events of the next [`Scheduler::update`] tell of them.
+    pub fn overdue(&mut self) -> &Events {
+        self.events.clear();
+        self.tell_overdue();
+        if let Some(log) = &mut self.log {
+            log.overdue(&self.events);
+        }
+        &self.events
+    }
+}

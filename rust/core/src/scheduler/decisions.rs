@@ -1,0 +1,75 @@
+//! The scheduler's side of the decision log.
+
+use std::io::{self, Write};
+
+use super::Scheduler;
+use super::fill::uint32;
+use crate::decision_log::{DecisionLog, PlannedRow};
+use crate::request::NewRequest;
+
+impl Scheduler {
+    /// Write everything from now on to `out`: what this scheduler is told, and what it decides.
+    ///
+    /// # Panics
+    /// Something was submitted or opened already: the log would not replay.
+    pub fn log_decisions(&mut self, out: Box<dyn Write + Send>) -> io::Result<()> {
+        let is_fresh = self.num_arrivals == 0 && self.held.is_fresh();
+        assert!(is_fresh, "a log begins with the scheduler");
+        self.log = Some(DecisionLog::begin(out, &self.config)?);
+        Ok(())
+    }
+
+    /// End the log. Why it ended earlier, if it could not be written any more.
+    pub fn end_decision_log(&mut self) -> Option<io::Error> {
+        self.log.take()?.end()
+    }
+
+    /// The step in flight.
+    #[must_use]
+    pub fn planned(&self) -> impl ExactSizeIterator<Item = PlannedRow> {
+        self.scheduled.iter().map(|entry| PlannedRow {
+            request_id: self.requests[self.sequences.request[entry.slot]]
+                .output
+                .request_id,
+            sequence_index: self.sequences.rank[entry.slot].sequence_index,
+            num_tokens: uint32(entry.num_tokens),
+            num_drafts: uint32(entry.num_drafts),
+        })
+    }
+
+    /// About what a request will take, its output and block tables included.
+    pub(crate) fn request_bytes(&self, request: &NewRequest) -> u64 {
+        let most = self.kv.capacity().min(self.config.max_model_len);
+        let output = most.min(request.params.max_tokens as usize);
+        let prompt = request.prompt.len();
+        self.sequence_bytes(prompt, output, request.n as usize)
+            .saturating_add(4 * prompt as u64)
+    }
+
+    /// About what all requests and held sequences take.
+    pub(crate) fn estimated_bytes(&self) -> u64 {
+        let requests = self.requests.iter().map(|(_, request)| {
+            let prompt = request.num_prompt_tokens();
+            let num_sequences = request.output.sequences.len();
+            self.sequence_bytes(prompt, request.max_tokens, num_sequences)
+                .saturating_add(4 * prompt as u64 + 1024)
+        });
+        let num_groups = self.config.groups.len();
+        let held = self.held.sizes().map(|(num_tokens, num_blocks)| {
+            (4 * num_tokens + 4 * num_blocks * num_groups + 1024) as u64
+        });
+        requests.chain(held).sum()
+    }
+
+    /// Tokens, log-probabilities, block tables and the index of drafts of a request's sequences.
+    fn sequence_bytes(&self, prompt: usize, output: usize, num_sequences: usize) -> u64 {
+        let tables = (prompt + output).div_ceil(crate::BLOCK_SIZE) * 4 * self.config.groups.len();
+        let drafts = if self.config.speculation.is_some() {
+            64 * (prompt + output)
+        } else {
+            0
+        };
+        let own = 512 + 72 * output + tables + drafts;
+        (own as u64).saturating_mul(num_sequences as u64)
+    }
+}

@@ -1,0 +1,138 @@
+//! `submit`: what can never run is refused at once; the rest gets its rank and waits.
+
+use super::requests::{Request, Requests};
+use super::sequences::{Rank, SequenceStatus};
+use super::{MAX_N, Scheduler};
+use crate::request::{NewRequest, PromptLimit, RequestId, SubmitError};
+
+impl Scheduler {
+    /// Queue a request, or refuse at once what can never run.
+    ///
+    /// `max_tokens` is capped where the context or the KV cache ends first; the request then ends with
+    /// [`crate::FinishReason::Length`].
+    pub fn submit(&mut self, new: NewRequest, now: f64) -> Result<RequestId, SubmitError> {
+        if let Some(log) = &mut self.log {
+            log.submit(&new, now);
+        }
+        let id = self.admit_to_queue(new, now);
+        if let Some(log) = &mut self.log {
+            log.submitted(id.as_ref().ok().copied());
+        }
+        id
+    }
+
+    fn admit_to_queue(&mut self, mut new: NewRequest, now: f64) -> Result<RequestId, SubmitError> {
+        let max_tokens = self.check(&new)?;
+        self.begin_continuation(&mut new)?;
+        let num_prompt_tokens = new.prompt.len();
+        let arrival = self.num_arrivals;
+        self.num_arrivals += 1;
+        self.num_waiting_requests += 1;
+        self.num_waiting_tokens += num_prompt_tokens;
+        self.totals.num_requests += 1;
+        let n = new.n;
+        let key = self.rank_key(&new, now);
+        let class = self.class(&new);
+        let deadline = new.deadline;
+        let tenants = &mut self.tenants;
+        let tenant = tenants
+            .as_mut()
+            .map_or(0, |tenants| tenants.find_or_add(new.tenant.as_ref()));
+        let speculation = self.config.speculation.as_ref();
+        let max_drafts = speculation.map_or(0, |lookup| lookup.num_speculative_tokens);
+        let continues = new.continues;
+        let id = self
+            .requests
+            .insert(|id| Request::new(id, new, max_tokens, max_drafts, now));
+        self.name_writer(id, continues);
+        self.requests[Requests::index(id)].refusals = self.refusals;
+        let index = Requests::index(id);
+        for sequence_index in 0..n {
+            let rank = Rank {
+                key,
+                arrival,
+                sequence_index,
+            };
+            let slot = self
+                .sequences
+                .open(index, (tenant, class, rank), num_prompt_tokens);
+            if let Some(tenants) = &mut self.tenants {
+                tenants.open(tenant);
+            }
+            let salt = self.requests[index].cache_salt.as_deref();
+            self.kv.open(slot, salt, num_prompt_tokens + max_tokens);
+            self.requests[index].slots.push(Some(slot));
+            if sequence_index == 0 {
+                self.enqueue(slot, SequenceStatus::Waiting);
+            }
+        }
+        if let Some(deadline) = deadline {
+            self.note_deadline(id, deadline);
+        }
+        Ok(id)
+    }
+
+    /// Validate a request; its effective `max_tokens`.
+    fn check(&self, new: &NewRequest) -> Result<usize, SubmitError> {
+        let prompt_tokens = new.prompt.len();
+        if prompt_tokens == 0 {
+            return Err(SubmitError::EmptyPrompt);
+        }
+        let vocab_size = self.config.vocab_size;
+        let valid = |token: i32| usize::try_from(token).is_ok_and(|token| token < vocab_size);
+        if let Some(index) = new.prompt.iter().position(|&token| !valid(token)) {
+            let token = new.prompt[index];
+            return Err(SubmitError::TokenOutOfRange {
+                index,
+                token,
+                vocab_size,
+            });
+        }
+        new.params.validate(Some(vocab_size))?;
+        if !(1..=MAX_N).contains(&new.n) {
+            return Err(SubmitError::InvalidN {
+                n: new.n,
+                limit: MAX_N,
+            });
+        }
+        if let Some(deadline) = new.deadline
+            && !deadline.is_finite()
+        {
+            return Err(SubmitError::InvalidDeadline);
+        }
+        // The last generated token's K and V are never needed: a sequence of T tokens computes T - 1.
+        let wanted = new.params.max_tokens as usize;
+        let context = self.config.max_model_len - wanted.min(1).min(self.config.max_model_len);
+        let capacity = self.kv.capacity();
+        let (limit, because) = if context <= capacity {
+            (context, PromptLimit::Context)
+        } else {
+            (capacity, PromptLimit::KvCache)
+        };
+        if prompt_tokens > limit {
+            return Err(SubmitError::PromptTooLong {
+                prompt_tokens,
+                limit,
+                because,
+            });
+        }
+        let full = |count: usize, more: usize, limit: Option<usize>| {
+            limit.is_some_and(|limit| count + more > limit)
+        };
+        if full(self.num_waiting_requests, 1, self.config.max_waiting)
+            || self.num_waiting_requests > 0
+                && full(
+                    self.num_waiting_tokens,
+                    prompt_tokens,
+                    self.config.max_waiting_tokens,
+                )
+        {
+            return Err(SubmitError::Overloaded {
+                waiting: self.num_waiting_requests,
+                waiting_tokens: self.num_waiting_tokens,
+            });
+        }
+        let room = (self.config.max_model_len - prompt_tokens).min(capacity + 1 - prompt_tokens);
+        Ok(wanted.min(room))
+    }
+}

@@ -1,0 +1,175 @@
+//! Structured output: which tokens may come next, so that the text as a whole is what a schema, a regular expression,
+//! a list of choices or a grammar describes.
+//!
+//! The parser is the `llguidance` crate; this module gives it a vocabulary, limits and typed errors. A [`Grammar`] is
+//! compiled once and shared; each sequence has a [`GrammarState`] of its own.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `grammar/source.rs` | what callers describe, as the parser reads it |
+//! | `grammar/vocabulary.rs` | the tokens of a model as the parser sees them |
+//! | `grammar/state.rs` | the state of one sequence: masks, forced tokens, steps forward and back |
+//! | `grammar/states.rs` | the states of all running sequences, step by step |
+
+mod source;
+mod state;
+mod states;
+mod vocabulary;
+
+use llguidance::api::ParserLimits;
+use llguidance::earley::SlicedBiasComputer;
+use llguidance::toktrie::InferenceCapabilities;
+use llguidance::{Matcher, ParserFactory};
+
+use crate::tokenizer::Tokenizer;
+pub use source::{GrammarSource, MAX_CHOICES, MAX_GRAMMAR_BYTES};
+pub use state::GrammarState;
+pub use states::{GrammarStates, MaskedRow};
+
+/// A description that cannot be used, or a sequence that it cannot go on with.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum GrammarError {
+    /// More text than is compiled.
+    #[error("{field} has {bytes} bytes; at most {limit} are allowed")]
+    TooLong {
+        /// The request's field.
+        field: &'static str,
+        /// As given.
+        bytes: usize,
+        /// [`MAX_GRAMMAR_BYTES`].
+        limit: usize,
+    },
+    /// No choice, too many, or an empty one.
+    #[error("choices {problem}")]
+    Choices {
+        /// What is wrong with them.
+        problem: String,
+    },
+    /// It does not parse, uses what is not supported, or describes nothing.
+    #[error("{field} cannot be used: {problem}")]
+    Invalid {
+        /// The request's field.
+        field: &'static str,
+        /// What the parser said: where, and what is not supported.
+        problem: String,
+    },
+    /// A token that the grammar does not allow was appended, or the parser reached one of its limits.
+    #[error("the structure of the output cannot be continued: {problem}")]
+    Stuck {
+        /// What the parser said.
+        problem: String,
+    },
+}
+
+/// Compiles grammars for one vocabulary.
+pub struct Grammars {
+    factory: ParserFactory,
+}
+
+impl std::fmt::Debug for Grammars {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("Grammars").finish_non_exhaustive()
+    }
+}
+
+impl Grammars {
+    /// For a tokenizer and its model.
+    ///
+    /// `vocab_size` is the number of logits, which may exceed the tokenizer's: ids behind it are never allowed.
+    /// `eos_token_ids` end a text wherever the grammar may end.
+    ///
+    /// # Errors
+    ///
+    /// [`GrammarError::Invalid`]: no such token.
+    pub fn new(
+        tokenizer: std::sync::Arc<Tokenizer>,
+        eos_token_ids: &[u32],
+        vocab_size: usize,
+    ) -> Result<Self, GrammarError> {
+        let environment = vocabulary::environment(tokenizer, eos_token_ids, vocab_size)?;
+        let capabilities = InferenceCapabilities {
+            ff_tokens: true,
+            ..InferenceCapabilities::default()
+        };
+        let mut factory = ParserFactory::new(
+            &environment,
+            capabilities,
+            &SlicedBiasComputer::general_slices(),
+        )
+        .map_err(|error| GrammarError::Invalid {
+            field: "tokenizer",
+            problem: error.to_string(),
+        })?;
+        factory.quiet();
+        *factory.limits_mut() = limits();
+        Ok(Self { factory })
+    }
+
+    /// Compile a description: at most a second and 64 MiB, whatever it says.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with it.
+    pub fn compile(&self, source: &GrammarSource) -> Result<Grammar, GrammarError> {
+        let field = source.field();
+        let invalid = |problem: String| GrammarError::Invalid {
+            field,
+            problem: message(&problem),
+        };
+        let description = source.description()?;
+        let mut matcher = Matcher::new(self.factory.create_parser(description));
+        if let Some(problem) = matcher.get_error() {
+            return Err(invalid(problem));
+        }
+        let warnings = matcher.grammar_warnings();
+        if !warnings.is_empty() {
+            return Err(invalid(warnings.join("; ")));
+        }
+        // A description of nothing (`{"enum": []}`, an unsatisfiable pattern) has no first token and no end.
+        let mask = matcher
+            .compute_mask_or_eos()
+            .map_err(|error| invalid(error.to_string()))?;
+        if mask.is_zero() {
+            return Err(invalid("no text satisfies it".into()));
+        }
+        Ok(Grammar { matcher })
+    }
+}
+
+/// A compiled description. Cheap to share; states are independent of each other.
+pub struct Grammar {
+    matcher: Matcher,
+}
+
+impl std::fmt::Debug for Grammar {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("Grammar").finish_non_exhaustive()
+    }
+}
+
+impl Grammar {
+    /// The state of a sequence that has no output yet.
+    #[must_use]
+    pub fn start(&self) -> GrammarState {
+        GrammarState::new(self.matcher.deep_clone())
+    }
+}
+
+/// The parser's message without its mark for what it leaves out.
+fn message(text: &str) -> String {
+    text.replace("<non-verbose/>", "").trim().to_owned()
+}
+
+/// Work and memory of one grammar. Lexer states take up to 2 kB each, so that 25,000 of them are 50 MB.
+fn limits() -> ParserLimits {
+    ParserLimits {
+        max_items_in_row: 2_000,
+        initial_lexer_fuel: 1_000_000,
+        step_lexer_fuel: 200_000,
+        step_max_items: 50_000,
+        max_lexer_states: 25_000,
+        max_grammar_size: 500_000,
+        precompute_large_lexemes: true,
+        verbose_errors: false,
+    }
+}

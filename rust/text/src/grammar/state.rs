@@ -1,0 +1,114 @@
+//! Where one sequence is in its grammar.
+
+use llguidance::Matcher;
+
+use super::{GrammarError, message};
+
+/// The state of one sequence: what was appended, and so what may follow.
+pub struct GrammarState {
+    matcher: Matcher,
+}
+
+impl std::fmt::Debug for GrammarState {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("GrammarState")
+            .field("is_complete", &self.is_complete())
+            .finish_non_exhaustive()
+    }
+}
+
+impl GrammarState {
+    pub(super) fn new(matcher: Matcher) -> Self {
+        Self { matcher }
+    }
+
+    /// A state that goes on from here, independently.
+    #[must_use]
+    pub fn fork(&self) -> Self {
+        Self::new(self.matcher.deep_clone())
+    }
+
+    /// Which tokens may come next: bit `id % 32` of word `id / 32`. Words behind the vocabulary are 0. Of a complete
+    /// text only end-of-sequence tokens are left.
+    ///
+    /// # Errors
+    ///
+    /// [`GrammarError::Stuck`]: nothing may follow, or finding out takes more work than is allowed.
+    pub fn mask(&mut self, words: &mut [u32]) -> Result<(), GrammarError> {
+        let mask = self.matcher.compute_mask_or_eos().map_err(stuck)?;
+        if mask.is_zero() {
+            return Err(GrammarError::Stuck {
+                problem: "no token fits".into(),
+            });
+        }
+        let known = mask.as_slice();
+        let shared = known.len().min(words.len());
+        words[..shared].copy_from_slice(&known[..shared]);
+        words[shared..].fill(0);
+        Ok(())
+    }
+
+    /// Append a token.
+    ///
+    /// # Errors
+    ///
+    /// [`GrammarError::Stuck`]: it is not allowed here. The state is of no further use.
+    pub fn append(&mut self, token_id: u32) -> Result<(), GrammarError> {
+        self.matcher.consume_token(token_id).map_err(stuck)
+    }
+
+    /// How many of these tokens may follow, one after another. Changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`GrammarError::Stuck`]: the parser reached a limit.
+    pub fn num_allowed(&mut self, token_ids: &[u32]) -> Result<usize, GrammarError> {
+        self.matcher.validate_tokens(token_ids).map_err(stuck)
+    }
+
+    /// Take back the last `num_tokens` tokens.
+    ///
+    /// # Errors
+    ///
+    /// [`GrammarError::Stuck`]: there are not so many.
+    pub fn rewind(&mut self, num_tokens: usize) -> Result<(), GrammarError> {
+        if num_tokens == 0 {
+            return Ok(());
+        }
+        self.matcher.rollback(num_tokens).map_err(stuck)
+    }
+
+    /// Tokens that must follow: the grammar leaves no other text, and this is how the tokenizer writes it. Empty where
+    /// there is a choice. Changes nothing.
+    pub fn forced(&mut self) -> Vec<u32> {
+        if self.is_complete() {
+            return Vec::new();
+        }
+        self.matcher.compute_ff_tokens()
+    }
+
+    /// Whether the text is whole and nothing but an end-of-sequence token may follow.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.matcher.is_stopped()
+    }
+
+    /// Whether the text may end here.
+    ///
+    /// # Errors
+    ///
+    /// [`GrammarError::Stuck`]: the parser failed before.
+    pub fn may_end(&mut self) -> Result<bool, GrammarError> {
+        if self.is_complete() && !self.matcher.is_error() {
+            return Ok(true);
+        }
+        self.matcher.is_accepting().map_err(stuck)
+    }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
+fn stuck(error: impl ToString) -> GrammarError {
+    GrammarError::Stuck {
+        problem: message(&error.to_string()),
+    }
+}

@@ -1,0 +1,422 @@
+//! Grammars on a small byte-level vocabulary: whatever is drawn from the masks is what was described.
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test that unwraps says what it expects"
+)]
+
+mod vocabularies;
+
+use std::sync::Arc;
+
+use inferlib_text::{
+    GrammarError, GrammarSource, GrammarState, GrammarStates, Grammars, MaskedRow, Tokenizer,
+};
+use proptest::prelude::*;
+use regex_automata::meta::Regex;
+use serde_json::{Value, json};
+use vocabularies::{ByteLevel, kind};
+
+const VOCAB_SIZE: usize = 300;
+
+fn tokenizer() -> Arc<Tokenizer> {
+    let pairs = ["\":", "true", "na", "am", "me", "10", ", ", "\",\""]
+        .iter()
+        .flat_map(|text| text.as_bytes().windows(2))
+        .map(|pair| (usize::from(pair[0]), usize::from(pair[1])))
+        .collect::<Vec<_>>();
+    let literals = [("<|im_end|>", kind::CONTROL), ("<|tool|>", kind::CONTROL)];
+    let tokenizer = ByteLevel::new(&pairs, &literals)
+        .with("gpt-2", |gguf| Tokenizer::from_gguf(&gguf))
+        .unwrap();
+    assert!(tokenizer.vocab_size() < VOCAB_SIZE - 2); // some logits have no token
+    Arc::new(tokenizer)
+}
+
+fn end(tokenizer: &Tokenizer) -> u32 {
+    tokenizer.token_to_id("<|im_end|>").unwrap()
+}
+
+fn grammars(tokenizer: &Arc<Tokenizer>) -> Grammars {
+    Grammars::new(Arc::clone(tokenizer), &[end(tokenizer)], VOCAB_SIZE).unwrap()
+}
+
+fn schema(value: &Value) -> GrammarSource {
+    GrammarSource::JsonSchema(value.to_string())
+}
+
+fn allowed(state: &mut GrammarState) -> Vec<u32> {
+    let mut words = vec![u32::MAX; VOCAB_SIZE.div_ceil(32) + 1];
+    state.mask(&mut words).unwrap();
+    (0..32 * u32::try_from(words.len()).unwrap())
+        .filter(|id| words[*id as usize / 32] >> (id % 32) & 1 == 1)
+        .collect()
+}
+
+/// Draw until the text ends; `choose` picks one of the allowed tokens. Ends early where it may after `limit` tokens.
+fn draw(source: &GrammarSource, limit: usize, mut choose: impl FnMut(&[u32]) -> usize) -> String {
+    let tokenizer = tokenizer();
+    let mut state = grammars(&tokenizer).compile(source).unwrap().start();
+    let mut drawn = Vec::new();
+    while !state.is_complete() {
+        let ids = allowed(&mut state);
+        assert!(ids.iter().all(|&id| (id as usize) < tokenizer.vocab_size()));
+        assert_eq!(state.may_end().unwrap(), ids.contains(&end(&tokenizer)));
+        if drawn.len() >= limit && state.may_end().unwrap() {
+            break;
+        }
+        let id = ids[choose(&ids) % ids.len()];
+        let forced = state.forced();
+        assert_eq!(state.num_allowed(&forced).unwrap(), forced.len());
+        if id == end(&tokenizer) {
+            break;
+        }
+        state.append(id).unwrap();
+        drawn.push(id);
+        assert!(
+            drawn.len() < 2000,
+            "endless: {:?}",
+            tokenizer.decode(&drawn, false)
+        );
+    }
+    assert!(state.may_end().unwrap());
+    tokenizer.decode(&drawn, false).unwrap()
+}
+
+#[test]
+fn choices_are_drawn_whole() {
+    let choices = ["yes", "yesterday", "no \"quoted\"", "né\n"].map(String::from);
+    for seed in 0..20 {
+        let text = draw(&GrammarSource::Choices(choices.to_vec()), 0, |ids| {
+            seed % ids.len()
+        });
+        assert!(choices.contains(&text), "{text:?}");
+    }
+}
+
+#[test]
+fn what_leaves_no_choice_is_forced_as_the_tokenizer_writes_it() {
+    let tokenizer = tokenizer();
+    let source = schema(&json!({
+        "type": "object",
+        "properties": { "name": { "type": "boolean" } },
+        "required": ["name"],
+        "additionalProperties": false
+    }));
+    let mut state = grammars(&tokenizer).compile(&source).unwrap().start();
+    let forced = state.forced();
+    assert_eq!(tokenizer.decode(&forced, false).unwrap(), "{\"name\":");
+    for &id in &forced {
+        state.append(id).unwrap();
+    }
+    assert!(state.forced().is_empty());
+    state.rewind(forced.len()).unwrap();
+    assert_eq!(state.forced(), forced);
+    let mut other = state.fork();
+    other.append(forced[0]).unwrap();
+    assert_eq!(state.forced(), forced); // a fork goes its own way
+    assert_eq!(other.num_allowed(&forced[1..]).unwrap(), forced.len() - 1);
+    assert_eq!(other.num_allowed(&forced).unwrap(), 0);
+}
+
+#[test]
+fn a_complete_text_only_ends() {
+    let tokenizer = tokenizer();
+    let source = GrammarSource::Regex("[0-9]{2}".into());
+    let mut state = grammars(&tokenizer).compile(&source).unwrap().start();
+    assert!(!state.may_end().unwrap());
+    state.append(u32::from(b'4')).unwrap();
+    state.append(u32::from(b'2')).unwrap();
+    assert!(state.is_complete());
+    assert_eq!(allowed(&mut state), [end(&tokenizer)]);
+    assert!(state.forced().is_empty());
+}
+
+#[test]
+fn a_token_that_does_not_fit_is_refused() {
+    let tokenizer = tokenizer();
+    let source = GrammarSource::Regex("[0-9]{2}".into());
+    let mut state = grammars(&tokenizer).compile(&source).unwrap().start();
+    let error = state.append(u32::from(b'x')).unwrap_err();
+    assert!(matches!(error, GrammarError::Stuck { .. }), "{error}");
+    assert!(state.mask(&mut [0; 10]).is_err());
+}
+
+#[test]
+fn control_tokens_are_never_text() {
+    let tokenizer = tokenizer();
+    let source = GrammarSource::Regex("(?s:.*)".into());
+    let mut state = grammars(&tokenizer).compile(&source).unwrap().start();
+    let ids = allowed(&mut state);
+    assert!(ids.contains(&end(&tokenizer)));
+    assert!(!ids.contains(&tokenizer.token_to_id("<|tool|>").unwrap()));
+}
+
+#[test]
+fn bad_descriptions_are_refused_by_name() {
+    let grammars = grammars(&tokenizer());
+    let nested = "[".repeat(100_000);
+    let many = vec![String::from("a"); 10_001];
+    for (source, message) in [
+        (
+            GrammarSource::JsonSchema("{".into()),
+            "schema cannot be used: EOF",
+        ),
+        (
+            GrammarSource::JsonSchema("3".into()),
+            "an object or a boolean",
+        ),
+        (
+            GrammarSource::JsonSchema("false".into()),
+            "no text satisfies it",
+        ),
+        (GrammarSource::JsonSchema(nested), "recursion limit"),
+        (schema(&json!({"x-guidance": {}})), "/x-guidance"),
+        (schema(&json!({"not": {"type": "string"}})), "not"),
+        (schema(&json!({"type": "text"})), "text"),
+        (
+            schema(&json!({"$ref": "https://example.com/a.json"})),
+            "example.com",
+        ),
+        (
+            schema(&json!({"type": "integer", "minimum": 3, "maximum": 2})),
+            "schema",
+        ),
+        (
+            schema(&json!({"type": "string", "format": "colour"})),
+            "colour",
+        ),
+        (GrammarSource::Regex("(".into()), "regex cannot be used"),
+        (
+            GrammarSource::Regex("a(?=b)".into()),
+            "regex cannot be used",
+        ),
+        (
+            GrammarSource::Lark("start: nowhere".into()),
+            "grammar cannot be used",
+        ),
+        (GrammarSource::Lark(String::new()), "grammar cannot be used"),
+        (GrammarSource::Choices(vec![]), "choices is empty"),
+        (
+            GrammarSource::Choices(vec!["a".into(), String::new()]),
+            "choices [1] is empty",
+        ),
+        (GrammarSource::Choices(many), "choices has 10001 entries"),
+        (
+            GrammarSource::Regex("a".repeat(1_000_001)),
+            "regex has 1000001 bytes",
+        ),
+    ] {
+        let Err(error) = grammars.compile(&source) else {
+            panic!("{source:?} was compiled");
+        };
+        let error = error.to_string();
+        assert!(error.contains(message), "{message}: {error}");
+        assert!(!error.contains("<state>"), "{error}");
+    }
+}
+
+#[test]
+fn an_expression_that_takes_too_much_work_ends_in_an_error() {
+    let tokenizer = tokenizer();
+    let source = GrammarSource::Regex("(?:(?:a{1000}){1000}){1000}".into());
+    let mut state = grammars(&tokenizer).compile(&source).unwrap().start();
+    let mut words = vec![0; VOCAB_SIZE.div_ceil(32)];
+    let error = (0..1000)
+        .find_map(|_| {
+            let masked = state.mask(&mut words).err();
+            masked.or_else(|| state.append(u32::from(b'a')).err())
+        })
+        .unwrap();
+    assert!(
+        error
+            .to_string()
+            .ends_with("too many expressions constructed"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_model_without_an_end_has_no_grammar() {
+    let tokenizer = tokenizer();
+    for eos in [&[][..], &[300]] {
+        let error = Grammars::new(Arc::clone(&tokenizer), eos, VOCAB_SIZE).unwrap_err();
+        assert!(error.to_string().contains("eos_token_ids"), "{error}");
+    }
+}
+
+/// Bits of a row of masks.
+fn bits(words: &[u32]) -> Vec<u32> {
+    (0..)
+        .zip(words)
+        .flat_map(|(at, word)| {
+            (0..32)
+                .filter(move |bit| word >> bit & 1 == 1)
+                .map(move |bit| 32 * at + bit)
+        })
+        .collect()
+}
+
+/// The bits of the one mask there is.
+fn only(masks: &[Option<Arc<[u32]>>]) -> Vec<u32> {
+    bits(masks[0].as_ref().unwrap())
+}
+
+#[test]
+fn each_row_of_a_draft_has_the_mask_behind_the_tokens_before_it() {
+    let tokenizer = tokenizer();
+    let grammars = grammars(&tokenizer);
+    let digits = grammars
+        .compile(&GrammarSource::Regex("[0-9]{3}x".into()))
+        .unwrap();
+    let letters = grammars
+        .compile(&GrammarSource::Regex("[a-c]+".into()))
+        .unwrap();
+    let mut states = GrammarStates::new(VOCAB_SIZE);
+    states.insert(7, &digits).unwrap();
+    states.insert(9, &letters).unwrap();
+    assert!(states.insert(9, &letters).is_err());
+    let id = |text: &str| i32::from(text.as_bytes()[0]);
+    let row = |key, num_output_tokens| MaskedRow {
+        key,
+        num_output_tokens,
+    };
+    // Sequence 7 drafts "12y", of which the last cannot be; 8 has no grammar.
+    let drafted = [id("1"), id("2"), id("y")];
+    let rows = [
+        row(7, 0),
+        row(7, 1),
+        row(7, 2),
+        row(7, 3),
+        row(8, 0),
+        row(9, 0),
+    ];
+    let drafts = |at: usize| if at < 3 { Some(drafted[at]) } else { None };
+    let masks = states.masks(&rows, drafts);
+    let is_masked: Vec<bool> = masks.iter().map(Option::is_some).collect();
+    assert_eq!(is_masked, [true, true, true, false, false, true]);
+    let digit: Vec<u32> = (b'0'..=b'9').map(u32::from).collect();
+    for mask in &masks[..3] {
+        let mut seen = bits(mask.as_ref().unwrap());
+        seen.retain(|id| *id < 256);
+        assert_eq!(seen, digit);
+    }
+    // Two of the draft and one more were drawn; then the sequence is taken back to two, as a rewind does.
+    let drawn = [id("1"), id("2"), id("3"), id("z"), id("a")];
+    assert!(states.append(&[7, 7, 7, 8, 9], &drawn).is_empty());
+    assert_eq!(states.append(&[7, 9], &[id("x"), id("b")]), [7]);
+    assert!(states.is_complete(7) && !states.is_complete(9) && !states.is_complete(8));
+    assert!(states.append(&[9], &[id("x")]).is_empty());
+    assert!(states.failure(9).is_some() && states.failure(7).is_none());
+    // What failed masks everything, so that its row cannot be drawn.
+    assert!(only(&states.masks(&[row(9, 3)], |_| None)).is_empty());
+    states.rebuild(7, &[id("4"), id("5")]);
+    assert!(!states.is_complete(7));
+    assert!(only(&states.masks(&[row(7, 2)], |_| None)).contains(&u32::from(b'6')));
+    // Who counts otherwise than the caller allows nothing.
+    assert!(only(&states.masks(&[row(7, 1)], |_| None)).is_empty());
+    assert!(
+        states
+            .failure(7)
+            .unwrap()
+            .to_string()
+            .contains("2 tokens are known")
+    );
+    assert!(states.remove(7) && !states.remove(7));
+    assert_eq!(states.len(), 1);
+}
+
+fn schemas() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(json!({"type": "boolean"})),
+        Just(json!({"type": "null"})),
+        (0..50i32, 0..50i32).prop_map(
+            |(low, more)| json!({"type": "integer", "minimum": low, "maximum": low + more})
+        ),
+        (0..3u32, 0..4u32).prop_map(
+            |(low, more)| json!({"type": "string", "minLength": low, "maxLength": low + more})
+        ),
+        Just(json!({"enum": ["red", "green", 3, null]})),
+        Just(json!({"type": "string", "pattern": "^[a-c]{1,3}$"})),
+    ];
+    leaf.prop_recursive(3, 12, 3, |inner| {
+        prop_oneof![
+            (inner.clone(), 0..3u32).prop_map(
+                |(items, most)| json!({"type": "array", "items": items, "maxItems": most})
+            ),
+            (inner.clone(), inner, any::<bool>()).prop_map(|(name, me, both)| json!({
+                "type": "object",
+                "properties": {"name": name, "me": me},
+                "required": if both { vec!["name", "me"] } else { vec!["me"] },
+                "additionalProperties": false
+            })),
+        ]
+    })
+}
+
+/// Whether `value` is what the schemas above describe.
+fn satisfies(schema: &Value, value: &Value) -> bool {
+    let number = |name: &str| schema.get(name).and_then(Value::as_u64);
+    if let Some(values) = schema.get("enum").and_then(Value::as_array) {
+        return values.contains(value);
+    }
+    match schema["type"].as_str().unwrap() {
+        "boolean" => value.is_boolean(),
+        "null" => value.is_null(),
+        "integer" => value.as_i64().is_some_and(|each| {
+            schema["minimum"].as_i64() <= Some(each) && Some(each) <= schema["maximum"].as_i64()
+        }),
+        "string" => value.as_str().is_some_and(|text| {
+            let length = text.chars().count() as u64;
+            number("minLength").is_none_or(|least| length >= least)
+                && number("maxLength").is_none_or(|most| length <= most)
+                && schema
+                    .get("pattern")
+                    .and_then(Value::as_str)
+                    .is_none_or(|pattern| Regex::new(pattern).unwrap().is_match(text))
+        }),
+        "array" => value.as_array().is_some_and(|items| {
+            items.len() as u64 <= number("maxItems").unwrap()
+                && items.iter().all(|each| satisfies(&schema["items"], each))
+        }),
+        _ => value.as_object().is_some_and(|members| {
+            let known = &schema["properties"];
+            let required = schema["required"].as_array().unwrap();
+            required
+                .iter()
+                .all(|name| members.contains_key(name.as_str().unwrap()))
+                && members
+                    .iter()
+                    .all(|(name, each)| known.get(name).is_some_and(|part| satisfies(part, each)))
+        }),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn whatever_is_drawn_satisfies_the_schema(
+        schema in schemas(),
+        picks in proptest::collection::vec(any::<u16>(), 64),
+    ) {
+        let mut picks = picks.into_iter().cycle();
+        let text = draw(&GrammarSource::JsonSchema(schema.to_string()), 200, |_| {
+            picks.next().unwrap().into()
+        });
+        let value: Value = serde_json::from_str(&text).unwrap();
+        prop_assert!(satisfies(&schema, &value), "{schema} {text}");
+        prop_assert_eq!(&text, &value.to_string(), "compact");
+    }
+
+    #[test]
+    fn whatever_is_drawn_matches_the_expression(
+        pattern in prop_oneof![
+            Just("[a-c]{2,5}x?"), Just("(yes|no|maybe)( really)*!"), Just("é+[0-9]*"), Just("\\d{1,3}(\\.\\d{1,3}){3}"),
+        ],
+        picks in proptest::collection::vec(any::<u16>(), 64),
+    ) {
+        let mut picks = picks.into_iter().cycle();
+        let text = draw(&GrammarSource::Regex(pattern.into()), 30, |_| picks.next().unwrap().into());
+        prop_assert!(Regex::new(&format!("^(?:{pattern})$")).unwrap().is_match(&text), "{pattern} {text:?}");
+    }
+}

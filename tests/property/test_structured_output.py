@@ -1,0 +1,151 @@
+"""Structured output of a real model: what was described, and the same whatever runs beside it."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+from tests.real_models import real_model
+
+import inferlib
+from inferlib.errors import GrammarError, RequestError
+
+PERSON = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "maxLength": 20},
+        "age": {"type": "integer", "minimum": 0, "maximum": 150},
+        "tags": {"type": "array", "items": {"enum": ["a", "b"]}, "maxItems": 3},
+    },
+    "required": ["name", "age"],
+    "additionalProperties": False,
+}
+PROMPT = "Ada Lovelace, 36, wrote the first program. As JSON: "
+REGEX = r"[A-Z][a-z]{2,8} (is|was) [0-9]{1,3}\."
+LARK = 'start: item ("," item)*\nitem: /[a-z]{1,4}/ "=" /[0-9]/'
+
+
+@pytest.fixture(scope="module")
+def model():
+    with inferlib.Model.from_pretrained(real_model("smollm2"), kv_cache="8k tokens") as model:
+        yield model
+
+
+def is_person(value):
+    return (
+        set(value) <= {"name", "age", "tags"}
+        and isinstance(value["name"], str)
+        and len(value["name"]) <= 20
+        and 0 <= value["age"] <= 150
+        and all(tag in "ab" for tag in value.get("tags", []))
+    )
+
+
+@pytest.mark.parametrize("options", [{"temperature": 0}, {"seed": 1}, {"seed": 2, "top_k": 50}])
+def test_a_schema_is_satisfied(model, options):
+    completion = model.generate(PROMPT, schema=PERSON, max_tokens=120, **options)
+    assert completion.finish_reason == "stop"
+    assert is_person(completion.parsed)
+    assert completion.text == json.dumps(
+        completion.parsed, separators=(",", ":"), ensure_ascii="\\u" in completion.text
+    )
+
+
+def test_text_ends_where_nothing_may_follow(model):
+    completion = model.generate("Yes or no? Answer:", choices=["yes", "no"], temperature=0)
+    assert completion.text in ("yes", "no")
+    assert completion.finish_reason == "stop"
+    assert completion.stop_reason is None
+    assert "".join(map(str, model.stream("Answer:", regex="[ab]{4}", seed=3))) == (
+        model.generate("Answer:", regex="[ab]{4}", seed=3).text
+    )
+
+
+def test_expressions_and_grammars_are_matched(model):
+    for seed in range(4):
+        text = model.generate("He", regex=REGEX, seed=seed, temperature=2.0).text
+        assert re.fullmatch(REGEX, text)
+        text = model.generate("x", grammar=LARK, seed=seed, max_tokens=40).text
+        assert re.fullmatch(r"[a-z]{1,4}=[0-9](,[a-z]{1,4}=[0-9])*(,|,[a-z]{1,4}=?)?", text)
+
+
+def test_each_of_several_sequences_has_its_own_state(model):
+    completion = model.generate("Pick:", choices=["red", "green", "blue"], n=6, seed=5)
+    assert {output.text for output in completion.outputs} <= {"red", "green", "blue"}
+    assert len({output.text for output in completion.outputs}) > 1
+    assert [output.finish_reason for output in completion.outputs] == ["stop"] * 6
+
+
+def test_results_do_not_depend_on_batch_mates_chunks_or_drafts(model):
+    requests = [
+        {"prompt": PROMPT, "schema": PERSON, "seed": 1},
+        {"prompt": "He", "regex": REGEX, "seed": 2},
+        {"prompt": "Once upon a time", "seed": 3},
+        {
+            "prompt": '{"name":"Bob"}{"name":"Bob"}{"na',
+            "regex": r'(me":"Bob"\}\{"na){4}',
+            "seed": 4,
+        },
+    ]
+    common = {"max_tokens": 60, "logprobs": 2}
+    alone = [model.generate(**each, **common, speculation="off") for each in requests]
+    handles = [model.submit(**each, **common) for each in requests]
+    together = [handle.result() for handle in handles]
+    for expected, found in zip(alone, together, strict=True):
+        assert found.token_ids == expected.token_ids
+        assert found.logprobs == expected.logprobs
+        assert found.finish_reason == expected.finish_reason
+    drafted = model.generate(**requests[3], **common)
+    assert drafted.token_ids == alone[3].token_ids
+    assert drafted.usage.accepted_tokens > 0
+
+
+def test_what_does_not_fit_into_max_tokens_is_no_value(model):
+    completion = model.generate(PROMPT, schema=PERSON, max_tokens=3, seed=1)
+    assert completion.finish_reason == "length"
+    assert completion.parsed is None
+
+
+def test_stop_strings_and_penalties_work_beside_a_structure(model):
+    completion = model.generate(
+        "x", regex="[ab]{30}", seed=1, stop="ab", repetition_penalty=1.3, logit_bias={64: 1.0}
+    )
+    assert re.fullmatch("[ab]*", completion.text)
+    assert completion.stop_reason in ("ab", None)
+
+
+def test_a_bad_description_fails_alone_and_by_name(model):
+    running = model.submit("Once", max_tokens=20, seed=1)
+    for options, field in (
+        ({"schema": {"type": "text"}}, "schema"),
+        ({"schema": "{"}, "schema"),
+        ({"schema": {"$ref": "https://example.com/x"}}, "schema"),
+        ({"regex": "("}, "regex"),
+        ({"grammar": "start: nowhere"}, "grammar"),
+        ({"choices": []}, "choices"),
+    ):
+        with pytest.raises(GrammarError) as caught:
+            model.generate("x", **options)
+        assert caught.value.field == field
+    assert running.result().token_ids == model.generate("Once", max_tokens=20, seed=1).token_ids
+
+
+def test_chat_takes_openais_response_format(model):
+    messages = [{"role": "user", "content": "Who are you? Answer in JSON."}]
+    response_format = {"type": "json_schema", "json_schema": {"schema": PERSON}}
+    completion = model.chat(messages, response_format=response_format, max_tokens=120, seed=1)
+    assert is_person(completion.parsed)
+    with pytest.raises(RequestError) as caught:
+        model.chat(messages, response_format=response_format, schema=PERSON)
+    assert caught.value.field == "response_format"
+
+
+def test_sequences_and_cancelled_requests_leave_no_state(model):
+    with model.prefill(PROMPT) as sequence:
+        first = sequence.generate(schema=PERSON, max_tokens=120, seed=1)
+        assert is_person(first.parsed)
+    handle = model.submit(PROMPT, schema=PERSON, max_tokens=120)
+    handle.cancel()
+    handle.result()
+    assert len(model._engine._grammars._states) == 0
