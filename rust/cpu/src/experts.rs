@@ -200,15 +200,18 @@ pub(crate) struct ExpertRows {
     wide: usize,
     inner: usize,
     results: usize,
-    grouping: UnsafeCell<Grouping>,
+    /// One per mixture: who comes late to a phase that is over still reads how many units it had, and must not see the
+    /// next layer's.
+    groupings: Vec<UnsafeCell<Grouping>>,
 }
 
-// SAFETY: one worker groups, in the tail of a phase; all read it in later phases.
+// SAFETY: a mixture's rows are grouped once in a step, by one worker, in the tail of a phase; all read the grouping in later
+// phases of the step.
 unsafe impl Sync for ExpertRows {}
 
 impl ExpertRows {
-    /// Take the room, counted in floats.
-    pub(crate) fn new(room: Room, take: &mut impl FnMut(usize) -> usize) -> Self {
+    /// Take the room of `mixtures` layers, counted in floats.
+    pub(crate) fn new(room: Room, mixtures: usize, take: &mut impl FnMut(usize) -> usize) -> Self {
         let [wide, result] = room.widths;
         Self {
             chosen: take(room.choices),
@@ -216,13 +219,15 @@ impl ExpertRows {
             wide: take(room.padded_rows * row_stride(wide)),
             inner: take(room.padded_rows * row_stride(wide / 2)),
             results: take(room.padded_rows * row_stride(result)),
-            grouping: UnsafeCell::new(Grouping::with_room(room)),
+            groupings: (0..mixtures)
+                .map(|_| UnsafeCell::new(Grouping::with_room(room)))
+                .collect(),
         }
     }
 
-    /// The grouping; whoever writes is alone in a phase's tail.
-    pub(crate) fn grouping(&self) -> *mut Grouping {
-        self.grouping.get()
+    /// The grouping of a mixture; whoever writes is alone in a phase's tail.
+    pub(crate) fn grouping(&self, mixture: usize) -> *mut Grouping {
+        self.groupings[mixture].get()
     }
 
     /// The grouped rows of gate and up, the activated ones, and the results of experts of these widths.

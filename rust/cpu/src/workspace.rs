@@ -122,7 +122,7 @@ impl Workspace {
         let room = executor.moes.iter().map(|moe| Room::of(moe, rows));
         let experts = room
             .reduce(Room::union)
-            .map(|room| ExpertRows::new(room, &mut take));
+            .map(|room| ExpertRows::new(room, executor.moes.len(), &mut take));
         // Attention may take two phases, experts six, every chunk of logits two, or three if it is screened.
         let phases = executor.steps.iter().map(|step| match step {
             Step::Moe(_) => 6,

@@ -22,8 +22,8 @@ struct Mixture<'a> {
 impl Mixture<'_> {
     /// What was grouped in an earlier phase.
     fn grouping(&self) -> &Grouping {
-        // SAFETY: one worker groups, in the tail of a phase that is over when others read.
-        unsafe { &*self.rows.grouping() }
+        // SAFETY: one worker groups, once in a step, in the tail of a phase that is over when others read.
+        unsafe { &*self.rows.grouping(self.step.index) }
     }
 }
 
@@ -182,7 +182,7 @@ impl Run<'_> {
         // SAFETY: all rows are routed, and this is the only worker in the phase's tail.
         unsafe {
             let chosen = std::slice::from_raw_parts(chosen, total * top_k);
-            let grouping = &mut *mixture.rows.grouping();
+            let grouping = &mut *mixture.rows.grouping(mixture.step.index);
             grouping.group(chosen, top_k, mixture.weights.down.len());
         }
     }
