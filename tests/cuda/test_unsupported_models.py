@@ -12,9 +12,8 @@ from inferlib.errors import UnsupportedModelError
     ("case", "what"),
     [
         ("mixtral", "a mixture of experts"),
-        ("olmo2", "no CUDA kernel for this order of rope and store_kv"),
     ],
 )
 def test_a_model_with_an_op_that_has_no_kernel_is_refused_at_load(case, what):
     with pytest.raises(UnsupportedModelError, match=what):
-        Model.from_pretrained(TINY / case, device=EmulatedDevice(), kv_cache="1k tokens")
+        Model.from_pretrained(TINY / case, device=EmulatedDevice(), precision="exact")
