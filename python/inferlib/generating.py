@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING, Unpack, overload
 
 from .in_thread import in_thread
 from .model_core import ModelCore
+from .sampling_params import STRUCTURES
 from .stream import AsyncStream, Handle, Stream
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from .call_options import CallOptions
     from .completion import Completion
     from .prompts import MixedPrompts, Prompt, Prompts
@@ -107,7 +110,8 @@ class Generating(ModelCore):
     ) -> Completion | list[Completion]:
         """``generate`` without blocking the event loop; cancelling the task cancels it."""
         prepare = partial(self._requests, prompt, params, options)
-        one, requests = await in_thread(prepare) if _is_long(prompt) else prepare()
+        takes_long = _is_long(prompt) or _has_structure(params, options)
+        one, requests = await in_thread(prepare) if takes_long else prepare()
         completions = await self._arun(requests)
         return completions[0] if one else completions
 
@@ -149,6 +153,12 @@ class Generating(ModelCore):
             RequestError: The prompt or an option is invalid.
         """
         return Handle(*self._pending(self._one(self._requests(prompt, params, options))))
+
+
+def _has_structure(params: SamplingParams | None, options: Mapping[str, object]) -> bool:
+    """Whether a description of the output may have to be compiled, which can take a second."""
+    given = (options.get(name, getattr(params, name, None)) for name in STRUCTURES)
+    return any(structure is not None for structure in given)
 
 
 def _is_long(prompt: object) -> bool:

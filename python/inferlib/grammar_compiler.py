@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import collections
 import threading
-from typing import TYPE_CHECKING
 
 from . import _core
 from .errors import RequestError
 from .sampling_params import STRUCTURES, SamplingParams
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 MAX_KEPT = 64
 """Compiled descriptions that are kept for further requests; the least recently used one goes."""
@@ -50,8 +46,8 @@ class GrammarCompiler:
             raise RequestError(
                 "this model has no tokenizer, so its text cannot be structured", field=field
             )
+        key = (field, getattr(params, field))
         with self._lock:
-            key = (field, getattr(params, field))
             if key in self._kept:
                 self._kept.move_to_end(key)
                 return self._kept[key]
@@ -59,20 +55,19 @@ class GrammarCompiler:
                 self._grammars = _core.Grammars(
                     self._tokenizer, list(self._eos_token_ids), self._vocab_size
                 )
-            grammar = _compile(self._grammars, params)
+        grammar = _compile(self._grammars, params)  # may take long: nobody else waits for it
+        with self._lock:
             self._kept[key] = grammar
             if len(self._kept) > MAX_KEPT:
                 self._kept.popitem(last=False)
-            return grammar
+        return grammar
 
 
 def _compile(grammars: _core.Grammars, params: SamplingParams) -> _core.Grammar:
-    text: Callable[[str], _core.Grammar]
     if params.output_schema is not None:
         return grammars.json_schema(params.output_schema.json)
     if params.choices is not None:
         return grammars.choices(list(params.choices))
-    text, source = (
-        (grammars.lark, params.grammar) if params.regex is None else (grammars.regex, params.regex)
-    )
-    return text(str(source))
+    if params.regex is not None:
+        return grammars.regex(params.regex)
+    return grammars.lark(str(params.grammar))

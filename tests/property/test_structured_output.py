@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 
@@ -149,3 +150,12 @@ def test_sequences_and_cancelled_requests_leave_no_state(model):
     handle.cancel()
     handle.result()
     assert len(model._engine._grammars._states) == 0
+
+
+def test_an_event_loop_may_ask_for_a_structure(model):
+    asked = [model.agenerate("Pick:", choices=["red", "green"], seed=seed) for seed in range(3)]
+
+    async def together():
+        return await asyncio.gather(*asked)
+
+    assert {each.text for each in asyncio.run(together())} <= {"red", "green"}

@@ -9,7 +9,8 @@ mod vocabularies;
 use std::sync::Arc;
 
 use inferlib_text::{
-    GrammarError, GrammarSource, GrammarState, GrammarStates, Grammars, MaskedRow, Tokenizer,
+    GrammarError, GrammarSource, GrammarState, GrammarStates, Grammars, MAX_CHOICES, MaskedRow,
+    Tokenizer,
 };
 use proptest::prelude::*;
 use regex_automata::meta::Regex;
@@ -91,6 +92,15 @@ fn choices_are_drawn_whole() {
         });
         assert!(choices.contains(&text), "{text:?}");
     }
+}
+
+#[test]
+fn as_many_choices_as_are_allowed_are_compiled() {
+    let choices: Vec<String> = (0..MAX_CHOICES).map(|i| format!("number {i}!")).collect();
+    let text = draw(&GrammarSource::Choices(choices.clone()), 0, |ids| {
+        ids.len() / 2
+    });
+    assert!(choices.contains(&text), "{text}");
 }
 
 #[test]
