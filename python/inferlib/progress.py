@@ -63,16 +63,24 @@ def progress_of(num_prompts: int, *, progress: bool | None) -> Progress | None:
 
 
 def _somebody_watches() -> bool:
-    if "ipykernel" in sys.modules:
-        return True
-    return sys.stderr is not None and sys.stderr.isatty()
+    return _is_notebook() or (sys.stderr is not None and sys.stderr.isatty())
+
+
+def _is_notebook() -> bool:
+    """Whether this process is a notebook's kernel, rather than one that merely talks to kernels."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    return hasattr(shell, "kernel")
 
 
 class _TqdmBar:
     def __init__(self, total: int) -> None:
         from tqdm.auto import tqdm  # optional, and slow to import
 
-        self._bar = tqdm(total=total, desc="generate", unit=" prompts", delay=DELAY_SECONDS)
+        class Bar(tqdm):  # type: ignore[misc]  # without types
+            monitor_interval = 0  # no thread of tqdm's stays behind in the host
+
+        self._bar = Bar(total=total, desc="generate", unit=" prompts", delay=DELAY_SECONDS)
 
     def __enter__(self) -> Self:
         return self

@@ -1,11 +1,13 @@
 """Sequences and beam search in exact precision, for a tiny checkpoint of each family.
 
-Against transformers' float32 results where there are any: its greedy continuations. Nobody has
-stored its beams, so those are compared with a beam search written the way transformers writes it
-(flat arrays of running and of finished beams), on float64 logits of ``tests/reference.py``.
+Against transformers' float32 results: its greedy continuations, and what its beam search finds
+(``tests/golden/make_beams.py``); then against a beam search written the way transformers writes
+it (flat arrays of running and of finished beams), on float64 logits of ``tests/reference.py``.
 """
 
 from __future__ import annotations
+
+import json
 
 import numpy as np
 import pytest
@@ -54,6 +56,33 @@ def test_forks_go_on_as_fresh_sequences_do_and_as_transformers_does(case):
                 assert answer(rest)[1][: count // 2] == alone_found[1][count - count // 2 :]
                 for fork in forks:
                     fork.close()
+
+
+BEAMS = json.loads((TINY.parent / "beams.json").read_text("utf8"))["cases"]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_beam_search_finds_what_transformers_found(case):
+    """Token by token and in its order, unless two of its scores are too near to order them."""
+    for search in BEAMS[case]:
+        expected = search["results"]
+        ends = () if search["end"] is None else (search["end"],)
+        with Model.from_pretrained(TINY / case, precision="exact", threads=1) as model:
+            object.__setattr__(model._parts.builder, "eos_token_ids", ends)
+            found = model.beam_search(
+                search["prompt"],
+                num_beams=search["num_beams"],
+                max_tokens=search["max_tokens"],
+                length_penalty=search["length_penalty"],
+            )
+        assert [output.score for output in found] == pytest.approx(
+            [each["score"] for each in expected], abs=TOLERANCE
+        )
+        scores = [each["score"] for each in expected]
+        if min(np.diff(sorted(scores))) > 2 * TOLERANCE:
+            assert [o.token_ids for o in found] == [each["token_ids"] for each in expected]
+        else:
+            assert sorted(o.token_ids for o in found) == sorted(e["token_ids"] for e in expected)
 
 
 def log_softmax(logits):

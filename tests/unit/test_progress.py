@@ -37,6 +37,21 @@ def test_long_lists_in_a_terminal_get_one(monkeypatch):
     assert progress_of(1000, progress=False) is None
 
 
+class Ipython:
+    def __init__(self, shell):
+        self.get_ipython = lambda: shell
+
+
+def test_a_notebook_gets_one_and_who_talks_to_notebooks_does_not(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    monkeypatch.setitem(sys.modules, "ipykernel", object())  # as clients of kernels import it
+    for shell in (None, object()):
+        monkeypatch.setitem(sys.modules, "IPython", Ipython(shell))
+        assert progress_of(1000, progress=None) is None
+    monkeypatch.setitem(sys.modules, "IPython", Ipython(type("Shell", (), {"kernel": object()})()))
+    assert progress_of(1000, progress=None) is not None
+
+
 @pytest.mark.usefixtures("no_tqdm")
 def test_the_caller_decides():
     assert progress_of(1, progress=True) is not None

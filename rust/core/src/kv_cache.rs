@@ -21,7 +21,7 @@ pub use held::HeldBlocks;
 pub use prefix_cache::{BlockTokens, ContentId, PrefixCache, PrefixHash};
 pub use tokens::TokenView;
 
-use crate::BLOCK_SIZE;
+use inferlib_program::BLOCK_SIZE;
 
 /// A block of one KV group's pool.
 pub type BlockId = u32;

@@ -2,12 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::batch::RowLogprobs;
-use crate::sampling::SamplingParams;
-
-/// Names a request for as long as the scheduler lives; never reused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct RequestId(pub u64);
+use inferlib_program::{RequestId, RowLogprobs, SamplingParams};
 
 /// Names a held sequence for as long as the scheduler lives; never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -112,7 +107,7 @@ pub enum SubmitError {
     },
     /// A sampling parameter that is out of range, or names a token that the model does not have.
     #[error(transparent)]
-    InvalidParams(#[from] crate::validation::InvalidParam),
+    InvalidParams(#[from] inferlib_program::InvalidParam),
     /// `n` is out of range.
     #[error("n is {n}; it can be 1 to {limit}")]
     InvalidN {

@@ -44,10 +44,9 @@ mod waiting;
 
 use std::sync::Arc;
 
-use crate::batch::Batch;
 use crate::decision_log::DecisionLog;
 use crate::kv_cache::KvCache;
-use crate::request::{FinishReason, RequestId, RequestOutput, RequestStatus, WaitReason};
+use crate::request::{FinishReason, RequestOutput, RequestStatus, WaitReason};
 pub use config::{ConfigError, SchedulerConfig};
 use deadlines::Deadlines;
 use drafts::Drafts;
@@ -55,6 +54,8 @@ pub use fair::TenantStats;
 use fair::Tenants;
 pub use held::HeldSequence;
 use held::HeldSequences;
+use inferlib_program::Batch;
+use inferlib_program::RequestId;
 use plan::Scheduled;
 pub use policy::Policy;
 use queue::Queue;
@@ -340,7 +341,7 @@ impl Scheduler {
     }
 
     /// Parameters, shared with the batch's rows.
-    fn params(&self, slot: usize) -> &Arc<crate::sampling::SamplingParams> {
+    fn params(&self, slot: usize) -> &Arc<inferlib_program::SamplingParams> {
         &self.requests[self.sequences.request[slot]].params
     }
 }

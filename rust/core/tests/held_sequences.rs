@@ -11,9 +11,10 @@ mod pretended_executor;
 use std::time::Instant;
 
 use inferlib_core::{
-    BLOCK_SIZE, Continuation, FinishReason, NewRequest, RequestId, Scheduler, SchedulerConfig,
-    SequenceError, SequenceId, SubmitError, WaitReason,
+    Continuation, FinishReason, NewRequest, Scheduler, SchedulerConfig, SequenceError, SequenceId,
+    SubmitError, WaitReason,
 };
+use inferlib_program::{BLOCK_SIZE, RequestId};
 use pretended_executor::{
     FakeExecutor, config, drain, group, oracle, params, prompt, request, step,
 };

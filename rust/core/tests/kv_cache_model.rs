@@ -11,7 +11,8 @@
 use std::collections::VecDeque;
 
 use inferlib_core::kv_cache::{KvCache, TokenView};
-use inferlib_core::{BLOCK_SIZE, GroupConfig, PrefixHash};
+use inferlib_core::{GroupConfig, PrefixHash};
+use inferlib_program::BLOCK_SIZE;
 use proptest::prelude::*;
 
 const SLOTS: usize = 5;

@@ -10,9 +10,9 @@ use std::cell::Cell;
 use std::sync::Arc;
 
 use inferlib_core::{
-    GroupConfig, NewRequest, Policy, PrefixHash, PromptLookup, RowStatus, SamplingParams,
-    Scheduler, SchedulerConfig, StepOutput,
+    GroupConfig, NewRequest, Policy, PrefixHash, PromptLookup, Scheduler, SchedulerConfig,
 };
+use inferlib_program::{RowStatus, SamplingParams, StepOutput};
 
 thread_local! {
     static NUM_ALLOCATIONS: Cell<usize> = const { Cell::new(0) };

@@ -8,9 +8,10 @@
 mod pretended_executor;
 
 use inferlib_core::{
-    ConfigError, Continuation, FinishReason, NewRequest, Policy, RequestId, RequestStatus,
-    Scheduler, SchedulerConfig, Standing, SubmitError, WaitReason,
+    ConfigError, Continuation, FinishReason, NewRequest, Policy, RequestStatus, Scheduler,
+    SchedulerConfig, Standing, SubmitError, WaitReason,
 };
+use inferlib_program::RequestId;
 use pretended_executor::{
     FakeExecutor, build, config, drain, group, params, prompt, request, step,
 };

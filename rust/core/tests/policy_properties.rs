@@ -11,10 +11,8 @@ mod pretended_executor;
 
 use std::collections::BTreeMap;
 
-use inferlib_core::{
-    BLOCK_SIZE, NewRequest, Policy, RequestId, RowStatus, Scheduler, SchedulerConfig, StepOutput,
-    WaitReason,
-};
+use inferlib_core::{NewRequest, Policy, Scheduler, SchedulerConfig, WaitReason};
+use inferlib_program::{BLOCK_SIZE, RequestId, RowStatus, StepOutput};
 use pretended_executor::{config, group, params, prompt, request};
 use proptest::prelude::*;
 

@@ -7,9 +7,8 @@
 
 mod pretended_executor;
 
-use inferlib_core::{
-    FinishReason, NewRequest, Policy, RequestStatus, SamplingParams, SchedulerConfig,
-};
+use inferlib_core::{FinishReason, NewRequest, Policy, RequestStatus, SchedulerConfig};
+use inferlib_program::SamplingParams;
 use pretended_executor::{
     build, chunks, config, drain, group, oracle, oracle_prompt_logprobs, params, prompt, request,
     step, used,

@@ -10,9 +10,9 @@ mod pretended_executor;
 use std::sync::Arc;
 
 use inferlib_core::{
-    Batch, ConfigError, FinishReason, NewRequest, PromptLookup, RowStatus, SamplingParams,
-    Scheduler, SchedulerConfig, StepOutput,
+    ConfigError, FinishReason, NewRequest, PromptLookup, Scheduler, SchedulerConfig,
 };
+use inferlib_program::{Batch, RowStatus, SamplingParams, StepOutput};
 use pretended_executor::{
     FakeExecutor, REPETITIVE, config, drain, group, oracle, params, prompt, request, step,
 };

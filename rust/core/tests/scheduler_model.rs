@@ -10,10 +10,8 @@
 mod naive_scheduler;
 mod pretended_executor;
 
-use inferlib_core::{
-    BLOCK_SIZE, FinishReason, NewRequest, Policy, RequestId, RowStatus, Scheduler, SchedulerConfig,
-    StepOutput,
-};
+use inferlib_core::{FinishReason, NewRequest, Policy, Scheduler, SchedulerConfig};
+use inferlib_program::{BLOCK_SIZE, RequestId, RowStatus, StepOutput};
 use naive_scheduler::{Naive, NaiveRequest};
 use pretended_executor::{config, group, params, prompt, request};
 use proptest::prelude::*;

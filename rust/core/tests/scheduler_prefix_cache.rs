@@ -7,9 +7,8 @@
 
 mod pretended_executor;
 
-use inferlib_core::{
-    FinishReason, LogitsRow, NewRequest, PrefixHash, SamplingParams, SchedulerConfig,
-};
+use inferlib_core::{FinishReason, NewRequest, PrefixHash, SchedulerConfig};
+use inferlib_program::{LogitsRow, SamplingParams};
 use pretended_executor::{
     build, chunks, config, drain, group, oracle, oracle_prompt_logprobs, params, prompt, request,
 };

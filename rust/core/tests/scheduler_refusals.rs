@@ -10,9 +10,10 @@ mod pretended_executor;
 use std::sync::Arc;
 
 use inferlib_core::{
-    ConfigError, FinishReason, NewRequest, PromptLimit, SamplingParams, Scheduler, SchedulerConfig,
-    StepOutput, SubmitError, UpdateError,
+    ConfigError, FinishReason, NewRequest, PromptLimit, Scheduler, SchedulerConfig, SubmitError,
+    UpdateError,
 };
+use inferlib_program::{SamplingParams, StepOutput};
 use pretended_executor::{VOCAB_SIZE, build, config, drain, group, params, prompt, request, step};
 
 #[test]

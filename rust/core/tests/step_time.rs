@@ -9,7 +9,8 @@ mod pretended_executor;
 
 use std::time::{Duration, Instant};
 
-use inferlib_core::{NewRequest, Policy, RowStatus, Scheduler, SchedulerConfig, StepOutput};
+use inferlib_core::{NewRequest, Policy, Scheduler, SchedulerConfig};
+use inferlib_program::{RowStatus, StepOutput};
 use pretended_executor::{config, group, params, prompt, request};
 
 /// `num_seqs` sequences of eight tenants decode, and as many requests wait; the median step, schedule and update.

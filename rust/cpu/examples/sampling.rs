@@ -9,9 +9,9 @@
 
 use std::error::Error;
 
-use inferlib_core::SamplingParams;
 use inferlib_cpu::Tier;
 use inferlib_cpu::measure::Sampling;
+use inferlib_program::SamplingParams;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();

@@ -25,7 +25,7 @@ mod softmax;
 mod tests;
 mod values;
 
-use inferlib_core::BLOCK_SIZE;
+use inferlib_program::BLOCK_SIZE;
 
 use crate::kv_cache::{KvElement, LayerCache};
 use crate::simd::{Isa, LANES};

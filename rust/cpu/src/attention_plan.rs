@@ -1,6 +1,6 @@
 //! Cuts a batch into attention units. The cut decides who computes what, never a bit of the result.
 
-use inferlib_core::Batch;
+use inferlib_program::Batch;
 
 use crate::attention::{MAX_QUERIES, Merge, TILE, Unit, first_seen, partial_floats};
 use crate::executor::CpuExecutor;

@@ -3,7 +3,7 @@
 //! The unit is a step, not an op: within a step workers are at different rows, so that a buffer that is done with in one
 //! row is still read in another. Saves more than a third of the workspace, which is why 512 rows of it fit a cache.
 
-use inferlib_core::program::{BufferId, Program};
+use inferlib_program::program::{BufferId, Program};
 
 use crate::plan::{RowOp, Step};
 
@@ -156,7 +156,7 @@ fn row_uses(program: &Program, op: &RowOp) -> Vec<Access> {
 mod tests {
     use super::*;
     use crate::activations::Need;
-    use inferlib_core::program::{Activation, Buffer, Rows, WeightId};
+    use inferlib_program::program::{Activation, Buffer, Rows, WeightId};
 
     const W: WeightId = WeightId(0);
 

@@ -1,6 +1,6 @@
 //! What a batch must fulfil before raw pointers follow it.
 
-use inferlib_core::{BLOCK_SIZE, Batch};
+use inferlib_program::{BLOCK_SIZE, Batch};
 
 use crate::error::CpuError;
 use crate::executor::CpuExecutor;

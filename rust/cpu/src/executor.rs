@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use inferlib_core::program::{Program, WeightId};
-use inferlib_core::{Batch, StepOutput};
+use inferlib_program::program::{Program, WeightId};
+use inferlib_program::{Batch, StepOutput};
 use inferlib_weights::Tensor;
 
 use crate::activations::{Activations, Need};

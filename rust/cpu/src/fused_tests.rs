@@ -1,7 +1,7 @@
 //! Fused matrices: several tensors, each in its own type, in one product; and a gate with its up projection. The oracle
 //! is each tensor alone, which `layout_tests` compares with plain loops.
 
-use inferlib_core::program::Activation;
+use inferlib_program::program::Activation;
 use inferlib_weights::Dtype;
 
 use crate::executor::Precision;

@@ -1,7 +1,7 @@
 //! One table of function pointers per executor: every kernel compiled once per tier, inside that tier's features.
 
-use inferlib_core::SampledRow;
-use inferlib_core::program::Activation;
+use inferlib_program::SampledRow;
+use inferlib_program::program::Activation;
 
 use crate::activations::{self, ActivationsView, Need};
 use crate::attention::{self, AttentionScratch, AttentionTask, Merge, Unit};

@@ -11,8 +11,8 @@ mod store;
 mod tests;
 mod transfer;
 
-use inferlib_core::BLOCK_SIZE;
-use inferlib_core::program::KvGroup;
+use inferlib_program::BLOCK_SIZE;
+use inferlib_program::program::KvGroup;
 
 use crate::arena::Mapping;
 use crate::error::CpuError;

@@ -11,7 +11,7 @@ pub(crate) mod tile;
 
 use std::ops::Range;
 
-use inferlib_core::program::Activation;
+use inferlib_program::program::Activation;
 
 use crate::activations::{ActivationsView, zero_slot};
 use crate::executor::Precision;

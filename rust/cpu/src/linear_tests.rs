@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use inferlib_core::program::{Activation, Program, WeightDecl};
+use inferlib_program::program::{Activation, Program, WeightDecl};
 use inferlib_weights::{Dtype, Tensor, dequantize};
 
 use crate::activations::{Activations, Need, pack_row};

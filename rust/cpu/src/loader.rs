@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use inferlib_core::program::Program;
+use inferlib_program::program::Program;
 use inferlib_weights::{ContentDigest, Weights};
 
 use crate::arena::{HUGE, Mapping};

@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use inferlib_core::program::{Program, WeightDecl};
+use inferlib_program::program::{Program, WeightDecl};
 use inferlib_weights::{Dtype, OpenOptions, Weights};
 
 use crate::error::CpuError;

@@ -1,6 +1,6 @@
 //! Elementary functions of our own, the same bits on every tier and machine.
 
-use inferlib_core::program::Activation;
+use inferlib_program::program::Activation;
 
 use crate::simd::Isa;
 

@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use inferlib_core::program::Program;
+use inferlib_program::program::Program;
 use inferlib_weights::{Dtype, Tensor, xxh64};
 
 use crate::error::CpuError;

@@ -4,7 +4,9 @@
 //! A layer becomes: rows (norm, pack) → linear (qkv) → rows (qk-norm, rope, store K and V) → attention → rows (pack) →
 //! linear (o) → rows (add, norm, pack) → linear (gate, up, activation) → rows (pack) → linear (down).
 
-use inferlib_core::program::{Activation, BufferId, KvLayer, Op, Program, RopeId, Rows, WeightId};
+use inferlib_program::program::{
+    Activation, BufferId, KvLayer, Op, Program, RopeId, Rows, WeightId,
+};
 
 use crate::activations::Need;
 
@@ -399,7 +401,7 @@ fn is_read(ops: &[Op], buffer: BufferId) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use inferlib_core::program::Buffer;
+    use inferlib_program::program::Buffer;
 
     use super::*;
 

@@ -1,8 +1,8 @@
 //! Every kernel of the table that works on one row, on every tier, against a plain loop: bit for bit, around the sizes of
 //! vectors and blocks, and without a write beyond its row. (Products of weights: `layout_tests`, `fused_tests`.)
 
-use inferlib_core::program::Activation;
-use inferlib_core::{LogprobsMode, SamplingParams};
+use inferlib_program::program::Activation;
+use inferlib_program::{LogprobsMode, SamplingParams};
 
 use crate::activations::{Activations, Need, WORDS, tile_of, zero_slot};
 use crate::formats::BLOCK_COLS;

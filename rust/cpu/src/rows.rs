@@ -1,6 +1,6 @@
 //! Ops on one row at a time: norms, rotary embedding, activations, sums. Every result is a function of the row alone.
 
-use inferlib_core::program::Activation;
+use inferlib_program::program::Activation;
 
 use crate::math;
 use crate::simd::{Isa, LANES};

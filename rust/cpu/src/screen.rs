@@ -11,8 +11,8 @@
 
 use std::cell::UnsafeCell;
 
-use inferlib_core::SampledRow;
-use inferlib_core::program::{Op, Program};
+use inferlib_program::SampledRow;
+use inferlib_program::program::{Op, Program};
 use inferlib_weights::Dtype;
 
 use crate::activations::{ActivationsView, WORDS};

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use inferlib_core::SamplingParams;
-use inferlib_core::program::{BufferId, Op, Program, WeightDecl, WeightId};
+use inferlib_program::SamplingParams;
+use inferlib_program::program::{BufferId, Op, Program, WeightDecl, WeightId};
 use inferlib_weights::{Dtype, Tensor};
 
 use crate::activations::{Activations, pack_row};

@@ -7,8 +7,8 @@ mod row_ops;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use inferlib_core::program::{Activation, BufferId, Rows, WeightId};
-use inferlib_core::{Batch, StepOutput};
+use inferlib_program::program::{Activation, BufferId, Rows, WeightId};
+use inferlib_program::{Batch, StepOutput};
 
 use crate::activations::ActivationsView;
 use crate::attention::AttentionTask;

@@ -5,7 +5,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use inferlib_core::{Batch, GroupBatch, LogitsRow, SampledRow};
+use inferlib_program::{Batch, GroupBatch, LogitsRow, SampledRow};
 use pyo3::prelude::*;
 
 use crate::arrays::{Array, Numeric};

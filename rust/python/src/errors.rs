@@ -4,9 +4,10 @@
 use std::path::Path;
 
 use inferlib_core::decision_log::ReplayError;
-use inferlib_core::validation::InvalidParam;
-use inferlib_core::{ConfigError, RecordError, SequenceError, SubmitError, UpdateError};
+use inferlib_core::{ConfigError, SequenceError, SubmitError, UpdateError};
 use inferlib_cpu::CpuError;
+use inferlib_program::RecordError;
+use inferlib_program::validation::InvalidParam;
 use inferlib_text::{GrammarError, TemplateProblem, TextError};
 use inferlib_weights::WeightsError;
 use pyo3::exceptions::PyRuntimeError;

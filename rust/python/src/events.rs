@@ -1,6 +1,7 @@
 //! `_core.Events`: what a step brought.
 
-use inferlib_core::{Events, RequestId};
+use inferlib_core::Events;
+use inferlib_program::RequestId;
 use numpy::PyArray1;
 use pyo3::prelude::*;
 

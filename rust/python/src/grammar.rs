@@ -2,7 +2,7 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use inferlib_core::{Batch, LogitsRow};
+use inferlib_program::{Batch, LogitsRow};
 use inferlib_text::{GrammarSource, MaskedRow};
 use numpy::IntoPyArray;
 use pyo3::prelude::*;

@@ -3,8 +3,10 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use inferlib_core::program::{Activation, BufferId, KvLayer, Op, Program, RopeId, Rows, WeightId};
-use inferlib_core::{ProgramRecorder, RecordError};
+use inferlib_program::program::{
+    Activation, BufferId, KvLayer, Op, Program, RopeId, Rows, WeightId,
+};
+use inferlib_program::{ProgramRecorder, RecordError};
 use pyo3::prelude::*;
 
 use crate::errors::{Error, to_py_err};

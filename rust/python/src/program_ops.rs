@@ -1,6 +1,6 @@
 //! Ops as Python dictionaries: for tests, the `NumPy` oracle and executors written in Python.
 
-use inferlib_core::program::{BufferId, KvLayer, Op, Program, WeightId};
+use inferlib_program::program::{BufferId, KvLayer, Op, Program, WeightId};
 use numpy::PyArray1;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;

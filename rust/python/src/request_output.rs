@@ -3,7 +3,8 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use inferlib_core::{RequestOutput, RowLogprobs, SequenceOutput, Timestamps, WaitReason};
+use inferlib_core::{RequestOutput, SequenceOutput, Timestamps, WaitReason};
+use inferlib_program::RowLogprobs;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 

@@ -2,8 +2,8 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use inferlib_core::{RowStatus, StepOutput};
 use inferlib_cpu::sampling::Sampler;
+use inferlib_program::{RowStatus, StepOutput};
 use pyo3::prelude::*;
 
 use crate::arrays::{Matrix, Vector};

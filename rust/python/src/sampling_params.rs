@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use inferlib_core::{LogprobsMode, SamplingParams};
+use inferlib_program::{LogprobsMode, SamplingParams};
 use pyo3::prelude::*;
 
 use crate::errors::{Error, to_py_err};

@@ -1,6 +1,6 @@
 //! `_core.Scheduler`: which requests run next. One object per model, usable from any thread; a step crosses here twice.
 //!
-//! For an executor in Rust: `PyBatch::share` gives the `inferlib_core::Batch` behind a `Batch` (lock it with
+//! For an executor in Rust: `PyBatch::share` gives the `inferlib_program::Batch` behind a `Batch` (lock it with
 //! `batch::lock`, inside `enter`, for as long as the step runs; the scheduler does not wait for it), and
 //! `PyStepOutput::from_output` makes what `Scheduler.update` takes.
 
@@ -11,9 +11,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use inferlib_core::kv_cache::{GroupConfig, PrefixHash};
 use inferlib_core::{
-    Continuation, FinishReason, NewRequest, Policy, PromptLookup, RequestId, RequestStatus,
-    Scheduler, SchedulerConfig, SequenceId, Standing, TenantStats, WaitReason,
+    Continuation, FinishReason, NewRequest, Policy, PromptLookup, RequestStatus, Scheduler,
+    SchedulerConfig, SequenceId, Standing, TenantStats, WaitReason,
 };
+use inferlib_program::RequestId;
 use pyo3::exceptions::PyKeyError;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;

@@ -1,6 +1,6 @@
 //! `_core.StepOutput`: what a step gave.
 
-use inferlib_core::{RowLogprobs, RowStatus, StepOutput};
+use inferlib_program::{RowLogprobs, RowStatus, StepOutput};
 use pyo3::prelude::*;
 
 use crate::arrays::{Array, Matrix, Vector};

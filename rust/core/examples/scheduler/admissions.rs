@@ -3,7 +3,8 @@
 use std::error::Error;
 use std::sync::Arc;
 
-use inferlib_core::{BLOCK_SIZE, Continuation, NewRequest, SamplingParams, Scheduler};
+use inferlib_core::{Continuation, NewRequest, Scheduler};
+use inferlib_program::{BLOCK_SIZE, SamplingParams};
 
 use crate::driving::{Executor, StepTimes, config, step, tokens};
 use crate::options::Options;

@@ -4,7 +4,8 @@ use std::error::Error;
 use std::hint::black_box;
 
 use inferlib_core::kv_cache::{BlockTokens, KvCache, TokenView};
-use inferlib_core::{BLOCK_SIZE, GroupConfig, PrefixHash};
+use inferlib_core::{GroupConfig, PrefixHash};
+use inferlib_program::BLOCK_SIZE;
 
 use crate::driving::tokens;
 use crate::options::Options;

@@ -1,10 +1,8 @@
 //! A scheduler and an executor that only pretends: the same token for every row, at no cost that is measured.
 
 use inferlib_core::scheduler::{Policy, ROWS_PER_PASS};
-use inferlib_core::{
-    Batch, GroupConfig, LogitsRow, PrefixHash, RowLogprobs, RowStatus, Scheduler, SchedulerConfig,
-    StepOutput,
-};
+use inferlib_core::{GroupConfig, PrefixHash, Scheduler, SchedulerConfig};
+use inferlib_program::{Batch, LogitsRow, RowLogprobs, RowStatus, StepOutput};
 
 use crate::report::Times;
 
@@ -87,7 +85,7 @@ pub(crate) fn step(
     scheduler: &mut Scheduler,
     executor: &mut Executor,
     times: &mut StepTimes,
-    finished: &mut Vec<inferlib_core::RequestId>,
+    finished: &mut Vec<inferlib_program::RequestId>,
 ) -> bool {
     let StepTimes {
         schedule, update, ..

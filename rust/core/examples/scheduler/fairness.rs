@@ -8,7 +8,8 @@ use std::error::Error;
 use std::sync::Arc;
 
 use inferlib_core::scheduler::Policy;
-use inferlib_core::{BLOCK_SIZE, NewRequest, RequestId, SamplingParams, Scheduler};
+use inferlib_core::{NewRequest, Scheduler};
+use inferlib_program::{BLOCK_SIZE, RequestId, SamplingParams};
 
 use crate::driving::{Executor, config, tokens};
 use crate::options::Options;

@@ -4,8 +4,9 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::error::Error;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use inferlib_core::PrefixHash;
 use inferlib_core::kv_cache::{GroupConfig, KvCache, TokenView};
-use inferlib_core::{BLOCK_SIZE, PrefixHash};
+use inferlib_program::BLOCK_SIZE;
 
 use crate::driving::tokens;
 use crate::options::Options;

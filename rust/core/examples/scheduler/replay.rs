@@ -8,7 +8,8 @@ use std::error::Error;
 use std::io::BufRead;
 use std::sync::Arc;
 
-use inferlib_core::{NewRequest, SamplingParams, Scheduler};
+use inferlib_core::{NewRequest, Scheduler};
+use inferlib_program::SamplingParams;
 
 use crate::driving::{Executor, StepTimes, config, step};
 use crate::options::Options;

@@ -5,7 +5,8 @@ use std::error::Error;
 use std::sync::Arc;
 
 use inferlib_core::scheduler::Policy;
-use inferlib_core::{BLOCK_SIZE, NewRequest, PromptLookup, SamplingParams, Scheduler};
+use inferlib_core::{NewRequest, PromptLookup, Scheduler};
+use inferlib_program::{BLOCK_SIZE, SamplingParams};
 
 use crate::driving::{Executor, StepTimes, config, step, tokens};
 use crate::options::Options;

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use super::codec::{Damage, Decoder, Digest, Encode};
-use crate::batch::{Batch, LogitsRow, RowLogprobs, RowStatus, StepOutput};
-use crate::request::{Continuation, FinishReason, NewRequest, RequestId, SequenceId};
-use crate::sampling::SamplingParams;
+use crate::request::{Continuation, FinishReason, NewRequest, SequenceId};
 use crate::scheduler::Events;
+use inferlib_program::RequestId;
+use inferlib_program::SamplingParams;
+use inferlib_program::{Batch, LogitsRow, RowLogprobs, RowStatus, StepOutput};
 
 /// What a record begins with.
 pub(super) mod tag {

@@ -6,8 +6,8 @@ use super::codec::{Damage, ReadError, read_frame};
 use super::config::read_config;
 use super::records::{PlannedRow, Record, batch_digest, events_digest, read_record};
 use super::{MAGIC, VERSION};
-use crate::batch::Batch;
 use crate::scheduler::{ConfigError, Scheduler, SchedulerConfig, Stats};
+use inferlib_program::Batch;
 
 /// Why a log does not replay. Everything in front of it did.
 #[derive(Debug, thiserror::Error)]

@@ -11,9 +11,9 @@ use super::records::{tag, write_request};
 use super::{MAGIC, ReplayError, VERSION, replay};
 use crate::kv_cache::{GroupConfig, PrefixHash};
 use crate::request::NewRequest;
-use crate::sampling::SamplingParams;
 use crate::scheduler::{Policy, Scheduler, SchedulerConfig};
-use crate::{RowStatus, StepOutput};
+use inferlib_program::SamplingParams;
+use inferlib_program::{RowStatus, StepOutput};
 
 const MAX_BYTES: u64 = 1 << 22;
 

@@ -11,9 +11,10 @@ use super::records::{
     write_rows,
 };
 use super::{MAGIC, VERSION};
-use crate::batch::{Batch, StepOutput};
-use crate::request::{FinishReason, NewRequest, RequestId, SequenceId};
+use crate::request::{FinishReason, NewRequest, SequenceId};
 use crate::scheduler::{Events, SchedulerConfig};
+use inferlib_program::RequestId;
+use inferlib_program::{Batch, StepOutput};
 
 /// Writes the log of one scheduler.
 pub(crate) struct DecisionLog {

@@ -1,7 +1,7 @@
 //! What a sequence that is to be admitted finds in the cache, whether the rest fits, and its first blocks.
 
 use super::{Chain, KvCache, TokenView};
-use crate::BLOCK_SIZE;
+use inferlib_program::BLOCK_SIZE;
 
 /// Result of [`KvCache::match_prefix`]; the blocks themselves stay in the cache's scratch arrays.
 #[derive(Clone, Copy, Debug)]

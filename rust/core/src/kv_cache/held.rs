@@ -2,7 +2,7 @@
 //! ones and copies the partial one, so that a fork costs a reference per block and no K or V moves.
 
 use super::{BlockId, Chain, KvCache};
-use crate::BLOCK_SIZE;
+use inferlib_program::BLOCK_SIZE;
 
 /// References to the blocks of a sequence's first tokens, in every group. They go back through
 /// [`KvCache::drop_held`] only.

@@ -1,7 +1,7 @@
 //! The cache's invariants, as code that runs: tests call it after every step.
 
 use super::{HeldBlocks, KvCache};
-use crate::BLOCK_SIZE;
+use inferlib_program::BLOCK_SIZE;
 
 impl KvCache {
     /// Verify pools, published blocks and tables against each other. `num_computed(slot)` gives the computed tokens of

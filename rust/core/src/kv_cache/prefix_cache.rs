@@ -10,7 +10,7 @@
 use std::num::{NonZeroU32, NonZeroU64};
 
 use super::BlockId;
-use crate::BLOCK_SIZE;
+use inferlib_program::BLOCK_SIZE;
 
 /// Identity of a prefix that ends at a block boundary (or of an empty prefix under some salt). Never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

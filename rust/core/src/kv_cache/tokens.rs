@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::BlockTokens;
-use crate::BLOCK_SIZE;
+use inferlib_program::BLOCK_SIZE;
 
 /// Prompt (shared by a request's sequences), then output.
 #[derive(Clone, Copy, Debug)]

@@ -89,7 +89,8 @@ impl Scheduler {
         loop {
             let admission = self.admit(slot);
             let spare = self.running.len();
-            let needed = self.sequences.num_tokens[slot].div_ceil(crate::BLOCK_SIZE) + spare;
+            let needed =
+                self.sequences.num_tokens[slot].div_ceil(inferlib_program::BLOCK_SIZE) + spare;
             if admission != Admission::Refused || !self.can_evict(needed) {
                 return admission;
             }
@@ -115,13 +116,14 @@ impl Scheduler {
         }
         let tokens = request.tokens(self.sequences.rank[slot].sequence_index);
         let max_cached = request.max_cached_tokens(num_tokens);
-        let max_blocks = max_cached / crate::BLOCK_SIZE;
+        let max_blocks = max_cached / inferlib_program::BLOCK_SIZE;
         let found = self.kv.match_prefix(slot, tokens, max_blocks);
         let held = request.continues.map(|continuation| continuation.sequence);
         if let Some((held, num_shared)) = self.held.prefix(held, tokens, max_cached)
-            && num_shared > found.num_blocks * crate::BLOCK_SIZE
+            && num_shared > found.num_blocks * inferlib_program::BLOCK_SIZE
         {
-            let new = num_tokens.div_ceil(crate::BLOCK_SIZE) - num_shared / crate::BLOCK_SIZE;
+            let new = num_tokens.div_ceil(inferlib_program::BLOCK_SIZE)
+                - num_shared / inferlib_program::BLOCK_SIZE;
             if !self.kv.can_grow(new + spare) {
                 return Admission::Refused;
             }
@@ -140,7 +142,7 @@ impl Scheduler {
             return Admission::Refused;
         }
         self.kv.admit(slot, &found, num_tokens);
-        self.sequences.num_computed_tokens[slot] = found.num_blocks * crate::BLOCK_SIZE;
+        self.sequences.num_computed_tokens[slot] = found.num_blocks * inferlib_program::BLOCK_SIZE;
         Admission::Admitted
     }
 

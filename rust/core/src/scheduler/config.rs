@@ -2,9 +2,9 @@
 
 use super::fair::Tenants;
 use super::policy::Policy;
-use crate::BLOCK_SIZE;
 use crate::drafting::{MAX_LOOKUP, PromptLookup};
 use crate::kv_cache::{GroupConfig, MAX_BLOCKS, PrefixHash};
+use inferlib_program::BLOCK_SIZE;
 
 /// Limits and memory of a scheduler, fixed for its life.
 #[derive(Clone, Debug)]

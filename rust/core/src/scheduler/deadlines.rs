@@ -7,7 +7,8 @@ use std::collections::BinaryHeap;
 
 use super::policy::microseconds;
 use super::{Events, Scheduler};
-use crate::request::{FinishReason, RequestId};
+use crate::request::FinishReason;
+use inferlib_program::RequestId;
 
 #[derive(Debug, Default)]
 pub(super) struct Deadlines {

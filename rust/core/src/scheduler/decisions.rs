@@ -63,7 +63,8 @@ impl Scheduler {
 
     /// Tokens, log-probabilities, block tables and the index of drafts of a request's sequences.
     fn sequence_bytes(&self, prompt: usize, output: usize, num_sequences: usize) -> u64 {
-        let tables = (prompt + output).div_ceil(crate::BLOCK_SIZE) * 4 * self.config.groups.len();
+        let tables =
+            (prompt + output).div_ceil(inferlib_program::BLOCK_SIZE) * 4 * self.config.groups.len();
         let drafts = if self.config.speculation.is_some() {
             64 * (prompt + output)
         } else {

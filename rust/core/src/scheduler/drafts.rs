@@ -1,8 +1,8 @@
 //! Drafted tokens in the plan: who drafts, and how the step's free rows are shared.
 
 use super::Scheduler;
-use crate::BLOCK_SIZE;
 use crate::drafting::Drafter;
+use inferlib_program::BLOCK_SIZE;
 
 /// Drafters by slot, and the drafts of the step being planned or in flight.
 #[derive(Debug, Default)]

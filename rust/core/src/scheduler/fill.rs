@@ -4,11 +4,11 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::Scheduler;
-use crate::BLOCK_SIZE;
-use crate::batch::{Batch, GroupBatch, LogitsRow, SampledRow};
 use crate::kv_cache::{BlockId, KvCache, TokenView};
-use crate::request::RequestId;
-use crate::sampling::SamplingParams;
+use inferlib_program::BLOCK_SIZE;
+use inferlib_program::RequestId;
+use inferlib_program::SamplingParams;
+use inferlib_program::{Batch, GroupBatch, LogitsRow, SampledRow};
 
 /// Counts, positions and slots are limited at construction so that they fit.
 #[expect(

@@ -11,9 +11,8 @@ use std::sync::Arc;
 use super::Scheduler;
 use super::sequences::SequenceStatus;
 use crate::kv_cache::{BlockId, HeldBlocks, TokenView};
-use crate::request::{
-    Continuation, FinishReason, NewRequest, RequestId, SequenceError, SequenceId,
-};
+use crate::request::{Continuation, FinishReason, NewRequest, SequenceError, SequenceId};
+use inferlib_program::RequestId;
 
 /// A sequence between its requests.
 #[derive(Debug, Default)]
@@ -248,7 +247,7 @@ impl Scheduler {
         self.held.idle(id)?;
         self.truncate_held(id, 0);
         let num_computed = num_computed.min(tokens.len());
-        let needed = num_computed.div_ceil(crate::BLOCK_SIZE);
+        let needed = num_computed.div_ceil(inferlib_program::BLOCK_SIZE);
         let mut blocks = self.kv.take_private(num_computed);
         while blocks.is_none() && self.can_evict(needed) {
             self.evict_held(Some(id));

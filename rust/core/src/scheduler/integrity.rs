@@ -2,7 +2,7 @@
 
 use super::Scheduler;
 use super::sequences::SequenceStatus;
-use crate::BLOCK_SIZE;
+use inferlib_program::BLOCK_SIZE;
 
 impl Scheduler {
     /// Verify queues, counters, sequences and the KV cache against each other; the first contradiction in words.

@@ -2,8 +2,8 @@
 //! in what is left.
 
 use super::Scheduler;
-use crate::batch::Batch;
 use crate::request::WaitReason;
+use inferlib_program::Batch;
 
 /// One sequence of the step in flight.
 #[derive(Clone, Copy, Debug)]

@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use crate::kv_cache::TokenView;
 use crate::request::{
-    Continuation, NewRequest, RequestId, RequestOutput, RunRecord, SequenceOutput, Timestamps,
-    WaitReason,
+    Continuation, NewRequest, RequestOutput, RunRecord, SequenceOutput, Timestamps, WaitReason,
 };
-use crate::sampling::SamplingParams;
+use inferlib_program::RequestId;
+use inferlib_program::SamplingParams;
 
 #[derive(Debug)]
 pub(super) struct Request {

@@ -3,7 +3,8 @@
 use super::requests::{Request, Requests};
 use super::sequences::{Rank, SequenceStatus};
 use super::{MAX_N, Scheduler};
-use crate::request::{NewRequest, PromptLimit, RequestId, SubmitError};
+use crate::request::{NewRequest, PromptLimit, SubmitError};
+use inferlib_program::RequestId;
 
 impl Scheduler {
     /// Queue a request, or refuse at once what can never run.

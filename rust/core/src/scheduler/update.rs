@@ -4,8 +4,9 @@ use super::Scheduler;
 use super::fill::uint32;
 use super::plan::Scheduled;
 use super::sequences::SequenceStatus;
-use crate::batch::{RowStatus, StepOutput};
-use crate::request::{FinishReason, RequestId};
+use crate::request::FinishReason;
+use inferlib_program::RequestId;
+use inferlib_program::{RowStatus, StepOutput};
 
 /// What a step brought, as parallel arrays that are valid until the next one: no object per request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

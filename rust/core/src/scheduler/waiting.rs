@@ -3,8 +3,9 @@
 use super::plan::Scheduled;
 use super::sequences::Place;
 use super::{Policy, Scheduler};
-use crate::BLOCK_SIZE;
-use crate::request::{RequestId, Standing, WaitReason, Waiting};
+use crate::request::{Standing, WaitReason, Waiting};
+use inferlib_program::BLOCK_SIZE;
+use inferlib_program::RequestId;
 
 impl Scheduler {
     /// Why a request does not run: `None` if it runs, has ended, or is unknown.

@@ -1,6 +1,7 @@
 //! K and V as one number per token.
 
-use inferlib_core::{BLOCK_SIZE, Batch, GroupConfig, LogitsRow, RowStatus, StepOutput};
+use inferlib_core::GroupConfig;
+use inferlib_program::{BLOCK_SIZE, Batch, LogitsRow, RowStatus, StepOutput};
 
 use super::VOCAB_SIZE;
 

@@ -22,9 +22,10 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use inferlib_core::{
-    Batch, Continuation, FinishReason, GroupConfig, NewRequest, Policy, PrefixHash, PromptLookup,
-    RequestId, SamplingParams, Scheduler, SchedulerConfig, SequenceId, StepOutput,
+    Continuation, FinishReason, GroupConfig, NewRequest, Policy, PrefixHash, PromptLookup,
+    Scheduler, SchedulerConfig, SequenceId,
 };
+use inferlib_program::{Batch, RequestId, SamplingParams, StepOutput};
 use memory::{Memory, chain, draw};
 
 /// What was done, by kind.

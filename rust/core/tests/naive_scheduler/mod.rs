@@ -7,7 +7,8 @@
     reason = "each test binary uses another part"
 )]
 
-use inferlib_core::{BLOCK_SIZE, Policy, RequestId, SchedulerConfig};
+use inferlib_core::{Policy, SchedulerConfig};
+use inferlib_program::{BLOCK_SIZE, RequestId};
 
 #[derive(Clone, Debug)]
 pub struct NaiveRequest {

@@ -18,9 +18,11 @@
 use std::sync::Arc;
 
 use inferlib_core::{
-    BLOCK_SIZE, Batch, FinishReason, GroupConfig, LogitsRow, NewRequest, Policy, PrefixHash,
-    RowLogprobs, RowStatus, SampledRow, SamplingParams, Scheduler, SchedulerConfig, SequenceOutput,
-    StepOutput, scheduler::ROWS_PER_PASS,
+    FinishReason, GroupConfig, NewRequest, Policy, PrefixHash, Scheduler, SchedulerConfig,
+    SequenceOutput, scheduler::ROWS_PER_PASS,
+};
+use inferlib_program::{
+    BLOCK_SIZE, Batch, LogitsRow, RowLogprobs, RowStatus, SampledRow, SamplingParams, StepOutput,
 };
 
 pub const VOCAB_SIZE: usize = 24;

@@ -12,9 +12,10 @@ pub mod operations;
 use std::collections::{BTreeMap, BTreeSet};
 
 use inferlib_core::{
-    Batch, Continuation, Events, FinishReason, NewRequest, RequestId, RequestOutput, Scheduler,
-    SchedulerConfig, SequenceError, SequenceId, SequenceOutput,
+    Continuation, Events, FinishReason, NewRequest, RequestOutput, Scheduler, SchedulerConfig,
+    SequenceError, SequenceId, SequenceOutput,
 };
+use inferlib_program::{Batch, RequestId};
 
 use crate::pretended_executor::{FakeExecutor, oracle, oracle_prompt_logprobs};
 use operations::{HeldChange, Operation};

@@ -2,9 +2,8 @@
 
 use std::sync::Arc;
 
-use inferlib_core::{
-    NewRequest, Policy, PrefixHash, PromptLookup, SamplingParams, SchedulerConfig,
-};
+use inferlib_core::{NewRequest, Policy, PrefixHash, PromptLookup, SchedulerConfig};
+use inferlib_program::SamplingParams;
 use proptest::prelude::*;
 
 use crate::pretended_executor::{config, group, prompt};

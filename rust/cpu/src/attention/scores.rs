@@ -1,6 +1,6 @@
 //! Scores of a tile: K times queries, 16 positions to a register.
 
-use inferlib_core::BLOCK_SIZE;
+use inferlib_program::BLOCK_SIZE;
 
 use super::{AttentionScratch, GROUP, PANEL, TILE, Tile, with_queries, with_width};
 use crate::kv_cache::KvElement;

@@ -1,8 +1,8 @@
 //! Attention against a plain float64 reference, and against itself: tiers, cuts, chunks, stale slots.
 
 use half::{bf16, f16};
-use inferlib_core::program::KvGroup;
-use inferlib_core::{BLOCK_SIZE, Batch, GroupBatch};
+use inferlib_program::program::KvGroup;
+use inferlib_program::{BLOCK_SIZE, Batch, GroupBatch};
 use proptest::prelude::*;
 
 use super::{AttentionScratch, AttentionTask, TILE, Unit, first_seen, partial_floats};

@@ -1,6 +1,6 @@
 //! Weights times V of a tile, folded into the accumulators of the tiles before.
 
-use inferlib_core::BLOCK_SIZE;
+use inferlib_program::BLOCK_SIZE;
 
 use super::{AttentionScratch, GROUP, TILE, Tile, with_queries, with_width};
 use crate::kv_cache::KvElement;

@@ -1,6 +1,6 @@
 //! Writing K and V of one token.
 
-use inferlib_core::BLOCK_SIZE;
+use inferlib_program::BLOCK_SIZE;
 
 use super::{KvElement, LayerCache};
 use crate::simd::{Isa, LANES};

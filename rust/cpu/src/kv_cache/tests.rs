@@ -1,8 +1,8 @@
 //! Sizes, stored values and copies of every type.
 
 use half::{bf16, f16};
-use inferlib_core::BLOCK_SIZE;
-use inferlib_core::program::KvGroup;
+use inferlib_program::BLOCK_SIZE;
+use inferlib_program::program::KvGroup;
 
 use super::{GroupCache, KvDtype};
 use crate::kernels::Kernels;

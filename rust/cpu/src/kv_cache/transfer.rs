@@ -1,7 +1,7 @@
 //! K and V of some tokens in a layout that no kernel dictates, for files: row-major `[layer][token][head][d]` elements
 //! as they are stored, and for int8 the scales `[layer][token][head]`.
 
-use inferlib_core::BLOCK_SIZE;
+use inferlib_program::BLOCK_SIZE;
 
 use super::{GroupCache, KvDtype};
 use crate::error::CpuError;

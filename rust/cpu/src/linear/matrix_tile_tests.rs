@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 
-use inferlib_core::program::Activation;
+use inferlib_program::program::Activation;
 use inferlib_weights::Dtype;
 
 use crate::executor::Precision;

@@ -4,7 +4,7 @@
 //! `acc = fma(float(sum), scale * sa, acc)` (formats with minima: one more, `fma(min, sa * Σa, acc)`) in ascending block
 //! order.
 
-use inferlib_core::program::Activation;
+use inferlib_program::program::Activation;
 
 use crate::activations::{ActivationsView, WORDS, tiles};
 use crate::formats::Format;

@@ -4,8 +4,8 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use inferlib_core::program::{Buffer, BufferId, KvGroup, KvLayer, Op, Program, Rows};
-use inferlib_core::{BLOCK_SIZE, Batch, GroupBatch};
+use inferlib_program::program::{Buffer, BufferId, KvGroup, KvLayer, Op, Program, Rows};
+use inferlib_program::{BLOCK_SIZE, Batch, GroupBatch};
 
 use crate::error::CpuError;
 use crate::executor::{CpuExecutor, Options, Precision};

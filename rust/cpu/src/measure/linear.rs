@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use inferlib_core::program::{Program, WeightDecl};
+use inferlib_program::program::{Program, WeightDecl};
 use inferlib_weights::{Dtype, Tensor};
 
 use crate::activations::{Activations, ActivationsView, pack_row};

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use inferlib_core::{LogitsRow, SampledRow, SamplingParams};
+use inferlib_program::{LogitsRow, SampledRow, SamplingParams};
 
 use crate::kernels::Kernels;
 use crate::random_weights::Random;
@@ -57,7 +57,7 @@ impl Sampling {
                 let row = SampledRow {
                     kind: LogitsRow::Sample,
                     sequence: 0,
-                    request: inferlib_core::RequestId(0),
+                    request: inferlib_program::RequestId(0),
                     params: Arc::clone(&params),
                     seed: 1,
                     sequence_index: 0,

@@ -1,6 +1,6 @@
 //! Which logits a row's token can depend on, before any is known: so that the rest need not be computed.
 
-use inferlib_core::{LogitsRow, SampledRow};
+use inferlib_program::{LogitsRow, SampledRow};
 
 use super::edits;
 use super::mass::Softmax;

@@ -1,7 +1,7 @@
 //! Sparse changes to a row of logits before the distribution is formed: bias, masks and penalties, in that order.
 //! They cost what they touch: biased, masked and seen tokens; only `allowed_token_ids` and a grammar write the whole row.
 
-use inferlib_core::{SampledRow, SamplingParams};
+use inferlib_program::{SampledRow, SamplingParams};
 
 /// A token of the prompt, beside the count of the token among the output.
 const IN_PROMPT: u32 = 1 << 31;

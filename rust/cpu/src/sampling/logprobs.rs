@@ -1,6 +1,6 @@
 //! The log-probabilities that a request asked for.
 
-use inferlib_core::RowLogprobs;
+use inferlib_program::RowLogprobs;
 
 use super::candidates::Candidates;
 use super::cut::PrefixEnd;

@@ -32,7 +32,7 @@ pub(crate) mod tests;
 mod tiles;
 mod truncate;
 
-use inferlib_core::{LogitsRow, LogprobsMode, RowLogprobs, RowStatus, SampledRow};
+use inferlib_program::{LogitsRow, LogprobsMode, RowLogprobs, RowStatus, SampledRow};
 
 use candidates::Candidates;
 use cut::PrefixEnd;

@@ -4,7 +4,7 @@
 //! `top_k` puts the floor under its k-th token by group maxima; `min_p` gives its floor outright; `top_p` alone needs
 //! the sum of all weights first, and then knows that tokens of weight `(1 - p) · total / V` and less cannot matter.
 
-use inferlib_core::SamplingParams;
+use inferlib_program::SamplingParams;
 
 use super::candidates::Candidates;
 use super::cut::PrefixEnd;

@@ -1,6 +1,6 @@
 //! What the documentation of `Sampler::run` and `SamplingParams` says, case by case.
 
-use inferlib_core::{LogitsRow, LogprobsMode, RowStatus, SampledRow, SamplingParams};
+use inferlib_program::{LogitsRow, LogprobsMode, RowStatus, SampledRow, SamplingParams};
 
 use super::super::{RowResult, Sampler};
 use super::{bell, greedy, oracle, row, run};

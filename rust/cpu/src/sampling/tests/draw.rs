@@ -1,6 +1,6 @@
 //! The draw as a random experiment. Seeds are fixed: these tests give the same answer every time.
 
-use inferlib_core::{SampledRow, SamplingParams};
+use inferlib_program::{SampledRow, SamplingParams};
 
 use super::super::Sampler;
 use super::{bell, oracle, row};

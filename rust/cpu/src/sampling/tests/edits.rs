@@ -1,6 +1,6 @@
 //! Bias, masks and penalties, one at a time.
 
-use inferlib_core::{SampledRow, SamplingParams};
+use inferlib_program::{SampledRow, SamplingParams};
 
 use super::super::Sampler;
 use super::{greedy, row};

@@ -16,7 +16,7 @@ mod properties;
 
 use std::sync::Arc;
 
-use inferlib_core::{LogitsRow, SampledRow, SamplingParams};
+use inferlib_program::{LogitsRow, SampledRow, SamplingParams};
 
 use super::{RowResult, Sampler};
 
@@ -25,7 +25,7 @@ pub(crate) fn row(params: SamplingParams) -> SampledRow {
     SampledRow {
         kind: LogitsRow::Sample,
         sequence: 0,
-        request: inferlib_core::RequestId(0),
+        request: inferlib_program::RequestId(0),
         params: Arc::new(params),
         seed: 0x5eed,
         sequence_index: 0,

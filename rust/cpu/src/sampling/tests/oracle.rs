@@ -1,7 +1,7 @@
 //! The sampler as one would first write it: dense loops, one sort, float64. Where a decision hangs on a rounding error
 //! it gives a range.
 
-use inferlib_core::{SampledRow, SamplingParams};
+use inferlib_program::{SampledRow, SamplingParams};
 
 /// Relative slack of a decision on a sum of float32 weights.
 const SLACK: f64 = 4e-6;

@@ -1,6 +1,8 @@
 //! Random rows and parameters against the oracle.
 
-use inferlib_core::{LogitsRow, LogprobsMode, RowLogprobs, RowStatus, SampledRow, SamplingParams};
+use inferlib_program::{
+    LogitsRow, LogprobsMode, RowLogprobs, RowStatus, SampledRow, SamplingParams,
+};
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 

@@ -4,8 +4,8 @@
     reason = "a test that unwraps says what it expects"
 )]
 
-use inferlib_core::program::{Activation, BufferId, KvLayer, Op, RopeId, Rows, WeightId};
-use inferlib_core::{ProgramRecorder, RecordError};
+use inferlib_program::program::{Activation, BufferId, KvLayer, Op, RopeId, Rows, WeightId};
+use inferlib_program::{ProgramRecorder, RecordError};
 
 /// A recorder with everything that one attention layer over rows of 8 needs, the embedding recorded.
 struct Setup {

@@ -5,8 +5,11 @@
 
 use std::sync::Arc;
 
-use crate::request::RequestId;
 use crate::sampling::SamplingParams;
+
+/// Names a request for as long as the scheduler lives; never reused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RequestId(pub u64);
 
 /// Block tables and slots of one KV group.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
