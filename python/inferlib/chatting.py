@@ -131,6 +131,41 @@ class Chatting(ModelCore):
             *self._pending(self._one(self._chat_requests(messages, params, options)))
         )
 
+    def apply_chat_template(
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[Any] | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        continue_final_message: bool = False,
+    ) -> str:
+        """Return the text that ``chat`` would give the model for one conversation.
+
+        Args:
+            messages: The conversation.
+            tools: As for ``chat``.
+            chat_template_kwargs: Further variables for the template.
+            continue_final_message: End where the last message does, so that the model goes on with
+                it, instead of where an answer begins.
+
+        Raises:
+            RequestError: A message is malformed.
+            TemplateError: There is no chat template, or it refuses the messages.
+        """
+        if not is_one_conversation(messages):
+            raise RequestError("give one conversation, not a list", field="messages")
+        checkpoint = self._parts.checkpoint
+        own = checkpoint.tool_chat_template if tools is not None else None
+        encoded = encode_conversation(
+            messages,
+            checkpoint.chat_template if own is None else own,
+            self.tokenizer,
+            tools=None if tools is None else tools_as_json(tools),
+            chat_template_kwargs=chat_template_kwargs,
+            continue_final_message=continue_final_message,
+        )
+        return encoded.text or ""
+
     def _chat_requests(
         self, messages: object, params: SamplingParams | None, options: Mapping[str, Any]
     ) -> tuple[bool, list[Request]]:
