@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 class LoadOptions(TypedDict, total=False):
     """Keywords of ``Model.from_pretrained``."""
 
+    revision: str | None
     device: DeviceChoice
     precision: Precision
     kv_cache_dtype: KvCacheDtype

@@ -15,6 +15,7 @@ from ._core import Weights
 from .architectures import Fields, GgufHeader, architecture_of_config, architecture_of_gguf
 from .checkpoint_files import TextFiles, read_json, read_optional_json, text_of_folder, text_of_gguf
 from .errors import ModelNotFoundError
+from .hub import find_hub_model, parse_hub_name
 from .integer_checkpoints import unpack_integers
 from .model_packages import MODEL_PACKAGES, find_packaged_model
 from .tensor_sources import (
@@ -80,12 +81,14 @@ def load(name_or_path: str | os.PathLike[str], *, mmap: bool = True) -> LoadedMo
 
     Args:
         name_or_path: A folder with ``config.json`` and safetensors, a ``.gguf`` or ``.safetensors``
-            file, or the alias of an installed model package such as ``"smollm2"``. What exists on
-            disk comes before an alias.
+            file, the alias of an installed model package such as ``"smollm2"``, or a name of
+            Hugging Face's hub: ``"org/name"`` or ``"org/name/file.gguf"``, either with
+            ``"@revision"``. What exists on disk comes before any other.
         mmap: Whether to map the files or to read them into memory.
 
     Raises:
-        ModelNotFoundError: There is no such path, alias or installed package.
+        ModelNotFoundError: There is no such path, alias or installed package, or the hub does not
+            give the model.
         ModelFormatError: A file is damaged, or tensors do not fit the configuration.
         UnsupportedModelError: The architecture or the type of a tensor is not supported.
     """
@@ -102,6 +105,9 @@ def _resolve(name_or_path: str | os.PathLike[str]) -> Path:
         packaged = find_packaged_model(name_or_path)
         if packaged is not None:
             return packaged
+        hub_name = parse_hub_name(name_or_path)
+        if hub_name is not None:
+            return find_hub_model(hub_name)
         if path.name == name_or_path and not path.suffix:
             raise ModelNotFoundError(
                 f"there is no file or folder {name_or_path!r} here, and no model of that name",

@@ -43,6 +43,7 @@ class Model(Generating, GeneratingMany, Prefilling, Scoring, BeamSearching, Repl
         cls,
         name_or_path: str | os.PathLike[str],
         *,
+        revision: str | None = None,
         device: DeviceChoice = "auto",
         precision: Precision = "fast",
         kv_cache_dtype: KvCacheDtype = "auto",
@@ -64,8 +65,11 @@ class Model(Generating, GeneratingMany, Prefilling, Scoring, BeamSearching, Repl
         """Load a model.
 
         Args:
-            name_or_path: A directory in Hugging Face's layout, a ``.gguf`` file, or the alias of
-                an installed model package (``"smollm2"``).
+            name_or_path: A directory in Hugging Face's layout, a ``.gguf`` file, the alias of an
+                installed model package (``"smollm2"``), or a model of Hugging Face's hub, if
+                ``huggingface_hub`` is installed: ``"org/name"``, ``"org/name/file.gguf"``. What
+                exists on disk comes first.
+            revision: Branch, tag or commit of a model of the hub.
             device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:1"``; see ``EngineConfig``.
             precision: ``"fast"``, ``"balanced"`` or ``"exact"``; see ``EngineConfig``.
             kv_cache_dtype: What keys and values are stored as: ``"f16"``, ``"bf16"``, ``"int8"``,
@@ -103,6 +107,7 @@ class Model(Generating, GeneratingMany, Prefilling, Scoring, BeamSearching, Repl
             RequestError: An argument is invalid; ``field`` names it.
         """
         from .assembly import assemble_from_files  # half of the time of `import inferlib`
+        from .hub import with_revision
 
         check_keywords(unknown, LoadOptions.__annotations__)
         config = EngineConfig(
@@ -122,6 +127,8 @@ class Model(Generating, GeneratingMany, Prefilling, Scoring, BeamSearching, Repl
             mmap=mmap,
             driver=driver,
         )
+        if revision is not None:
+            name_or_path = with_revision(name_or_path, revision)
         return cls(assemble_from_files(name_or_path, config, chat_template=chat_template))
 
     @classmethod

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from ..completion import Completion
 
 MODEL_HELP = (
-    "a folder with config.json and safetensors, a .gguf file, or the name of an installed model "
-    'package ("smollm2")'
+    "a folder with config.json and safetensors, a .gguf file, the name of an installed model "
+    'package ("smollm2"), or a model of Hugging Face\'s hub ("org/name", "org/name/file.gguf")'
 )
 
 
