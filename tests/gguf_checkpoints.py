@@ -21,6 +21,7 @@ GGUF_CASES = (
     *("llama", "llama-tied-mha", "llama3-rope", "qwen2", "qwen3", "gemma3"),
     *("gemma", "gemma2", "phi3", "olmo2", "granite", "smollm3"),
     *("gpt2", "gpt-neox", "starcoder2", "mixtral", "qwen3-moe", "gpt-oss"),
+    *("deepseek-v2", "deepseek-v3"),
 )
 
 _NAMES = {
@@ -99,7 +100,22 @@ _GPT_OSS = {
     "post_attention_layernorm": "post_attention_norm",
     "mlp.router": "ffn_gate_inp",
 }
+_DEEPSEEK = _EXPERTS | {
+    "self_attn.q_a_proj": "attn_q_a",
+    "self_attn.q_a_layernorm": "attn_q_a_norm",
+    "self_attn.q_b_proj": "attn_q_b",
+    "self_attn.kv_a_proj_with_mqa": "attn_kv_a_mqa",
+    "self_attn.kv_a_layernorm": "attn_kv_a_norm",
+    "self_attn.k_b": "attn_k_b",
+    "self_attn.v_b": "attn_v_b",
+    "mlp.shared_experts.gate_proj": "ffn_gate_shexp",
+    "mlp.shared_experts.up_proj": "ffn_up_shexp",
+    "mlp.shared_experts.down_proj": "ffn_down_shexp",
+    "exp_probs_b": "exp_probs_b",
+}
 _FAMILIES = {
+    "deepseek_v2": _Family(architecture="deepseek2", names=_DEEPSEEK),
+    "deepseek_v3": _Family(architecture="deepseek2", names=_DEEPSEEK),
     "llama": _Family(permuted=True),
     "granite": _Family(permuted=True),
     "smollm3": _Family(permuted=True),
@@ -179,6 +195,12 @@ def _prepared(config: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, T
             case "gpt_neox" if ".query_key_value." in name:
                 heads = tensor.reshape(config["num_attention_heads"], 3, -1, *tensor.shape[1:])
                 prepared[name] = heads.swapaxes(0, 1).reshape(tensor.shape)
+            case "deepseek_v2" | "deepseek_v3" if ".kv_b_proj." in name:
+                prepared |= _split_latent(config, name, tensor)
+            case "deepseek_v3" if name.endswith("e_score_correction_bias"):
+                prepared[name.replace("mlp.gate.e_score_correction_bias", "exp_probs_b.bias")] = (
+                    tensor
+                )
             case "gpt_oss" if ".experts." in name:
                 prepared |= _split_experts(name, tensor)
             case "gemma2" if ".q_proj." in name:
@@ -188,6 +210,16 @@ def _prepared(config: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, T
             case _:
                 prepared[name] = tensor
     return prepared
+
+
+def _split_latent(config: dict[str, Any], name: str, tensor: Tensor) -> dict[str, Tensor]:
+    """Keys and values of each head; keys transposed, as they are multiplied into queries."""
+    heads = tensor.reshape(config["num_attention_heads"], -1, config["kv_lora_rank"])
+    k, v = np.split(heads, [config["qk_nope_head_dim"]], axis=1)
+    return {
+        name.replace("kv_b_proj", "k_b"): k.swapaxes(1, 2),
+        name.replace("kv_b_proj", "v_b"): v,
+    }
 
 
 def _split_experts(name: str, tensor: Tensor) -> dict[str, Tensor]:
@@ -227,7 +259,7 @@ def _write_sizes(writer: Any, config: dict[str, Any]) -> None:  # noqa: C901  (o
             writer.add_layer_norm_eps(config[key])
     if "rope_parameters" in config:
         _write_rope(writer, config, config["rope_parameters"])
-    if config.get("head_dim"):
+    if config.get("head_dim") and "kv_lora_rank" not in config:
         writer.add_key_length(config["head_dim"])
         writer.add_value_length(config["head_dim"])
     if config.get("sliding_window"):
@@ -238,6 +270,8 @@ def _write_sizes(writer: Any, config: dict[str, Any]) -> None:  # noqa: C901  (o
         size = config.get("moe_intermediate_size", config["intermediate_size"])
         writer.add_expert_feed_forward_length(size)
     match config["model_type"]:
+        case "deepseek_v2" | "deepseek_v3":
+            _write_deepseek(writer, config)
         case "gemma2":
             writer.add_attn_logit_softcapping(config["attn_logit_softcapping"])
             writer.add_final_logit_softcapping(config["final_logit_softcapping"])
@@ -248,6 +282,34 @@ def _write_sizes(writer: Any, config: dict[str, Any]) -> None:  # noqa: C901  (o
             writer.add_logit_scale(config["logits_scaling"])
         case "gpt_neox":
             writer.add_parallel_residual(config["use_parallel_residual"])
+
+
+def _write_deepseek(writer: Any, config: dict[str, Any]) -> None:
+    import gguf
+
+    latent, rope_dim = config["kv_lora_rank"], config["qk_rope_head_dim"]
+    if config["q_lora_rank"]:
+        writer.add_q_lora_rank(config["q_lora_rank"])
+    writer.add_kv_lora_rank(latent)
+    writer.add_key_length(latent + rope_dim)
+    writer.add_value_length(latent)
+    writer.add_key_length_mla(config["qk_nope_head_dim"] + rope_dim)
+    writer.add_value_length_mla(config["v_head_dim"])
+    writer.add_rope_dimension_count(rope_dim)
+    writer.add_leading_dense_block_count(config["first_k_dense_replace"])
+    writer.add_expert_count(config["n_routed_experts"])
+    writer.add_expert_used_count(config["num_experts_per_tok"])
+    writer.add_expert_shared_count(config["n_shared_experts"])
+    writer.add_expert_feed_forward_length(config["moe_intermediate_size"])
+    writer.add_expert_weights_scale(config["routed_scaling_factor"])
+    writer.add_expert_group_count(config["n_group"])
+    writer.add_expert_group_used_count(config["topk_group"])
+    is_third = config["model_type"] == "deepseek_v3"
+    writer.add_expert_weights_norm(is_third and config["norm_topk_prob"])
+    functions = gguf.ExpertGatingFuncType
+    writer.add_expert_gating_func(functions.SIGMOID if is_third else functions.SOFTMAX)
+    if "mscale_all_dim" in config["rope_parameters"]:
+        writer.add_rope_scaling_yarn_log_mul(0.1 * config["rope_parameters"]["mscale_all_dim"])
 
 
 def _write_rope(writer: Any, config: dict[str, Any], rope: dict[str, Any]) -> None:

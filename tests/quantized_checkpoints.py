@@ -1,4 +1,4 @@
-"""Small random Llamas as GGUF files whose matrices are of chosen tensor types."""
+"""Small random models as GGUF files whose matrices are of chosen tensor types."""
 
 from __future__ import annotations
 
@@ -61,6 +61,61 @@ def random_blocks(name: str, shape: tuple[int, int], rng: np.random.Generator) -
     return blocks.reshape(rows, -1)
 
 
+class _Writer:
+    """Adds random tensors; matrices take turns with the types, or are the float32 they mean."""
+
+    def __init__(
+        self, path: Path, architecture: str, types: tuple[str, ...], *, dequantized: bool
+    ) -> None:
+        self.metadata = gguf.GGUFWriter(path, architecture)
+        self.rng = np.random.default_rng(5)
+        self._names = cycle(types)
+        self._dequantized = dequantized
+        self.metadata.add_block_count(_LAYERS)
+        self.metadata.add_context_length(256)
+        self.metadata.add_embedding_length(_HIDDEN)
+        self.metadata.add_head_count(_HEADS)
+        self.metadata.add_layer_norm_rms_eps(1e-5)
+        self.metadata.add_rope_freq_base(10000.0)
+
+    def stacked(self, tensor: str, count: int, rows: int, columns: int) -> None:
+        """``count`` matrices of one type in one tensor."""
+        name = next(self._names)
+        data = random_blocks(name, (count * rows, columns), self.rng)
+        kind = GGMLQuantizationType[name]
+        if self._dequantized:
+            values = gguf.dequantize(data, kind).astype(np.float32)
+            self.metadata.add_tensor(tensor, values.reshape(count, rows, columns))
+        else:
+            self.metadata.add_tensor(tensor, data.reshape(count, rows, -1), raw_dtype=kind)
+
+    def matrix(self, tensor: str, rows: int, columns: int) -> None:
+        name = next(self._names)
+        data = random_blocks(name, (rows, columns), self.rng)
+        kind = GGMLQuantizationType[name]
+        if self._dequantized:
+            self.metadata.add_tensor(tensor, gguf.dequantize(data, kind).astype(np.float32))
+        else:
+            self.metadata.add_tensor(tensor, data, raw_dtype=kind)
+
+    def vector(self, tensor: str, size: int = _HIDDEN) -> None:
+        self.metadata.add_tensor(tensor, self.rng.uniform(0.5, 1.5, size).astype(np.float32))
+
+    def experts(self, prefix: str, count: int) -> None:
+        """A router and the experts that it chooses from."""
+        router = self.rng.normal(size=(count, _HIDDEN)) * 0.2
+        self.metadata.add_tensor(f"{prefix}.ffn_gate_inp.weight", router.astype(np.float32))
+        self.stacked(f"{prefix}.ffn_gate_exps.weight", count, _EXPERT_INTERMEDIATE, _HIDDEN)
+        self.stacked(f"{prefix}.ffn_up_exps.weight", count, _EXPERT_INTERMEDIATE, _HIDDEN)
+        self.stacked(f"{prefix}.ffn_down_exps.weight", count, _HIDDEN, _EXPERT_INTERMEDIATE)
+
+    def finish(self) -> None:
+        self.metadata.write_header_to_file()
+        self.metadata.write_kv_data_to_file()
+        self.metadata.write_tensors_to_file()
+        self.metadata.close()
+
+
 def write_random_llama(
     path: Path, *types: str, dequantized: bool = False, num_experts: int = 0
 ) -> None:
@@ -69,66 +124,79 @@ def write_random_llama(
     With experts it is a Mixtral, of which two are chosen. The file depends on nothing but its
     arguments; both forms hold the same numbers.
     """
-    rng = np.random.default_rng(5)
-    names = cycle(types)
-    writer = gguf.GGUFWriter(path, "llama")
-    writer.add_block_count(_LAYERS)
-    writer.add_context_length(256)
-    writer.add_embedding_length(_HIDDEN)
-    writer.add_feed_forward_length(_EXPERT_INTERMEDIATE if num_experts else _INTERMEDIATE)
-    writer.add_head_count(_HEADS)
-    writer.add_head_count_kv(_KV_HEADS)
-    writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_rope_freq_base(10000.0)
+    writer = _Writer(path, "llama", types, dequantized=dequantized)
+    writer.metadata.add_feed_forward_length(_EXPERT_INTERMEDIATE if num_experts else _INTERMEDIATE)
+    writer.metadata.add_head_count_kv(_KV_HEADS)
     if num_experts:
-        writer.add_expert_count(num_experts)
-        writer.add_expert_used_count(2)
+        writer.metadata.add_expert_count(num_experts)
+        writer.metadata.add_expert_used_count(2)
 
-    def experts(tensor: str, rows: int, columns: int) -> None:
-        name = next(names)
-        data = random_blocks(name, (num_experts * rows, columns), rng)
-        kind = GGMLQuantizationType[name]
-        if dequantized:
-            values = gguf.dequantize(data, kind).astype(np.float32)
-            writer.add_tensor(tensor, values.reshape(num_experts, rows, columns))
-        else:
-            stacked = data.reshape(num_experts, rows, -1)
-            writer.add_tensor(tensor, stacked, raw_dtype=kind)
-
-    def matrix(tensor: str, rows: int, columns: int) -> None:
-        name = next(names)
-        data = random_blocks(name, (rows, columns), rng)
-        kind = GGMLQuantizationType[name]
-        if dequantized:
-            writer.add_tensor(tensor, gguf.dequantize(data, kind).astype(np.float32))
-        else:
-            writer.add_tensor(tensor, data, raw_dtype=kind)
-
-    def vector(tensor: str) -> None:
-        writer.add_tensor(tensor, rng.uniform(0.5, 1.5, _HIDDEN).astype(np.float32))
-
-    matrix("token_embd.weight", VOCAB_SIZE, _HIDDEN)
+    writer.matrix("token_embd.weight", VOCAB_SIZE, _HIDDEN)
     for layer in range(_LAYERS):
         prefix = f"blk.{layer}"
-        vector(f"{prefix}.attn_norm.weight")
-        matrix(f"{prefix}.attn_q.weight", _HEADS * _HEAD_DIM, _HIDDEN)
-        matrix(f"{prefix}.attn_k.weight", _KV_HEADS * _HEAD_DIM, _HIDDEN)
-        matrix(f"{prefix}.attn_v.weight", _KV_HEADS * _HEAD_DIM, _HIDDEN)
-        matrix(f"{prefix}.attn_output.weight", _HIDDEN, _HEADS * _HEAD_DIM)
-        vector(f"{prefix}.ffn_norm.weight")
+        writer.vector(f"{prefix}.attn_norm.weight")
+        writer.matrix(f"{prefix}.attn_q.weight", _HEADS * _HEAD_DIM, _HIDDEN)
+        writer.matrix(f"{prefix}.attn_k.weight", _KV_HEADS * _HEAD_DIM, _HIDDEN)
+        writer.matrix(f"{prefix}.attn_v.weight", _KV_HEADS * _HEAD_DIM, _HIDDEN)
+        writer.matrix(f"{prefix}.attn_output.weight", _HIDDEN, _HEADS * _HEAD_DIM)
+        writer.vector(f"{prefix}.ffn_norm.weight")
         if num_experts:
-            router = rng.normal(size=(num_experts, _HIDDEN)) * 0.2
-            writer.add_tensor(f"{prefix}.ffn_gate_inp.weight", router.astype(np.float32))
-            experts(f"{prefix}.ffn_gate_exps.weight", _EXPERT_INTERMEDIATE, _HIDDEN)
-            experts(f"{prefix}.ffn_up_exps.weight", _EXPERT_INTERMEDIATE, _HIDDEN)
-            experts(f"{prefix}.ffn_down_exps.weight", _HIDDEN, _EXPERT_INTERMEDIATE)
+            writer.experts(prefix, num_experts)
             continue
-        matrix(f"{prefix}.ffn_gate.weight", _INTERMEDIATE, _HIDDEN)
-        matrix(f"{prefix}.ffn_up.weight", _INTERMEDIATE, _HIDDEN)
-        matrix(f"{prefix}.ffn_down.weight", _HIDDEN, _INTERMEDIATE)
-    vector("output_norm.weight")
-    matrix("output.weight", VOCAB_SIZE, _HIDDEN)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+        writer.matrix(f"{prefix}.ffn_gate.weight", _INTERMEDIATE, _HIDDEN)
+        writer.matrix(f"{prefix}.ffn_up.weight", _INTERMEDIATE, _HIDDEN)
+        writer.matrix(f"{prefix}.ffn_down.weight", _HIDDEN, _INTERMEDIATE)
+    writer.vector("output_norm.weight")
+    writer.matrix("output.weight", VOCAB_SIZE, _HIDDEN)
+    writer.finish()
+
+
+_LATENT, _NOPE, _ROPE, _VALUE = 256, 64, 32, 96
+
+
+def write_random_deepseek(path: Path, *types: str, dequantized: bool = False) -> None:
+    """Write a DeepSeek 3: latent attention; sigmoid scores, two of four groups, a shared expert.
+
+    ``types`` must be of blocks of 32: keys have 64 columns.
+    """
+    writer = _Writer(path, "deepseek2", types, dequantized=dequantized)
+    metadata = writer.metadata
+    metadata.add_feed_forward_length(_INTERMEDIATE)
+    metadata.add_kv_lora_rank(_LATENT)
+    metadata.add_key_length_mla(_NOPE + _ROPE)
+    metadata.add_value_length_mla(_VALUE)
+    metadata.add_rope_dimension_count(_ROPE)
+    metadata.add_leading_dense_block_count(1)
+    metadata.add_expert_count(8)
+    metadata.add_expert_used_count(3)
+    metadata.add_expert_shared_count(1)
+    metadata.add_expert_feed_forward_length(_EXPERT_INTERMEDIATE)
+    metadata.add_expert_weights_scale(1.5)
+    metadata.add_expert_weights_norm(value=True)
+    metadata.add_expert_group_count(4)
+    metadata.add_expert_group_used_count(2)
+    metadata.add_expert_gating_func(gguf.ExpertGatingFuncType.SIGMOID)
+
+    writer.matrix("token_embd.weight", VOCAB_SIZE, _HIDDEN)
+    for layer in range(_LAYERS):
+        prefix = f"blk.{layer}"
+        writer.vector(f"{prefix}.attn_norm.weight")
+        writer.matrix(f"{prefix}.attn_q.weight", _HEADS * (_NOPE + _ROPE), _HIDDEN)
+        writer.matrix(f"{prefix}.attn_kv_a_mqa.weight", _LATENT + _ROPE, _HIDDEN)
+        writer.vector(f"{prefix}.attn_kv_a_norm.weight", _LATENT)
+        writer.stacked(f"{prefix}.attn_k_b.weight", _HEADS, _LATENT, _NOPE)
+        writer.stacked(f"{prefix}.attn_v_b.weight", _HEADS, _VALUE, _LATENT)
+        writer.matrix(f"{prefix}.attn_output.weight", _HIDDEN, _HEADS * _VALUE)
+        writer.vector(f"{prefix}.ffn_norm.weight")
+        if layer == 0:
+            size, end = _INTERMEDIATE, ""
+        else:
+            writer.experts(prefix, 8)
+            writer.vector(f"{prefix}.exp_probs_b.bias", 8)
+            size, end = _EXPERT_INTERMEDIATE, "_shexp"
+        writer.matrix(f"{prefix}.ffn_gate{end}.weight", size, _HIDDEN)
+        writer.matrix(f"{prefix}.ffn_up{end}.weight", size, _HIDDEN)
+        writer.matrix(f"{prefix}.ffn_down{end}.weight", _HIDDEN, size)
+    writer.vector("output_norm.weight")
+    writer.matrix("output.weight", VOCAB_SIZE, _HIDDEN)
+    writer.finish()

@@ -136,6 +136,10 @@ def moe(
     top_k: int,
     normalise: bool,
     activation: str,
+    scoring: str = "softmax",
+    score_bias: Array | None = None,
+    groups: tuple[int, int, int] | None = None,
+    weight_scale: float = 1.0,
 ) -> Array:
     """Each row through its experts, one after the other.
 
@@ -146,6 +150,8 @@ def moe(
         up: See ``gate``.
         down: ``[experts, hidden_size, intermediate_size]``.
         biases: Of gate, up and down: ``[experts * rows of the projection]``.
+        score_bias: ``[experts]``, added to the scores for the choice alone.
+        groups: Count, how many of them may be used, how many scores speak for one.
     """
     gate_bias, up_bias, down_bias = (
         (0 * gate[..., 0], 0 * up[..., 0], 0 * down[..., 0])
@@ -154,8 +160,17 @@ def moe(
     )
     out = np.zeros_like(x)
     for row, logits in enumerate(router_logits):
-        chosen = np.argsort(-logits, kind="stable")[:top_k]
-        weights = softmax(logits[chosen]) if normalise else softmax(logits)[chosen]
+        scores = softmax(logits) if scoring == "softmax" else 1 / (1 + np.exp(-logits))
+        choice = scores + (0 if score_bias is None else score_bias)
+        if groups is not None:
+            count, kept, scored = groups
+            best = np.sort(choice.reshape(count, -1))[:, -scored:].sum(-1)
+            lost = np.argsort(-best, kind="stable")[kept:]
+            choice.reshape(count, -1)[lost] = -np.inf
+        chosen = np.argsort(-choice, kind="stable")[:top_k]
+        weights = scores[chosen] * weight_scale
+        if normalise:
+            weights = weights / scores[chosen].sum()
         for expert, weight in zip(chosen, weights, strict=True):
             inner = act_and_mul(
                 gate[expert] @ x[row] + gate_bias[expert],
@@ -288,6 +303,12 @@ class ReferenceExecutor:
             case "linear":
                 out = buffers[op["x"]] @ weights[op["weight"]].T
                 buffers[op["out"]] = out + (weights[op["bias"]] if op["bias"] else 0)
+            case "head_linear":
+                x, weight = buffers[op["x"]], weights[op["weight"]]
+                heads = x.reshape(len(x), len(weight), -1)
+                passed, own = np.split(heads, [op["pass_through"]], axis=-1)
+                product = np.einsum("thi,hoi->tho", own, weight)
+                buffers[op["out"]] = np.concatenate([passed, product], -1).reshape(len(x), -1)
             case "rope":
                 span = slice(op["start"], op["start"] + op["num_heads"] * op["head_dim"])
                 rows = buffers[op["x"]]
@@ -315,6 +336,10 @@ class ReferenceExecutor:
                     top_k=op["top_k"],
                     normalise=op["normalise"],
                     activation=op["activation"],
+                    scoring=op["scoring"],
+                    score_bias=weights[op["score_bias"]] if op["score_bias"] else None,
+                    groups=op["groups"],
+                    weight_scale=op["weight_scale"],
                 )
             case "add":
                 buffers[op["out"]] = buffers[op["a"]] + buffers[op["b"]]

@@ -628,6 +628,13 @@ class ProgramRecorder:
         """
         `out[i] = x[logits_indices[i]]`: keep the rows whose logits are wanted.
         """
+    def head_linear(
+        self, /, x: Buffer, weight: Weight, *, out: Buffer, pass_through: SupportsIndex = 0
+    ) -> None:
+        """
+        Each head's own matrix: `out[head] = weight[head] @ x[head]`, behind the first `pass_through` elements of each head,
+        which are copied. `weight` is `(heads, out_features, in_features)`.
+        """
     def kv_layer(
         self,
         /,
@@ -685,13 +692,19 @@ class ProgramRecorder:
         activation: str,
         out: Buffer,
         biases: tuple[Weight, Weight, Weight] | None = None,
+        scoring: str = "softmax",
+        score_bias: Weight | None = None,
+        groups: tuple[SupportsIndex, SupportsIndex, SupportsIndex] | None = None,
+        weight_scale: SupportsFloat | SupportsIndex = 1.0,
     ) -> None:
         """
-        Each row through the `top_k` experts of its largest router logits, each a gated MLP, and their weighted sum.
+        Each row through the `top_k` experts of its largest scores, each a gated MLP, and their weighted sum.
 
         `gate` and `up` are `(experts, intermediate_size, hidden_size)`, `down` is `(experts, hidden_size,
-        intermediate_size)`, `biases` are those of the three, flat. With `normalise` the softmax is over the chosen experts,
-        else over all.
+        intermediate_size)`, `biases` are those of the three, flat. `scoring` makes scores of the logits: `"softmax"` or
+        `"sigmoid"`. With `normalise` the weights of the chosen experts sum to 1, else they are their scores; both times
+        `weight_scale`. `score_bias` is added to the scores for the choice alone. `groups` is (count, kept, scored): only
+        experts of the `kept` runs with the largest sums of `scored` scores may be chosen.
         """
     def position_embedding(self, /, weight: Weight, *, out: Buffer) -> None:
         """

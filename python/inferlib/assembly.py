@@ -132,7 +132,7 @@ def read_checkpoint(loaded: LoadedModel, *, chat_template: str | None = None) ->
             executor.load_vector(vector.name, vector.values)
         matrices = []
         for matrix in loaded.matrices:
-            if matrix.transposed is None:
+            if matrix.recast is None:
                 matrices.append((matrix.name, list(matrix.parts)))
             else:
                 values = matrix.values(loaded.weights)

@@ -71,6 +71,47 @@ class AttentionSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LatentAttentionSpec:
+    """Causal attention to one latent per token, which all heads share (DeepSeek's MLA).
+
+    A head's query is ``rope_dim`` elements with positions and ``nope_dim`` without. The latter are
+    multiplied into the latent's space, so that K and V of all heads are the latent itself, and a
+    head's result is multiplied out of it: cached are ``rope_dim + latent_dim`` elements per token.
+
+    Attributes:
+        num_heads: Query heads.
+        nope_dim: Elements of a query or key without positions.
+        rope_dim: Elements of a query or key with positions; all heads have the same keys.
+        v_head_dim: Elements of a value.
+        latent_dim: Elements of the latent (``kv_lora_rank``).
+        query_latent_dim: Of the queries' own latent (``q_lora_rank``); ``None`` where queries are
+            projected at once.
+        scale: Multiplies the scores.
+        rope: Of ``rope_dim`` elements.
+        bias: Whether the projections to latents and the output projection have a bias.
+        norm_eps: Added to the mean squares of the latents.
+
+    Source: DeepSeek-V2 (arXiv 2405.04434), section 2.1 and appendix C.
+    """
+
+    num_heads: int
+    nope_dim: int
+    rope_dim: int
+    v_head_dim: int
+    latent_dim: int
+    query_latent_dim: int | None
+    scale: float
+    rope: RopeSpec
+    bias: bool = False
+    norm_eps: float = 1e-6
+
+    @property
+    def qk_head_dim(self) -> int:
+        """Elements of a query before it is multiplied into the latent's space."""
+        return self.nope_dim + self.rope_dim
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MlpSpec:
     """``down(activation(gate(x)) * up(x))``, or without a gate ``down(activation(up(x)))``.
 
@@ -96,9 +137,14 @@ class MoeSpec:
         top_k: Experts that a token goes through: those of its largest router logits.
         intermediate_size: Rows of an expert's gate and of its up projection.
         activation: Of the gate.
-        normalise: Whether the softmax that weighs the experts is over the chosen ones (its sum is
-            1), or over all.
+        normalise: Whether the weights of the chosen experts sum to 1, or are their scores.
         bias: Whether the router and the experts' projections have biases.
+        scoring: What makes scores of the router's logits.
+        score_bias: Whether a learned bias is added to the scores for the choice alone.
+        groups: Experts in so many runs, of which the best so many may be chosen from, each as good
+            as the sum of its so many largest scores.
+        weight_scale: Multiplies the weights.
+        shared: An MLP that every token goes through as well.
     """
 
     num_experts: int
@@ -107,6 +153,11 @@ class MoeSpec:
     activation: Activation
     normalise: bool = True
     bias: bool = False
+    scoring: Literal["softmax", "sigmoid"] = "softmax"
+    score_bias: bool = False
+    groups: tuple[int, int, int] | None = None
+    weight_scale: float = 1.0
+    shared: MlpSpec | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,7 +172,7 @@ class LayerSpec:
         parallel: Whether both branches read the stream as it was before the layer (GPT-NeoX).
     """
 
-    attention: AttentionSpec
+    attention: AttentionSpec | LatentAttentionSpec
     mlp: MlpSpec | MoeSpec
     pre_norm: bool = True
     post_norm: bool = False

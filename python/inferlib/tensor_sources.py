@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .architectures import AddOne, SplitHeads, Transposed, UnpermuteQk
+from .architectures import (
+    AddOne,
+    HeadRows,
+    RopeFirst,
+    Transposed,
+    TransposedHeads,
+    UnpermuteQk,
+)
 from .errors import ModelFormatError
 
 if TYPE_CHECKING:
@@ -16,7 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ._core import Weights
-    from .architectures import Part, WeightMap
+    from .architectures import Part, Recast, WeightMap
 
 _LISTED_PROBLEMS = 10
 
@@ -30,22 +37,22 @@ class MatrixSource:
         shape: ``(out_features, in_features)``, of experts with their number before.
         parts: Tensor name and, where rows have to move, the order: row ``r`` of the part is row
             ``order[r]`` of the tensor.
-        transposed: How the only part is stored, if not row after row: such a matrix is given to the
+        recast: How the only part is stored, if not row after row: such a matrix is given to the
             executor as ``values``, not as tensors.
     """
 
     name: str
     shape: tuple[int, ...]
     parts: tuple[tuple[str, NDArray[np.int32] | None], ...]
-    transposed: Transposed | None = None
+    recast: Recast | None = None
 
     def values(self, weights: Weights) -> NDArray[np.float32]:
         """The whole matrix, dequantized: ``shape``."""
         parts = []
         for tensor, row_order in self.parts:
             array = weights.array(tensor)
-            if self.transposed is not None:
-                array = self.transposed.matrix(array)
+            if self.recast is not None:
+                array = self.recast.matrix(array)
             parts.append(array if row_order is None else array[row_order])
         return np.concatenate(parts).reshape(self.shape)
 
@@ -72,7 +79,7 @@ def matrix_sources(
             name=name,
             shape=shape,
             parts=tuple((part.tensor, _row_order(part)) for part in weight_map[name]),
-            transposed=_transposed(weight_map[name]),
+            recast=_recast(weight_map[name]),
         )
         for name, shape in declared.items()
         if len(shape) > 1
@@ -150,19 +157,19 @@ def _text(shape: tuple[int, ...]) -> str:
 
 def _row_order(part: Part) -> NDArray[np.int32] | None:
     match part.transform:
-        case None | Transposed():
+        case None | Transposed() | TransposedHeads():
             return None
-        case UnpermuteQk() | SplitHeads():
+        case UnpermuteQk() | HeadRows() | RopeFirst():
             return part.transform.row_order()
         case AddOne():
             # Only norms have it, and they are vectors.
             raise AssertionError(part)
 
 
-def _transposed(parts: tuple[Part, ...]) -> Transposed | None:
+def _recast(parts: tuple[Part, ...]) -> Recast | None:
     """How a matrix of one part is stored, if transposed; no family stacks such parts."""
     transform = parts[0].transform
-    return transform if isinstance(transform, Transposed) else None
+    return transform if isinstance(transform, Transposed | TransposedHeads) else None
 
 
 def _vector(part: Part, weights: Weights) -> NDArray[np.float32]:
@@ -170,9 +177,12 @@ def _vector(part: Part, weights: Weights) -> NDArray[np.float32]:
     match part.transform:
         case None:
             return values.reshape(-1)
-        case UnpermuteQk() | SplitHeads():
+        case UnpermuteQk() | HeadRows() | RopeFirst():
             return values[part.transform.row_order()]
         case Transposed():
             return part.transform.vector(values)
         case AddOne():
             return values + np.float32(1)
+        case TransposedHeads():
+            # Only matrices have it.
+            raise AssertionError(part)

@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ._core import ProgramRecorder
-from .model_spec import MoeSpec
+from .model_spec import LatentAttentionSpec, MoeSpec
 
 if TYPE_CHECKING:
     from ._core import Buffer, Program, Weight
@@ -76,7 +76,10 @@ class Transformer:
 
         program.capture(f"{block}.hook_resid_pre", hidden)
         x = self.pre_norm(f"{name}.attn_norm", layer)
-        self.attention(f"{name}.self_attn", x, layer.attention)
+        if isinstance(layer.attention, LatentAttentionSpec):
+            self.latent_attention(f"{name}.self_attn", x, layer.attention)
+        else:
+            self.attention(f"{name}.self_attn", x, layer.attention)
         self.post_norm(f"{name}.post_attn_norm", layer, branch)
         program.capture(f"{block}.hook_attn_out", branch)
         if layer.parallel:
@@ -141,11 +144,50 @@ class Transformer:
         )
         self.linear(f"{name}.o_proj", heads, bias=spec.o_bias, out=self.branch)
 
-    def mlp(self, name: str, x: Buffer, spec: MlpSpec, *, out: Buffer) -> None:
-        """``out = down(activation(gate(x)) * up(x))``, or without a gate."""
-        inner = self.tokens("inner", spec.intermediate_size)
+    def latent_attention(self, name: str, x: Buffer, spec: LatentAttentionSpec) -> None:
+        """Project ``x`` to queries and a latent, attend to latents, project back into ``branch``.
+
+        In queries and in what is cached the elements with positions come first.
+        """
+        program, heads = self.program, spec.num_heads
+        cached = spec.rope_dim + spec.latent_dim
+        q_input = x
+        if spec.query_latent_dim is not None:
+            q_input = self.tokens("query_latent", spec.query_latent_dim)
+            self.linear(f"{name}.q_a_proj", x, bias=spec.bias, out=q_input)
+            self.rms_norm(f"{name}.q_a_norm", q_input, 0, spec.query_latent_dim, spec.norm_eps)
+        q = self.tokens("q", heads * spec.qk_head_dim)
+        self.linear(f"{name}.q_proj", q_input, bias=False, out=q)
+        latent = self.tokens("latent", cached)
+        self.linear(f"{name}.kv_a_proj", x, bias=spec.bias, out=latent)
+        self.rms_norm(f"{name}.kv_a_norm", latent, spec.rope_dim, spec.latent_dim, spec.norm_eps)
+
+        table = program.rotary_table(spec.rope.inv_freq, scale=spec.rope.scale)
+        program.rope(q, table, start=0, num_heads=heads, head_dim=spec.qk_head_dim)
+        program.rope(latent, table, start=0, num_heads=1, head_dim=cached)
+        absorbed = self.tokens("absorbed", heads * cached)
+        k_proj = self.weight(f"{name}.k_absorb.weight", heads, spec.latent_dim, spec.nope_dim)
+        program.head_linear(q, k_proj, pass_through=spec.rope_dim, out=absorbed)
+
+        kv = program.kv_layer(
+            num_kv_heads=1, k_head_dim=cached, v_head_dim=spec.latent_dim, window=None
+        )
+        program.store_kv(latent, kv, k_start=0, v_start=spec.rope_dim)
+        attended = self.tokens("attended", heads * spec.latent_dim)
+        program.attention(absorbed, kv, num_heads=heads, scale=spec.scale, out=attended)
+        values = self.tokens("heads", heads * spec.v_head_dim)
+        v_proj = self.weight(f"{name}.v_absorb.weight", heads, spec.v_head_dim, spec.latent_dim)
+        program.head_linear(attended, v_proj, out=values)
+        self.linear(f"{name}.o_proj", values, bias=spec.bias, out=self.branch)
+
+    def mlp(self, name: str, x: Buffer, spec: MlpSpec, *, out: Buffer, buffers: str = "") -> None:
+        """``out = down(activation(gate(x)) * up(x))``, or without a gate.
+
+        ``buffers`` begins the names of its buffers: MLPs of another size have others.
+        """
+        inner = self.tokens(f"{buffers}inner", spec.intermediate_size)
         if spec.gated:
-            gate_up = self.tokens("gate_up", 2 * spec.intermediate_size)
+            gate_up = self.tokens(f"{buffers}gate_up", 2 * spec.intermediate_size)
             self.linear(f"{name}.gate_up_proj", x, bias=spec.bias, out=gate_up)
             self.program.act_and_mul(gate_up, spec.activation, out=inner)
         else:
@@ -181,8 +223,16 @@ class Transformer:
             top_k=spec.top_k,
             normalise=spec.normalise,
             activation=spec.activation,
+            scoring=spec.scoring,
+            score_bias=self.weight(f"{name}.score_bias", experts) if spec.score_bias else None,
+            groups=spec.groups,
+            weight_scale=spec.weight_scale,
             out=out,
         )
+        if spec.shared is not None:
+            shared = self.tokens("shared", out.width)
+            self.mlp(f"{name}.shared", x, spec.shared, out=shared, buffers="shared_")
+            self.program.add(out, shared, out=out)
 
     def pre_norm(self, name: str, layer: LayerSpec) -> Buffer:
         """What a branch reads: the residual stream, normalised if the layer says so."""
@@ -213,6 +263,11 @@ class Transformer:
         weight = self.weight(f"{name}.weight", group)
         eps = self.spec.norm_eps
         self.program.rms_norm(qkv, weight, eps=eps, start=start, length=size, out=qkv)
+
+    def rms_norm(self, name: str, x: Buffer, start: int, size: int, eps: float) -> None:
+        """RMS norm of ``x[start : start + size]``, in place."""
+        weight = self.weight(f"{name}.weight", size)
+        self.program.rms_norm(x, weight, eps=eps, start=start, length=size, out=x)
 
     def linear(self, name: str, x: Buffer, *, bias: bool, out: Buffer) -> None:
         """``out = x @ weight.T + bias``."""

@@ -5,7 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from tests.checkpoints import reference_executor
-from tests.quantized_checkpoints import VOCAB_SIZE, write_random_llama
+from tests.quantized_checkpoints import (
+    VOCAB_SIZE,
+    write_random_deepseek,
+    write_random_llama,
+)
 
 from inferlib import Model
 
@@ -30,17 +34,36 @@ def log_probabilities(path, precision):
         return np.array(values), completion.token_ids, model.stats()["details"]
 
 
+DEEPSEEK = -1
+"""In the place of a number of experts."""
+
+
+def write_model(path, types, num_experts, *, dequantized=False):
+    if num_experts == DEEPSEEK:
+        write_random_deepseek(path, *types, dequantized=dequantized)
+    else:
+        write_random_llama(path, *types, dequantized=dequantized, num_experts=num_experts)
+
+
 # Seven types do not divide the matrices of a layer: q, k and v, gate and up differ, and the layers.
 MIXED = ("Q4_K", "Q6_K", "IQ4_XS", "Q2_K", "F16", "MXFP4", "Q5_0")
 
 
 # As stacked experts: gate and up of one type, and so multiplied as a pair, and of several.
 EXPERTS = (("MXFP4",), ("Q4_K", "Q4_K", "Q4_K", "Q4_K", "Q6_K"), MIXED)
-CASES = [*(((name,), 0) for name in TYPES), (MIXED, 0), *((types, 5) for types in EXPERTS)]
+# Latent attention: a matrix per head.
+LATENT = (("Q8_0",), ("Q4_0", "Q5_1", "IQ4_NL", "F16", "MXFP4"))
+CASES = [
+    *(((name,), 0) for name in TYPES),
+    *[(MIXED, 0), *((types, 5) for types in EXPERTS)],
+    *((types, DEEPSEEK) for types in LATENT),
+]
 
 
 def name_of(case):
     types, num_experts = case
+    if num_experts == DEEPSEEK:
+        return "-".join(types) + " of latent attention"
     return "-".join(types) + (f" of {num_experts} experts" if num_experts else "")
 
 
@@ -48,14 +71,14 @@ def name_of(case):
 def case(request, tmp_path_factory):
     path = tmp_path_factory.mktemp("model") / "model.gguf"
     types, num_experts = request.param
-    write_random_llama(path, *types, num_experts=num_experts)
+    write_model(path, types, num_experts)
     return request.param, path
 
 
 def test_exact_results_are_those_of_the_dequantized_weights_bit_for_bit(case, tmp_path):
     (types, num_experts), path = case
     dequantized = tmp_path / "dequantized.gguf"
-    write_random_llama(dequantized, *types, dequantized=True, num_experts=num_experts)
+    write_model(dequantized, types, num_experts, dequantized=True)
     found, found_ids, _ = log_probabilities(path, "exact")
     expected, expected_ids, details = log_probabilities(dequantized, "exact")
     assert set(details["weight_bytes_by_type"]) == {"F32"}

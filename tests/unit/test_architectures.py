@@ -9,8 +9,10 @@ from tests.checkpoints import TINY
 from inferlib.architectures import (
     Fields,
     GgufHeader,
-    SplitHeads,
+    HeadRows,
+    RopeFirst,
     Transposed,
+    TransposedHeads,
     UnpermuteQk,
     architecture_of_config,
     architecture_of_gguf,
@@ -364,8 +366,21 @@ def test_a_window_of_0_is_none():
 def test_heads_that_are_stored_side_by_side_are_taken_apart():
     stored = np.arange(2 * 3 * 4).reshape(2, 3, 4)  # heads; q, k, v; elements
     for first in range(3):
-        order = SplitHeads(first=first, num_heads=2, head_dim=4).row_order()
+        order = HeadRows(num_heads=2, stored=12, first=4 * first, count=4).row_order()
         assert stored.reshape(-1)[order].tolist() == stored[:, first].reshape(-1).tolist()
+
+
+def test_rows_with_positions_come_first_and_pairs_come_apart():
+    order = RopeFirst(num_heads=2, nope_dim=3, rope_dim=4, interleaved=True).row_order()
+    assert order.tolist() == [3, 5, 4, 6, 0, 1, 2, 10, 12, 11, 13, 7, 8, 9]
+    order = RopeFirst(num_heads=1, nope_dim=2, rope_dim=2, interleaved=False).row_order()
+    assert order.tolist() == [2, 3, 0, 1]
+
+
+def test_the_first_rows_of_every_head_transposed():
+    array = np.arange(2 * 5 * 3, dtype=np.float32).reshape(10, 3)
+    found = TransposedHeads(num_heads=2, count=2).matrix(array)
+    assert found.tolist() == array.reshape(2, 5, 3)[:, :2].transpose(0, 2, 1).tolist()
 
 
 def test_transposed_matrices_give_every_second_column_where_two_are_interleaved():

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import UnsupportedModelError
 from .architecture import Architecture, GgufHeader
+from .deepseek import DEEPSEEK2, DEEPSEEK3
 from .fields import Fields
 from .gemma import GEMMA3
 from .gemma2 import GEMMA, GEMMA2
@@ -24,7 +25,17 @@ from .qwen import QWEN2, QWEN3
 from .qwen_moe import QWEN3_MOE
 from .smollm import SMOLLM3
 from .starcoder import STARCODER2
-from .tensor_names import AddOne, Part, SplitHeads, Transposed, UnpermuteQk, WeightMap
+from .tensor_names import (
+    AddOne,
+    HeadRows,
+    Part,
+    Recast,
+    RopeFirst,
+    Transposed,
+    TransposedHeads,
+    UnpermuteQk,
+    WeightMap,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -35,9 +46,12 @@ __all__ = [
     "Architecture",
     "Fields",
     "GgufHeader",
+    "HeadRows",
     "Part",
-    "SplitHeads",
+    "Recast",
+    "RopeFirst",
     "Transposed",
+    "TransposedHeads",
     "UnpermuteQk",
     "WeightMap",
     "architecture_of_config",
@@ -50,6 +64,7 @@ ARCHITECTURES = (
     *(GEMMA, GEMMA2, GEMMA3),
     *(PHI3, OLMO2),
     *(GPT2, GPT_NEOX, STARCODER2, GPT_OSS),
+    *(DEEPSEEK2, DEEPSEEK3),
 )
 
 

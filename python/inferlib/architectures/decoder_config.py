@@ -94,7 +94,7 @@ def experts_from_config(
     config: Fields, *, size_key: str, activation: Activation, bias: bool = False
 ) -> MoeSpec:
     """A mixture of experts whose chosen ones are weighed by their own softmax."""
-    num_experts = config.size("num_local_experts", "num_experts")
+    num_experts = config.size("num_local_experts", "num_experts", "n_routed_experts")
     top_k = config.size("num_experts_per_tok")
     if top_k > num_experts:
         raise config.invalid("num_experts_per_tok", f"at most {num_experts}", top_k)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ..model_spec import LayerSpec
+from ..model_spec import AttentionSpec, LayerSpec
 from .architecture import Architecture
 from .decoder_config import (
     attention_from_config,
@@ -18,7 +18,7 @@ from .decoder_config import (
     num_layers_from_gguf,
 )
 from .fields import Fields
-from .tensor_names import GGUF, HUGGING_FACE, Part, SplitHeads, weight_map
+from .tensor_names import GGUF, HUGGING_FACE, HeadRows, Part, weight_map
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -76,6 +76,8 @@ def _weights_from_safetensors(spec: ModelSpec, tensors: Collection[str]) -> Weig
     weights = weight_map(spec, _HUGGING_FACE.beside(tensors))
     for index, layer in enumerate(spec.layers):
         attention = layer.attention
+        if not isinstance(attention, AttentionSpec):
+            continue
         for kind, columns in (("weight", (spec.hidden_size,)), ("bias", ())):
             name = f"layers.{index}.self_attn.qkv_proj.{kind}"
             (fused,) = weights[name]
@@ -83,12 +85,15 @@ def _weights_from_safetensors(spec: ModelSpec, tensors: Collection[str]) -> Weig
                 Part(
                     fused.tensor,
                     attention.q_size,
-                    SplitHeads(
-                        first=first, num_heads=attention.num_heads, head_dim=attention.head_dim
+                    HeadRows(
+                        num_heads=attention.num_heads,
+                        stored=3 * attention.head_dim,
+                        first=kind_of_head * attention.head_dim,
+                        count=attention.head_dim,
                     ),
                     shape=(fused.rows, *columns),
                 )
-                for first in range(3)
+                for kind_of_head in range(3)
             )
     return weights
 

@@ -230,5 +230,25 @@ def _yarn(
     return ramp * inv_freq / factor + (1 - ramp) * inv_freq
 
 
+def yarn_attention_scale(config: Fields) -> float:
+    """What DeepSeek multiplies the scores with beside YaRN: the square of a factor of its own."""
+    scaling = config.section("rope_parameters") or config.section("rope_scaling")
+    if scaling is None or scaling.text("rope_type", "type", default="default") == "default":
+        return 1.0
+    mscale_all_dim = scaling.optional_number("mscale_all_dim")
+    if not mscale_all_dim:
+        return 1.0
+    return _yarn_scale(scaling.positive("factor"), mscale_all_dim) ** 2
+
+
+def yarn_attention_scale_from_gguf(metadata: Fields, architecture: str) -> float:
+    """The same in GGUF, whose multiplier has the 0.1 of ``_yarn_scale`` in it."""
+    prefix = f"{architecture}.rope.scaling"
+    if metadata.text(f"{prefix}.type", default="none") != "yarn":
+        return 1.0
+    multiplier = metadata.number(f"{prefix}.yarn_log_multiplier", default=0.0)
+    return _yarn_scale(metadata.positive(f"{prefix}.factor"), 10 * multiplier) ** 2
+
+
 def _yarn_scale(factor: float, mscale: float = 1.0) -> float:
     return 1.0 if factor <= 1 else 0.1 * mscale * math.log(factor) + 1

@@ -23,7 +23,7 @@ from .tensor_names import GGUF, HUGGING_FACE, weight_map
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from ..model_spec import ModelSpec
+    from ..model_spec import AttentionSpec, MlpSpec, ModelSpec
     from .architecture import GgufHeader
     from .fields import Fields
     from .tensor_names import WeightMap
@@ -45,13 +45,17 @@ def smollm3_from_config(config: Fields) -> ModelSpec:
     bias = config.flag("attention_bias", default=False)
     attention = replace(attention_from_config(config), qkv_bias=bias, o_bias=bias)
     mlp = replace(mlp_from_config(config), bias=config.flag("mlp_bias", default=False))
-    layer = LayerSpec(attention=attention, mlp=mlp)
     window = None
     if config.flag("use_sliding_window", default=False):
         window = config.optional_size("sliding_window")
     layer_types = layer_types_from_config(config) or ["full_attention"] * num_layers
     layers = [
-        _with(layer, has_rope=bool(rope), window=window if kind == "sliding_attention" else None)
+        _layer(
+            attention,
+            mlp,
+            has_rope=bool(rope),
+            window=window if kind == "sliding_attention" else None,
+        )
         for rope, kind in zip(has_rope, layer_types, strict=True)
     ]
     return model_from_config(config, "smollm3", layers, default_tied=True)
@@ -59,19 +63,19 @@ def smollm3_from_config(config: Fields) -> ModelSpec:
 
 def smollm3_from_gguf(header: GgufHeader) -> ModelSpec:
     """SmolLM 3."""
-    layer = LayerSpec(attention=attention_from_gguf(header), mlp=mlp_from_gguf(header, "silu"))
+    attention, mlp = attention_from_gguf(header), mlp_from_gguf(header, "silu")
     layers = [
-        _with(layer, has_rope=bool((index + 1) % _NO_ROPE_INTERVAL), window=None)
+        _layer(attention, mlp, has_rope=bool((index + 1) % _NO_ROPE_INTERVAL), window=None)
         for index in range(num_layers_from_gguf(header))
     ]
     return model_from_gguf(header, "smollm3", layers)
 
 
-def _with(layer: LayerSpec, *, has_rope: bool, window: int | None) -> LayerSpec:
-    attention = replace(layer.attention, window=window)
-    if not has_rope:
-        attention = replace(attention, rope=None)
-    return replace(layer, attention=attention)
+def _layer(
+    attention: AttentionSpec, mlp: MlpSpec, *, has_rope: bool, window: int | None
+) -> LayerSpec:
+    rope = attention.rope if has_rope else None
+    return LayerSpec(attention=replace(attention, window=window, rope=rope), mlp=mlp)
 
 
 def _weights_from_safetensors(spec: ModelSpec, tensors: Collection[str]) -> WeightMap:

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..model_spec import MoeSpec
+from ..model_spec import AttentionSpec, MoeSpec
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
     from numpy.typing import NDArray
 
-    from ..model_spec import AttentionSpec, MlpSpec, ModelSpec
+    from ..model_spec import MlpSpec, ModelSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,24 +41,55 @@ class AddOne:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SplitHeads:
-    """Take q, k or v out of a projection that stores them head by head (GPT-NeoX).
+class HeadRows:
+    """Take the same rows of every head out of a projection that stores head by head.
 
     Attributes:
-        first: 0 for queries, 1 for keys, 2 for values.
-        num_heads: Heads of each.
-        head_dim: Elements of a head.
+        num_heads: Heads.
+        stored: Rows of a head in the tensor.
+        first: First row of a head that is taken.
+        count: Rows of a head that are taken.
     """
 
-    first: int
     num_heads: int
-    head_dim: int
+    stored: int
+    first: int
+    count: int
 
     def row_order(self) -> NDArray[np.int32]:
-        """``[num_heads * head_dim]``: which row of the tensor is row ``r`` of the result."""
-        rows = np.arange(3 * self.num_heads * self.head_dim, dtype=np.int32)
-        heads = rows.reshape(self.num_heads, 3, self.head_dim)
-        return np.ascontiguousarray(heads[:, self.first]).reshape(-1)
+        """``[num_heads * count]``: which row of the tensor is row ``r`` of the result."""
+        rows = np.arange(self.num_heads * self.stored, dtype=np.int32)
+        heads = rows.reshape(self.num_heads, self.stored)
+        taken = heads[:, self.first : self.first + self.count]
+        return np.ascontiguousarray(taken).reshape(-1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RopeFirst:
+    """Bring the rows with positions to the front of every head (latent attention).
+
+    Attributes:
+        num_heads: Heads.
+        nope_dim: Rows without positions, which are stored first.
+        rope_dim: Rows with positions.
+        interleaved: Whether neighbours are rotated where we rotate ``(i, i + rope_dim / 2)``.
+    """
+
+    num_heads: int
+    nope_dim: int
+    rope_dim: int
+    interleaved: bool
+
+    def row_order(self) -> NDArray[np.int32]:
+        """Which row of the tensor is row ``r`` of the result."""
+        stored = self.nope_dim + self.rope_dim
+        rows = np.arange(self.num_heads * stored, dtype=np.int32)
+        heads = rows.reshape(self.num_heads, stored)
+        nope, rope = heads[:, : self.nope_dim], heads[:, self.nope_dim :]
+        if self.interleaved:
+            pairs = rope.reshape(self.num_heads, self.rope_dim // 2, 2)
+            rope = pairs.transpose(0, 2, 1).reshape(self.num_heads, self.rope_dim)
+        return np.ascontiguousarray(np.concatenate([rope, nope], axis=1)).reshape(-1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,8 +113,28 @@ class Transposed:
         return array[..., self.first :: self.step].reshape(-1)
 
 
-RowOrder = UnpermuteQk | SplitHeads
-Transform = RowOrder | AddOne | Transposed
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransposedHeads:
+    """Of a projection that stores head by head, the first rows of every head, transposed.
+
+    Attributes:
+        num_heads: Heads.
+        count: Rows of a head that are taken.
+    """
+
+    num_heads: int
+    count: int
+
+    def matrix(self, array: NDArray[np.float32]) -> NDArray[np.float32]:
+        """``[num_heads, in_features, count]`` of ``[num_heads * stored, in_features]``."""
+        heads = array.reshape(self.num_heads, -1, array.shape[-1])
+        return heads[:, : self.count].swapaxes(-1, -2)
+
+
+RowOrder = UnpermuteQk | HeadRows | RopeFirst
+Recast = Transposed | TransposedHeads
+"""What moves elements within rows: such a matrix is held as float32."""
+Transform = RowOrder | AddOne | Recast
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,8 +295,11 @@ class _Mapping:
         if spec.learned_positions is not None:
             self._table("position_embedding", names.position_embedding, spec.learned_positions)
         for index, layer in enumerate(spec.layers):
-            self._attention(f"layers.{index}", names.layer.format(index), layer.attention)
-            self._mlp(f"layers.{index}", names.layer.format(index), layer.mlp)
+            own, tensor = f"layers.{index}", names.layer.format(index)
+            self._norm(f"{own}.attn_norm", tensor + names.attn_norm, spec.hidden_size)
+            if isinstance(layer.attention, AttentionSpec):  # latent attention has other names
+                self._attention(own, tensor, layer.attention)
+            self._mlp(own, tensor, layer.mlp)
         self._norm("norm", names.norm, spec.hidden_size)
         self._table("lm_head", names.lm_head, spec.vocab_size)
         return self._weights
@@ -253,7 +307,6 @@ class _Mapping:
     def _attention(self, canonical: str, tensor: str, attention: AttentionSpec) -> None:
         names, hidden_size = self.names, self.spec.hidden_size
         own = f"{canonical}.self_attn"
-        self._norm(f"{canonical}.attn_norm", tensor + names.attn_norm, hidden_size)
         parts = _qkv(attention, names.qkv, permuted_qk=self.permuted_qk)
         self._linear(
             f"{own}.qkv_proj",

@@ -15,13 +15,14 @@ from ..errors import OutOfMemoryError
 from ..executors.cpu import block_bytes
 from ..host_memory import free_bytes
 from ..loading import load
+from ..model_spec import LatentAttentionSpec
 from .options import MODEL_HELP
 
 if TYPE_CHECKING:
     import argparse
 
     from ..loading import LoadedModel
-    from ..model_spec import ModelSpec
+    from ..model_spec import AttentionSpec, ModelSpec
 
 HELP = "Say what a model is and what it will need, from its headers alone."
 EPILOG = "Example: python -m inferlib info smollm2"
@@ -82,15 +83,19 @@ def describe(loaded: LoadedModel) -> dict[str, Any]:
 
 def _attention(spec: ModelSpec) -> str:
     """Describe heads and windows, as they differ between layers."""
-    kinds = Counter(
-        f"{layer.attention.num_heads} heads, {layer.attention.num_kv_heads} for K and V, "
-        f"of {layer.attention.head_dim}"
-        + (f", window {layer.attention.window:,}" if layer.attention.window else "")
-        for layer in spec.layers
-    )
+    kinds = Counter(_heads(layer.attention) for layer in spec.layers)
     if len(kinds) == 1:
         return next(iter(kinds))
     return "; ".join(f"{count} layers with {kind}" for kind, count in kinds.items())
+
+
+def _heads(attention: AttentionSpec | LatentAttentionSpec) -> str:
+    if isinstance(attention, LatentAttentionSpec):
+        cached = attention.latent_dim + attention.rope_dim
+        return f"{attention.num_heads} heads that share a latent of {cached}"
+    window = f", window {attention.window:,}" if attention.window else ""
+    heads, kv_heads = attention.num_heads, attention.num_kv_heads
+    return f"{heads} heads, {kv_heads} for K and V, of {attention.head_dim}{window}"
 
 
 def _lines(facts: dict[str, Any]) -> list[tuple[str, str]]:

@@ -125,6 +125,8 @@ fn uses(program: &Program, step: &Step) -> Vec<Access> {
         // What a product reads was packed into tiles.
         Step::Linear { out, .. } => vec![writes(*out)],
         Step::Attention { q, out, .. } => vec![reads(*q), writes_part(*out)],
+        // Copied elements and products are written by different workers, at different times.
+        Step::HeadLinear(step) => vec![reads(step.x), writes(step.out)],
         Step::Moe(moe) => vec![reads(moe.x), reads(moe.router_logits), writes(moe.out)],
         Step::Logits { .. } => Vec::new(),
     }

@@ -12,6 +12,7 @@ use crate::activations::{Activations, Need};
 use crate::arena::{Arena, Mapping};
 use crate::error::CpuError;
 use crate::experts::{MoeWeights, Room};
+use crate::head_linear::HeadMatrices;
 use crate::kernels::{Kernels, KvKernels};
 use crate::kv_cache::{GroupCache, KvDtype};
 use crate::loader::LoadedWeights;
@@ -95,6 +96,8 @@ pub struct CpuExecutor {
     pub(crate) steps: Vec<Step>,
     /// Of each [`Step::Moe`].
     pub(crate) moes: Vec<MoeWeights>,
+    /// Of each [`Step::HeadLinear`].
+    pub(crate) head_linears: Vec<HeadMatrices>,
     pub(crate) abort: Arc<AtomicBool>,
     names: HashMap<String, usize>,
     arena: Arena,
@@ -161,6 +164,7 @@ impl CpuExecutor {
             caches,
             steps: Vec::new(),
             moes: Vec::new(),
+            head_linears: Vec::new(),
             abort: Arc::new(AtomicBool::new(false)),
             names,
             arena: Arena::default(),
@@ -277,11 +281,24 @@ impl CpuExecutor {
                 _ => None,
             })
             .collect();
-        let largest = self
+        self.head_linears = self
+            .steps
+            .iter()
+            .filter_map(|step| match step {
+                Step::HeadLinear(step) => Some(HeadMatrices::new(self, step)),
+                _ => None,
+            })
+            .collect();
+        let grouped = self
             .moes
             .iter()
             .map(|moe| Room::of(moe, self.max_tokens).padded_rows);
-        let rows = largest.max().unwrap_or(0).max(self.max_tokens);
+        let by_head = self
+            .head_linears
+            .iter()
+            .map(|heads| heads.rows_of_width(self.max_tokens, width));
+        let largest = grouped.chain(by_head).max();
+        let rows = largest.unwrap_or(0).max(self.max_tokens);
         let activations = Activations::new(rows, width, need);
         self.workspace = Some(Workspace::new(self, activations)?);
         Ok(())

@@ -1,7 +1,7 @@
 //! One table of function pointers per executor: every kernel compiled once per tier, inside that tier's features.
 
 use inferlib_program::SampledRow;
-use inferlib_program::program::Activation;
+use inferlib_program::program::{Activation, Scoring};
 
 use crate::activations::{self, ActivationsView, Need};
 use crate::attention::{self, AttentionScratch, AttentionTask, Merge, Unit};
@@ -291,6 +291,8 @@ kernels! {
     fn add_scaled(x: *const f32, width: usize, weight: f32, out: *mut f32) = rows::add_scaled;
     /// See [`rows::route`].
     fn route(logits: &[f32], normalise: bool, chosen: &mut [i32], weights: &mut [f32]) = rows::route;
+    /// See [`rows::scores`].
+    fn scores(logits: &[f32], scoring: Scoring, out: &mut [f32]) = rows::scores;
     /// See [`rows::scale`].
     fn scale(x: *mut f32, width: usize, scale: f32) = rows::scale;
     /// See [`Sampler::run`].

@@ -5,7 +5,7 @@
 //! linear (o) → rows (add, norm, pack) → linear (gate, up, activation) → rows (pack) → linear (down).
 
 use inferlib_program::program::{
-    Activation, BufferId, KvLayer, Op, Program, RopeId, Rows, WeightId,
+    Activation, BufferId, KvLayer, Op, Program, RopeId, Routing, Rows, WeightId,
 };
 
 use crate::activations::Need;
@@ -100,6 +100,7 @@ pub(crate) enum Step {
         gated: Option<Activation>,
         out: BufferId,
     },
+    HeadLinear(HeadLinearStep),
     Attention {
         q: BufferId,
         q_start: usize,
@@ -120,6 +121,18 @@ pub(crate) enum Step {
     },
 }
 
+/// A matrix per head: see [`Op::HeadLinear`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct HeadLinearStep {
+    pub(crate) rows: Rows,
+    pub(crate) x: BufferId,
+    pub(crate) pass: usize,
+    pub(crate) weight: WeightId,
+    pub(crate) out: BufferId,
+    /// Which of the program's products by head it is.
+    pub(crate) index: usize,
+}
+
 /// A mixture of experts: see [`Op::Moe`].
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct MoeStep {
@@ -131,6 +144,7 @@ pub(crate) struct MoeStep {
     pub(crate) biases: Option<[WeightId; 3]>,
     pub(crate) top_k: usize,
     pub(crate) normalise: bool,
+    pub(crate) routing: Routing,
     pub(crate) activation: Activation,
     pub(crate) out: BufferId,
     /// Which of the program's mixtures it is.
@@ -304,6 +318,7 @@ impl Builder<'_> {
                 biases,
                 top_k,
                 normalise,
+                routing,
                 activation,
                 out,
             } => {
@@ -318,6 +333,7 @@ impl Builder<'_> {
                     biases,
                     top_k,
                     normalise,
+                    routing,
                     activation,
                     out,
                     index,
@@ -346,6 +362,23 @@ impl Builder<'_> {
                     gated: None,
                     out,
                 });
+            }
+            Op::HeadLinear {
+                x,
+                pass,
+                weight,
+                out,
+            } => {
+                let by_head = |step: &&Step| matches!(step, Step::HeadLinear(_));
+                let index = self.steps.iter().filter(by_head).count();
+                self.steps.push(Step::HeadLinear(HeadLinearStep {
+                    rows: self.rows_of(x),
+                    x,
+                    pass,
+                    weight,
+                    out,
+                    index,
+                }));
             }
             Op::Attention {
                 q,

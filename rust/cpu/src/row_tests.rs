@@ -1,7 +1,7 @@
 //! Every kernel of the table that works on one row, on every tier, against a plain loop: bit for bit, around the sizes of
 //! vectors and blocks, and without a write beyond its row. (Products of weights: `layout_tests`, `fused_tests`.)
 
-use inferlib_program::program::Activation;
+use inferlib_program::program::{Activation, Scoring};
 use inferlib_program::{LogprobsMode, SamplingParams};
 
 use crate::activations::{Activations, Need, WORDS, tile_of, zero_slot};
@@ -215,6 +215,30 @@ fn rows_go_to_the_experts_of_the_largest_logits_and_are_weighed_by_their_softmax
                         .collect();
                     assert_eq!(ids, order, "{what}");
                 }
+            }
+        }
+    }
+}
+
+#[test]
+fn scores_are_a_softmax_or_each_logits_sigmoid() {
+    let mut random = Random::new(37);
+    for experts in sizes() {
+        let logits = values(experts, &mut random);
+        let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let power = |x: f32| of_lane(x, math::exp::<Portable>);
+        let sum = logits.iter().fold(0.0, |sum, x| sum + power(x - largest));
+        for scoring in [Scoring::Softmax, Scoring::Sigmoid] {
+            let score = |x: f32| match scoring {
+                Scoring::Softmax => power(x - largest) / sum,
+                Scoring::Sigmoid => 1.0 / (1.0 + power(0.0 - x)),
+            };
+            let want: Vec<f32> = logits.iter().map(|&x| score(x)).collect();
+            for tier in Tier::available() {
+                let mut found = vec![f32::NAN; experts];
+                // SAFETY: the tier is available.
+                unsafe { (Kernels::of(tier).scores)(&logits, scoring, &mut found) };
+                same(&found, &want, &format!("{scoring:?} {tier:?} of {experts}"));
             }
         }
     }

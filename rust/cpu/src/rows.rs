@@ -1,6 +1,6 @@
 //! Ops on one row at a time: norms, rotary embedding, activations, sums. Every result is a function of the row alone.
 
-use inferlib_program::program::Activation;
+use inferlib_program::program::{Activation, Scoring};
 
 use crate::math;
 use crate::simd::{Isa, LANES};
@@ -251,6 +251,35 @@ pub(crate) unsafe fn route<I: Isa>(
         let sum = if normalise { chosen_sum } else { sum };
         for weight in weights {
             *weight /= sum;
+        }
+    }
+}
+
+/// The scores of router logits: a softmax over all, or each one's sigmoid.
+///
+/// Order of sums: ascending, one after the other.
+#[inline(always)]
+pub(crate) unsafe fn scores<I: Isa>(logits: &[f32], scoring: Scoring, out: &mut [f32]) {
+    // SAFETY: the features are the caller's.
+    unsafe {
+        if scoring == Scoring::Softmax {
+            let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            let mut sum = 0.0;
+            for (part, out) in logits.chunks(LANES).zip(out.chunks_mut(LANES)) {
+                let powers = shifted_exp::<I>(part, largest);
+                out.copy_from_slice(&powers[..out.len()]);
+                sum = out.iter().fold(sum, |sum, x| sum + x);
+            }
+            for score in out {
+                *score /= sum;
+            }
+            return;
+        }
+        for (part, out) in logits.chunks(LANES).zip(out.chunks_mut(LANES)) {
+            let negative = I::sub(I::zero(), I::load_up_to(part.as_ptr(), part.len()));
+            let one = I::set(1.0);
+            let score = I::div(one, I::add(one, math::exp::<I>(negative)));
+            I::store_up_to(out.as_mut_ptr(), score, out.len());
         }
     }
 }

@@ -1,6 +1,7 @@
 //! One step: the plan over one batch, on all workers, phase by phase.
 
 mod experts;
+mod head_linear;
 mod logits;
 mod row_ops;
 
@@ -135,6 +136,7 @@ impl Run<'_> {
                     self.linear(&mut way, scratch, task.as_ref(), tail)
                 }
                 Step::Attention { .. } => self.attention(&mut way, scratch, step, tail),
+                Step::HeadLinear(step) => self.head_linear(&mut way, scratch, step, tail),
                 Step::Moe(moe) => self.experts(&mut way, scratch, moe, tail),
                 Step::Logits { .. } => self.logits(&mut way, scratch, step),
             };

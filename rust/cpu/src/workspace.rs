@@ -58,6 +58,8 @@ pub(crate) struct Worker {
     pub(crate) panel: PanelScratch,
     pub(crate) attention: AttentionScratch,
     pub(crate) sampler: Sampler,
+    /// Of a row's experts.
+    pub(crate) scores: Vec<f32>,
 }
 
 #[derive(Debug)]
@@ -123,6 +125,8 @@ impl Workspace {
         let experts = room
             .reduce(Room::union)
             .map(|room| ExpertRows::new(room, executor.moes.len(), &mut take));
+        let num_experts = executor.moes.iter().map(|moe| moe.down.len()).max();
+        let num_experts = num_experts.unwrap_or(0);
         // Attention may take two phases, experts six, every chunk of logits two, or three if it is screened.
         let phases = executor.steps.iter().map(|step| match step {
             Step::Moe(_) => 6,
@@ -141,6 +145,7 @@ impl Workspace {
                         panel: PanelScratch::new(rows),
                         attention: AttentionScratch::new(k_head_dim, v_head_dim),
                         sampler: Sampler::new(program.vocab_size),
+                        scores: vec![0.0; num_experts],
                     }))
                 })
                 .collect(),

@@ -1,6 +1,6 @@
 //! What an op is called, what it reads and what it writes: for checks, texts and executors that plan buffers.
 
-use crate::program::{Activation, BufferId, Op, Rows, WeightId};
+use crate::program::{Activation, BufferId, Op, Rows, Scoring, WeightId};
 
 impl Op {
     /// The op's name, the same for the recorder's call, the kernels and the tests.
@@ -12,6 +12,7 @@ impl Op {
             Self::RmsNorm { .. } => "rms_norm",
             Self::LayerNorm { .. } => "layer_norm",
             Self::Linear { .. } => "linear",
+            Self::HeadLinear { .. } => "head_linear",
             Self::Rope { .. } => "rope",
             Self::StoreKv { .. } => "store_kv",
             Self::Attention { .. } => "attention",
@@ -38,6 +39,7 @@ impl Op {
             Self::RmsNorm { x, .. }
             | Self::LayerNorm { x, .. }
             | Self::Linear { x, .. }
+            | Self::HeadLinear { x, .. }
             | Self::Rope { x, .. }
             | Self::StoreKv { x, .. }
             | Self::Attention { q: x, .. }
@@ -59,6 +61,7 @@ impl Op {
             | Self::RmsNorm { out, .. }
             | Self::LayerNorm { out, .. }
             | Self::Linear { out, .. }
+            | Self::HeadLinear { out, .. }
             | Self::Rope { x: out, .. }
             | Self::Attention { out, .. }
             | Self::ActAndMul { out, .. }
@@ -79,6 +82,7 @@ impl Op {
             Self::Embedding { weight, .. }
             | Self::PositionEmbedding { weight, .. }
             | Self::RmsNorm { weight, .. }
+            | Self::HeadLinear { weight, .. }
             | Self::LmHead { weight, .. } => vec![weight],
             Self::Linear { weight, bias, .. } | Self::LayerNorm { weight, bias, .. } => {
                 [Some(weight), bias].into_iter().flatten().collect()
@@ -89,10 +93,11 @@ impl Op {
                 up,
                 down,
                 biases,
+                routing,
                 ..
             } => {
-                let biases = biases.into_iter().flatten();
-                [gate, up, down].into_iter().chain(biases).collect()
+                let vectors = biases.into_iter().flatten().chain(routing.bias);
+                [gate, up, down].into_iter().chain(vectors).collect()
             }
             Self::Rope { .. }
             | Self::StoreKv { .. }
@@ -123,6 +128,25 @@ impl Rows {
         [Self::Tokens, Self::Sampled, Self::Sequences]
             .into_iter()
             .find(|rows| rows.name() == name)
+    }
+}
+
+impl Scoring {
+    /// `softmax` or `sigmoid`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Softmax => "softmax",
+            Self::Sigmoid => "sigmoid",
+        }
+    }
+
+    /// The reverse of [`Scoring::name`].
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::Softmax, Self::Sigmoid]
+            .into_iter()
+            .find(|scoring| scoring.name() == name)
     }
 }
 

@@ -1,6 +1,6 @@
 //! What each op asks of its buffers and weights.
 
-use crate::program::{Activation, BufferId, Op, Program, Rows, WeightId};
+use crate::program::{Activation, BufferId, Op, Program, Routing, Rows, WeightId};
 use crate::record_error::RecordError;
 
 type Result<T> = std::result::Result<T, RecordError>;
@@ -71,6 +71,27 @@ impl Program {
                 self.needs_same_rows(kind, x, out)?;
                 self.needs_width(kind, x, shape[1])?;
                 self.needs_width(kind, out, shape[0])
+            }
+            Op::HeadLinear {
+                x,
+                pass,
+                weight,
+                out,
+            } => {
+                let decl = &self.weights[weight.0 as usize];
+                let [heads, rows, columns] = decl.shape[..] else {
+                    return Err(RecordError::WeightShape {
+                        op: kind,
+                        weight: decl.name.clone(),
+                        found: decl.shape.clone(),
+                        expected: vec![decl.shape[0], 1, 1],
+                    });
+                };
+                let width = |size: usize| heads.saturating_mul(size.saturating_add(pass));
+                self.needs_another(kind, x, out)?;
+                self.needs_same_rows(kind, x, out)?;
+                self.needs_width(kind, x, width(columns))?;
+                self.needs_width(kind, out, width(rows))
             }
             Op::Rope {
                 x,
@@ -185,6 +206,7 @@ impl Program {
             down,
             biases,
             top_k,
+            routing,
             out,
             ..
         } = *op
@@ -216,6 +238,7 @@ impl Program {
                 found: format!("{top_k} of {experts}"),
             });
         }
+        self.check_routing(kind, &routing, top_k, experts)?;
         for other in [router_logits, out] {
             self.needs_another(kind, x, other)?;
             self.needs_rows(kind, other, Rows::Tokens)?;
@@ -223,6 +246,36 @@ impl Program {
         self.needs_another(kind, router_logits, out)?;
         self.needs_rows(kind, x, Rows::Tokens)?;
         self.needs_width(kind, out, hidden)
+    }
+
+    fn check_routing(
+        &self,
+        kind: &'static str,
+        routing: &Routing,
+        top_k: usize,
+        experts: usize,
+    ) -> Result<()> {
+        finite(|| format!("the scale of {kind}"), routing.scale)?;
+        if let Some(bias) = routing.bias {
+            self.needs_shape(kind, bias, &[experts])?;
+        }
+        let Some(groups) = routing.groups else {
+            return Ok(());
+        };
+        let size = experts.checked_div(groups.count).unwrap_or(0);
+        let fits = size * groups.count == experts
+            && groups.count <= 64
+            && (1..=groups.count).contains(&groups.kept)
+            && groups.kept * size >= top_k
+            && (1..=size.min(2)).contains(&groups.scored);
+        if fits {
+            return Ok(());
+        }
+        Err(RecordError::InvalidValue {
+            what: format!("the groups of {kind}"),
+            expected: "at most 64 runs of equal length, enough of them for top_k experts",
+            found: format!("{groups:?} of {experts} experts, top_k {top_k}"),
+        })
     }
 
     pub(crate) fn name_of(&self, buffer: BufferId) -> String {

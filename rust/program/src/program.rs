@@ -99,6 +99,52 @@ pub enum Activation {
     ClampedSwiglu,
 }
 
+/// How router logits become scores of experts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Scoring {
+    /// `softmax(logits)`.
+    #[default]
+    Softmax,
+    /// `1 / (1 + exp(-logits))`, each for itself.
+    Sigmoid,
+}
+
+/// Experts in `count` runs of equal length, of which a row may use the `kept` best; a run is as good as the sum of its
+/// `scored` largest scores (`DeepSeek`'s limit on the machines that a row visits).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ExpertGroups {
+    /// Runs; they divide the experts evenly.
+    pub count: usize,
+    /// Runs that a row may use; together they have `top_k` experts or more.
+    pub kept: usize,
+    /// Scores that speak for a run: 1 or 2.
+    pub scored: usize,
+}
+
+/// How a mixture chooses experts and weighs them, beyond the largest logits.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Routing {
+    /// From logits to scores.
+    pub scoring: Scoring,
+    /// `[experts]`, added to the scores for the choice alone.
+    pub bias: Option<WeightId>,
+    /// Limits the choice.
+    pub groups: Option<ExpertGroups>,
+    /// Multiplies the weights.
+    pub scale: f32,
+}
+
+impl Default for Routing {
+    fn default() -> Self {
+        Self {
+            scoring: Scoring::Softmax,
+            bias: None,
+            groups: None,
+            scale: 1.0,
+        }
+    }
+}
+
 /// One step of the forward pass. Widths are those of the named buffers; every op reads whole rows.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Op {
@@ -155,6 +201,19 @@ pub enum Op {
         /// `[out_features]`.
         bias: Option<WeightId>,
         /// `[rows, out_features]`.
+        out: BufferId,
+    },
+    /// Each head's own matrix: with `x` as heads of `pass + in_features` and `out` as heads of `pass + out_features`
+    /// elements, the first `pass` elements are copied, the others are `weight[head] @ x`. Latent attention puts its queries
+    /// into the space of the cached latents with it, and their results back.
+    HeadLinear {
+        /// `[rows, heads * (pass + in_features)]`.
+        x: BufferId,
+        /// Elements of each head that are copied.
+        pass: usize,
+        /// `[heads, out_features, in_features]`.
+        weight: WeightId,
+        /// `[rows, heads * (pass + out_features)]`.
         out: BufferId,
     },
     /// Rotate the heads in `x[start .. start + num_heads * head_dim]`, in place, by the token's position.
@@ -225,8 +284,8 @@ pub enum Op {
         /// Finite.
         scale: f32,
     },
-    /// A mixture of experts: each row goes through the `top_k` experts of its largest router logits (the lower index on
-    /// a tie), each a gated MLP: `out = Σ w_e down_e(act(gate_e(x)) * up_e(x))`, in descending order of the logits.
+    /// A mixture of experts: each row goes through the `top_k` experts of its largest scores (the lower index on a tie),
+    /// each a gated MLP: `out = Σ w_e down_e(act(gate_e(x)) * up_e(x))`, in descending order of the scores.
     Moe {
         /// `[tokens, hidden_size]`.
         x: BufferId,
@@ -242,8 +301,10 @@ pub enum Op {
         biases: Option<[WeightId; 3]>,
         /// Experts per row.
         top_k: usize,
-        /// Whether the softmax that weighs the experts is over the chosen ones (its sum is 1) or over all.
+        /// Whether the weights of the chosen experts sum to 1 (before `routing.scale`), or are their scores.
         normalise: bool,
+        /// How they are chosen.
+        routing: Routing,
         /// Of the gate.
         activation: Activation,
         /// `[tokens, hidden_size]`.

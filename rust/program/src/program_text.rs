@@ -94,6 +94,16 @@ impl Program {
                 }
                 write!(f, ")")
             }
+            Op::HeadLinear {
+                x,
+                pass,
+                weight,
+                out,
+            } => {
+                let (out, x) = (self.buffer_name(*out), self.buffer_name(*x));
+                let weight = self.weight_name(*weight);
+                write!(f, "{out} = {kind}({x}, {weight}, pass={pass})")
+            }
             Op::Rope {
                 x,
                 start,
@@ -157,6 +167,7 @@ impl Program {
                 biases,
                 top_k,
                 normalise,
+                routing,
                 activation,
                 out,
             } => {
@@ -167,12 +178,21 @@ impl Program {
                 for weight in weights {
                     write!(f, ", {}", self.weight_name(*weight))?;
                 }
-                let over = if *normalise { "chosen" } else { "all" };
-                write!(
-                    f,
-                    ", top_k={top_k}, softmax over {over}, {})",
-                    activation.name()
-                )
+                let (over, scoring) = (
+                    if *normalise { "chosen" } else { "all" },
+                    routing.scoring.name(),
+                );
+                write!(f, ", top_k={top_k}, {scoring} over {over}")?;
+                if let Some(bias) = routing.bias {
+                    write!(f, ", bias={}", self.weight_name(bias))?;
+                }
+                if let Some(groups) = routing.groups {
+                    write!(f, ", {} of {} groups", groups.kept, groups.count)?;
+                }
+                if routing.scale != 1.0 {
+                    write!(f, ", scale={}", routing.scale)?;
+                }
+                write!(f, ", {})", activation.name())
             }
             Op::Add { a, b, out } => {
                 let (a, b) = (self.buffer_name(*a), self.buffer_name(*b));

@@ -4,7 +4,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use inferlib_program::program::{
-    Activation, BufferId, KvLayer, Op, Program, RopeId, Rows, WeightId,
+    Activation, BufferId, ExpertGroups, KvLayer, Op, Program, RopeId, Routing, Rows, Scoring,
+    WeightId,
 };
 use inferlib_program::{ProgramRecorder, RecordError};
 use pyo3::prelude::*;
@@ -252,6 +253,26 @@ impl PyProgramRecorder {
         self.push(py, op)
     }
 
+    /// Each head's own matrix: `out[head] = weight[head] @ x[head]`, behind the first `pass_through` elements of each head,
+    /// which are copied. `weight` is `(heads, out_features, in_features)`.
+    #[pyo3(signature = (x, weight, *, out, pass_through = 0))]
+    fn head_linear(
+        &self,
+        py: Python<'_>,
+        x: &PyBuffer,
+        weight: &PyWeight,
+        out: &PyBuffer,
+        pass_through: usize,
+    ) -> PyResult<()> {
+        let op = Op::HeadLinear {
+            x: self.buffer_id(py, x)?,
+            pass: pass_through,
+            weight: self.weight_id(py, weight)?,
+            out: self.buffer_id(py, out)?,
+        };
+        self.push(py, op)
+    }
+
     /// Rotate `num_heads` heads from element `start` on, in place, by each token's position.
     #[pyo3(signature = (x, table, *, start, num_heads, head_dim))]
     fn rope(
@@ -357,12 +378,15 @@ impl PyProgramRecorder {
         self.push(py, Op::Scale { x, scale })
     }
 
-    /// Each row through the `top_k` experts of its largest router logits, each a gated MLP, and their weighted sum.
+    /// Each row through the `top_k` experts of its largest scores, each a gated MLP, and their weighted sum.
     ///
     /// `gate` and `up` are `(experts, intermediate_size, hidden_size)`, `down` is `(experts, hidden_size,
-    /// intermediate_size)`, `biases` are those of the three, flat. With `normalise` the softmax is over the chosen experts,
-    /// else over all.
-    #[pyo3(signature = (x, router_logits, *, gate, up, down, top_k, normalise, activation, out, biases = None))]
+    /// intermediate_size)`, `biases` are those of the three, flat. `scoring` makes scores of the logits: `"softmax"` or
+    /// `"sigmoid"`. With `normalise` the weights of the chosen experts sum to 1, else they are their scores; both times
+    /// `weight_scale`. `score_bias` is added to the scores for the choice alone. `groups` is (count, kept, scored): only
+    /// experts of the `kept` runs with the largest sums of `scored` scores may be chosen.
+    #[pyo3(signature = (x, router_logits, *, gate, up, down, top_k, normalise, activation, out, biases = None,
+        scoring = "softmax", score_bias = None, groups = None, weight_scale = 1.0))]
     #[expect(
         clippy::too_many_arguments,
         clippy::needless_pass_by_value,
@@ -385,7 +409,24 @@ impl PyProgramRecorder {
             PyRef<'_, PyWeight>,
             PyRef<'_, PyWeight>,
         )>,
+        scoring: &str,
+        score_bias: Option<&PyWeight>,
+        groups: Option<(usize, usize, usize)>,
+        weight_scale: f32,
     ) -> PyResult<()> {
+        let routing = Routing {
+            scoring: Scoring::from_name(scoring)
+                .ok_or_else(|| invalid(py, "scoring", scoring, r#""softmax" or "sigmoid""#))?,
+            bias: score_bias
+                .map(|bias| self.weight_id(py, bias))
+                .transpose()?,
+            groups: groups.map(|(count, kept, scored)| ExpertGroups {
+                count,
+                kept,
+                scored,
+            }),
+            scale: weight_scale,
+        };
         let biases = match &biases {
             None => None,
             Some((gate, up, down)) => Some([
@@ -403,6 +444,7 @@ impl PyProgramRecorder {
             biases,
             top_k,
             normalise,
+            routing,
             activation: activation_named(py, activation)?,
             out: self.buffer_id(py, out)?,
         };

@@ -68,6 +68,17 @@ pub(crate) fn op_dict<'py>(
             dict.set_item("bias", bias.map(weight))?;
             dict.set_item("out", buffer(*out))?;
         }
+        Op::HeadLinear {
+            x,
+            pass,
+            weight: matrices,
+            out,
+        } => {
+            dict.set_item("x", buffer(*x))?;
+            dict.set_item("pass_through", pass)?;
+            dict.set_item("weight", weight(*matrices))?;
+            dict.set_item("out", buffer(*out))?;
+        }
         Op::Rope {
             x,
             start,
@@ -132,6 +143,7 @@ pub(crate) fn op_dict<'py>(
             biases,
             top_k,
             normalise,
+            routing,
             activation,
             out,
         } => {
@@ -143,6 +155,11 @@ pub(crate) fn op_dict<'py>(
             dict.set_item("biases", biases.map(|ids| ids.map(weight)))?;
             dict.set_item("top_k", top_k)?;
             dict.set_item("normalise", normalise)?;
+            dict.set_item("scoring", routing.scoring.name())?;
+            dict.set_item("score_bias", routing.bias.map(weight))?;
+            let groups = routing.groups.map(|g| (g.count, g.kept, g.scored));
+            dict.set_item("groups", groups)?;
+            dict.set_item("weight_scale", routing.scale)?;
             dict.set_item("activation", activation.name())?;
             dict.set_item("out", buffer(*out))?;
         }

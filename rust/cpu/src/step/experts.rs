@@ -2,11 +2,14 @@
 
 use std::ops::Range;
 
+use inferlib_program::program::Routing;
+
 use crate::experts::{ExpertRows, Group, GroupTile, Grouping, MoeWeights};
 use crate::linear::{LinearTask, linear};
 use crate::matrix::Matrix;
 use crate::phases::Share;
 use crate::plan::{MoeStep, Step};
+use crate::routing::Choice;
 use crate::step::{Run, TAIL_ROWS, Way};
 use crate::workspace::{Buffer, Worker};
 
@@ -58,8 +61,8 @@ impl Run<'_> {
                 }
             }
         };
-        let route = |_: &mut Worker, rows: Range<usize>| {
-            rows.for_each(|row| self.route(&mixture, row));
+        let route = |scratch: &mut Worker, rows: Range<usize>| {
+            rows.for_each(|row| self.route(&mixture, row, &mut scratch.scores));
         };
         if !self.phase(way, scratch, (total, Share::Stretch), route, group) {
             return false;
@@ -153,21 +156,37 @@ impl Run<'_> {
         self.phase(way, scratch, units, multiply, tail)
     }
 
-    /// Choose the experts of a row.
-    fn route(&self, mixture: &Mixture<'_>, row: usize) {
-        let step = mixture.step;
+    /// Choose the experts of a row; `scores` has room for those of all experts.
+    fn route(&self, mixture: &Mixture<'_>, row: usize, scores: &mut [f32]) {
+        let (step, kernels) = (mixture.step, &self.executor.kernels);
         let (chosen, weights) = self.choices(mixture);
         let experts = self.buffer(step.router_logits).width;
+        let at = row * step.top_k;
         // SAFETY: the row was claimed once, and the arrays have `top_k` places for it.
-        unsafe {
-            let at = row * step.top_k;
-            (self.executor.kernels.route)(
+        let (logits, chosen, weights) = unsafe {
+            (
                 std::slice::from_raw_parts(self.row(step.router_logits, row), experts),
-                step.normalise,
                 std::slice::from_raw_parts_mut(chosen.add(at), step.top_k),
                 std::slice::from_raw_parts_mut(weights.add(at), step.top_k),
-            );
+            )
+        };
+        let routing = &step.routing;
+        if *routing == Routing::default() {
+            // SAFETY: features are available.
+            unsafe { (kernels.route)(logits, step.normalise, chosen, weights) };
+            return;
         }
+        let scores = &mut scores[..experts];
+        // SAFETY: features are available.
+        unsafe { (kernels.scores)(logits, routing.scoring, scores) };
+        let choice = Choice {
+            scores,
+            bias: routing.bias.and_then(|bias| self.executor.vector(bias)),
+            groups: routing.groups,
+            normalise: step.normalise,
+            scale: routing.scale,
+        };
+        choice.choose(chosen, weights);
     }
 
     /// The chosen experts and their weights, `[rows][top_k]`.
