@@ -92,6 +92,7 @@ __device__ void combine(T* out, const float* outputs, const float* softmax, cons
   }                                                                                                                     \
   KERNEL(attention_decode_combine_##NAME)
 
+ATTENTION_DECODE(bf16_16, bfloat16, 16)
 ATTENTION_DECODE(bf16_32, bfloat16, 32)
 ATTENTION_DECODE(bf16_64, bfloat16, 64)
 ATTENTION_DECODE(bf16_80, bfloat16, 80)

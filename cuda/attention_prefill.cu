@@ -54,6 +54,7 @@ template <class T, int HEAD_DIM> __device__ void attention_prefill(const Attenti
   }                                                                                                                     \
   KERNEL(attention_prefill_##NAME)
 
+ATTENTION_PREFILL(bf16_16, bfloat16, 16)
 ATTENTION_PREFILL(bf16_32, bfloat16, 32)
 ATTENTION_PREFILL(bf16_64, bfloat16, 64)
 ATTENTION_PREFILL(bf16_80, bfloat16, 80)

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 TINY = Path(__file__).parent / "golden" / "data" / "tiny"
 CPU_ONLY = {
-    *("granite", "olmo2", "gpt2", "gpt-neox", "starcoder2"),
     *("mixtral", "qwen3-moe", "gpt-oss"),
 }
 """Cases with an op that has no CUDA kernel yet."""

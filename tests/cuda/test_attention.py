@@ -93,7 +93,7 @@ def test_prefill_and_decode_are_right_and_have_the_same_bits(kind, shape):
     assert prefilled.tobytes() == decoded.tobytes()
 
 
-@pytest.mark.parametrize("head_dim", [32, 80, 96, 112, 192])
+@pytest.mark.parametrize("head_dim", [16, 32, 80, 96, 112, 192])
 def test_heads_of_other_sizes(head_dim):
     shape = {"num_heads": 2, "num_kv_heads": 1, "head_dim": head_dim}
     case = attention_case("bf16", lengths=[(1, 1), (3, 290), (9, 40)], **shape)

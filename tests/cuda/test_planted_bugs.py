@@ -37,6 +37,10 @@ def rms_norm():
     test_row_kernels.test_rms_norm(generator, "f32", 3, 1, 516)
 
 
+def layer_norm():
+    test_row_kernels.test_layer_norm(np.random.default_rng(7), "f32", 3, 516, has_bias=True)
+
+
 def linear_few():
     test_packed_weights.test_linear("bf16", "float", "few", 8, 33, 1056)
 
@@ -133,6 +137,13 @@ PLANTED = {
     ),
     "missing wait, decode": (
         *("attention_decode", "    wait_copies<1>();", "    wait_copies<2>();", decode),
+    ),
+    "removed barrier between two sums, layer_norm": (
+        *("layer_norm: reductions.cuh", "  __syncthreads();  // the array may be used again\n", ""),
+        layer_norm,
+    ),
+    "squares of values instead of deviations, layer_norm": (
+        *("layer_norm", "float a = v.x - mean,", "float a = v.x,", layer_norm),
     ),
     "wrong stride of the output, linear_few": (
         *("linear_few", "(token) * out_stride + output", "(token) * (out_stride + 1) + output"),

@@ -16,12 +16,16 @@ if TYPE_CHECKING:
 
 _OF_OPS = {
     "embedding": ("embedding", "embedding_packed"),
+    "position_embedding": ("embedding", "embedding_packed"),
+    "layer_norm": ("layer_norm",),
     "rms_norm": ("rms_norm",),
     "rope": ("rope_store_kv",),
     "store_kv": ("rope_store_kv",),
     "attention": ("attention_decode", "attention_prefill"),
     "act_and_mul": ("act_and_mul",),
-    "add": ("add", "rms_norm"),
+    "activation": ("activation",),
+    "add": ("add",),
+    "scale": ("scale",),
     "gather_rows": ("gather_rows",),
 }
 _OF_EVERY_MODEL = frozenset({"argmax", "copy_blocks", "sample"})

@@ -32,7 +32,8 @@ Kind: TypeAlias = Literal["f32", "bf16", "f16"]
 _LOADED_COLUMNS = 8
 """Of 16 bits, that a load of a box takes at least."""
 _STORED_FLOATS = {"BF16": np.uint16, "F16": np.float16}
-_LOOKED_UP, _MULTIPLIED = {"embedding"}, {"linear", "lm_head"}
+_LOOKED_UP = {"embedding", "position_embedding"}
+_MULTIPLIED = {"linear", "lm_head"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -190,13 +190,15 @@ def gated_product(
     return _quickest(model, x, f"gated {name} {width}x{k}", few, many)
 
 
-def embedding_packed(model: DeviceModel, op: dict[str, Any]) -> Launch:
-    """Tokens looked up in a packed matrix."""
+def embedding_packed(
+    model: DeviceModel, op: dict[str, Any], ids_of: Callable[[StepInputs], DeviceArray]
+) -> Launch:
+    """Tokens or positions looked up in a packed matrix."""
     device, (matrix,) = model.device, model.weights.matrices[op["weight"]]
     kernel = f"embedding_packed_{_kinds(model, matrix)}"
     arrays = (model.buffers[op["out"]], matrix.codes, matrix.scales)
     sizes = (i32(matrix.shape[1]), i32(matrix.group), f32(op["scale"]))
-    return lambda step, rows: device.launch(kernel, (rows,), 128, (*arrays, step.token_ids, *sizes))
+    return lambda step, rows: device.launch(kernel, (rows,), 128, (*arrays, ids_of(step), *sizes))
 
 
 def greedy_head(

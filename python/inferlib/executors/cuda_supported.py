@@ -9,14 +9,13 @@ from ..errors import UnsupportedModelError
 if TYPE_CHECKING:
     from .._core import Program
 
-_WITHOUT_KERNEL = {
-    "position_embedding": "learned positions",
-    "layer_norm": "layer norms",
-    "activation": "an MLP without a gate",
-    "scale": "multipliers of branches or logits",
-    "moe": "a mixture of experts",
-}
-_ACTIVATIONS = ("silu", "gelu_tanh", "gelu")
+_WITH_KERNELS = frozenset(
+    {
+        *("embedding", "position_embedding", "rms_norm", "layer_norm", "linear", "rope"),
+        *("store_kv", "attention", "act_and_mul", "activation", "scale", "add", "gather_rows"),
+        *("lm_head", "capture"),
+    }
+)
 
 
 def refuse_unsupported(program: Program) -> None:
@@ -26,11 +25,11 @@ def refuse_unsupported(program: Program) -> None:
         UnsupportedModelError: The message says which.
     """
     for kind, op in program.ops:
-        missing = _WITHOUT_KERNEL.get(kind)
+        missing = None
+        if kind not in _WITH_KERNELS:
+            missing = f"the op {kind!r}"
         if kind == "attention" and op["sinks"] is not None:
             missing = "attention sinks"
-        if kind == "act_and_mul" and op["activation"] not in _ACTIVATIONS:
-            missing = f"the activation {op['activation']}"
         if missing is not None:
             raise UnsupportedModelError(
                 f"the model has {missing}, for which there is no CUDA kernel yet",
