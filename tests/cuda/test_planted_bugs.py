@@ -64,6 +64,13 @@ def decode():
     test_attention.assert_close(out, case.expected, "bf16", factor=1.5)
 
 
+def sinks():
+    shape = next(shape for shape in test_attention.SHAPES if shape.get("has_sinks"))
+    case = test_attention.attention_case("bf16", lengths=[(2, 33)], **shape)
+    out = test_attention.attend(case, "bf16", shape, decode_rows=test_attention.ALWAYS_DECODE)
+    test_attention.assert_close(out, case.expected, "bf16", factor=1.5)
+
+
 def exact_attention():
     test_exact_kernels.test_attention({"num_heads": 4, "num_kv_heads": 2, "head_dim": 16})
 
@@ -144,6 +151,11 @@ PLANTED = {
     ),
     "squares of values instead of deviations, layer_norm": (
         *("layer_norm", "float a = v.x - mean,", "float a = v.x,", layer_norm),
+    ),
+    "outputs that a sink does not scale, decode": (
+        "attention_decode: attention.cuh",
+        *("return {f.old_share, fold(f, total, 1.0f)};", "return {1.0f, fold(f, total, 1.0f)};"),
+        sinks,
     ),
     "wrong stride of the output, linear_few": (
         *("linear_few", "(token) * out_stride + output", "(token) * (out_stride + 1) + output"),

@@ -12,7 +12,6 @@ from inferlib.loading import load
     ("case", "what"),
     [
         ("mixtral", "the op 'moe'"),
-        ("gpt-oss", "attention sinks"),
     ],
 )
 def test_an_op_that_has_no_kernel_is_refused_by_name(case, what):
