@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tests.checkpoints import CPU_ONLY, TINY
+from tests.checkpoints import TINY
 from tests.cuda.launching import open_device
 from tests.cuda_emulator.device import EmulatedDevice
 
 from inferlib import Model, OutOfMemoryError, RequestError
 from inferlib.testing import tiny_model
 
-CASES = sorted({path.name for path in TINY.iterdir()} - CPU_ONLY)
+CASES = sorted(path.name for path in TINY.iterdir())
 GREEDY = {"temperature": 0, "ignore_eos": True}
 EXACT = {"precision": "exact", "kv_cache": "512 tokens"}
 

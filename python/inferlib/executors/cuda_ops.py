@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from ..errors import UnsupportedModelError
+from .cuda_experts import mixture
 from .cuda_model import ceil_divide, kind_of
 from .cuda_products import attention, embedding_packed, gated_product, product
 
@@ -307,6 +308,7 @@ _SINGLE: dict[str, Callable[[DeviceModel, dict[str, Any]], Launch]] = {
     "activation": _activation,
     "add": _add,
     "scale": _scale,
+    "moe": mixture,
     "gather_rows": _gather_rows,
     "lm_head": _lm_head,
 }
