@@ -16,10 +16,6 @@ if TYPE_CHECKING:
     from inferlib.loading import LoadedModel
 
 TINY = Path(__file__).parent / "golden" / "data" / "tiny"
-CPU_ONLY = {
-    *("mixtral", "qwen3-moe", "gpt-oss"),
-}
-"""Cases with an op that has no CUDA kernel yet."""
 
 
 def reference_executor(path: Path) -> ReferenceExecutor:

@@ -97,6 +97,14 @@ def moe():
     test_moe.test_grouped_products_have_the_bits_of_single_ones("bf16", "float")
 
 
+def moe_biases():
+    test_moe.test_grouped_products_with_biases_and_the_activation_of_gpt_oss("bf16")
+
+
+def exact_moe():
+    test_moe.test_grouped_products_in_float32("f32", 70, 7, 132, 2)
+
+
 # Which of a file's many kernels the checks launch: the others need not be compiled.
 KEPT = {
     "linear_few": ("bf16_bf16_bf16", "bf16_bf16_f32"),
@@ -105,6 +113,8 @@ KEPT = {
     "attention_decode": ("bf16_64",),
     "lm_head_argmax": ("bf16_bf16",),
     "moe_linear": ("bf16_bf16",),
+    "moe_gated": ("bf16_bf16_silu", "bf16_bf16_clamped_swiglu"),
+    "moe_linear_f32": ("f32",),
 }
 
 PLANTED = {
@@ -134,6 +144,19 @@ PLANTED = {
     "tiles of an expert that is not there, moe_linear": (
         *("moe_linear: grouped_rows.cuh", "if (lane >= distance) end += other;"),
         *("if (lane > distance) end += other;", moe),
+    ),
+    "removed barrier, moe_linear": (
+        *("moe_linear", "  __syncthreads();\n  multiply_rows", "  multiply_rows", moe_biases),
+    ),
+    "another expert's biases, moe_gated": (
+        *("moe_gated", "static_cast<size_t>(tile.expert) * width;", "0;", moe_biases),
+    ),
+    "rows as long as packed ones, moe_linear": (
+        *("moe_linear", "tile.count, 1, k}, pair", "tile.count, 1, packed_columns(k)}, pair", moe),
+    ),
+    "tiles of 64 choices instead of 8, moe_linear_f32": (
+        *("moe_linear_f32: grouped_rows.cuh", "(count + ROWS - 1) / ROWS", "(count + 63) / 64"),
+        exact_moe,
     ),
     "removed warp barrier, rope": (
         *("rope_store_kv", "  __syncwarp();\n  if (!is_value) {", "  if (!is_value) {", rope),

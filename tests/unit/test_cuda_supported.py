@@ -1,28 +1,33 @@
 """What a device refuses, from a program alone."""
 
+from types import SimpleNamespace
+
 import pytest
-from tests.checkpoints import CPU_ONLY, TINY
+from tests.checkpoints import TINY
 
 from inferlib.errors import UnsupportedModelError
 from inferlib.executors.cuda_supported import refuse_unsupported
 from inferlib.loading import load
 
+CASES = sorted(path.name for path in TINY.iterdir())
 
-@pytest.mark.parametrize(
-    ("case", "what"),
-    [
-        ("mixtral", "the op 'moe'"),
-    ],
-)
-def test_an_op_that_has_no_kernel_is_refused_by_name(case, what):
-    with pytest.raises(UnsupportedModelError, match=what) as caught:
-        refuse_unsupported(load(TINY / case).program)
+
+@pytest.mark.parametrize("case", CASES)
+def test_no_family_is_refused(case):
+    refuse_unsupported(load(TINY / case).program)
+
+
+def test_an_op_that_has_no_kernel_is_refused_by_name():
+    program = SimpleNamespace(ops=[("linear", {}), ("convolution", {})])
+    with pytest.raises(UnsupportedModelError, match="'convolution'") as caught:
+        refuse_unsupported(program)
     assert 'device="cpu"' in caught.value.hint
 
 
-@pytest.mark.parametrize(
-    "case", ["llama", "gemma2", "phi3", "smollm3", "gpt2", "gpt-neox", "granite"]
-)
-def test_models_of_known_ops_are_not_refused(case):
-    assert case not in CPU_ONLY
-    refuse_unsupported(load(TINY / case).program)
+@pytest.mark.parametrize(("experts", "top_k"), [(513, 8), (64, 33)])
+def test_a_mixture_that_is_too_large_is_refused_with_its_size(experts, top_k):
+    program = SimpleNamespace(
+        ops=[("moe", {"gate": "gate", "top_k": top_k})], weights={"gate": (experts, 8, 8)}
+    )
+    with pytest.raises(UnsupportedModelError, match=f"{top_k} of {experts} experts"):
+        refuse_unsupported(program)
