@@ -81,6 +81,12 @@ def test_in_reduced_precision_chunks_and_schedules_change_no_bit(case):
     prompts = prompts_of(case)
     with on_device(case) as model:
         expected = answers(model, prompts)
+        # Without log-probabilities the device draws.
+        drawn = model.generate(prompts, max_tokens=5, **GREEDY)
+        details = model.stats()["details"]
+    tokens = [[token for token, *_ in rows] for rows in expected]
+    assert [each.token_ids for each in drawn] == tokens
+    assert details["graphs"] > 0
     with on_device(case, seed=5, max_num_batched_tokens=7) as model:
         assert answers(model, prompts[::-1]) == expected[::-1]
         assert answers(model, prompts[:1]) == expected[:1]
