@@ -1,7 +1,8 @@
 // <activation>_and_mul, all in act_and_mul_<activation>_<T>: out[i] = act(x[i]) * x[width + i], rounded once
+// (clamped_swiglu: activations.cuh)
 // x [rows, 2 * width] · out [rows, width]
 // Launch: (ceil(width / 512), rows) thread blocks of 128, four elements a thread. Needs width % 4 == 0.
-// Bytes: 3 * width * sizeof(T) per row. Oracle: reference.py, ACTIVATIONS
+// Bytes: 3 * width * sizeof(T) per row. Oracle: reference.act_and_mul
 #include "activations.cuh"
 
 template <class T, class Activation> __device__ void act_and_mul(T* out, const T* x, int width) {
@@ -10,8 +11,8 @@ template <class T, class Activation> __device__ void act_and_mul(T* out, const T
   const T* row = x + static_cast<size_t>(blockIdx.y) * 2 * width;
   float4 gate = load_four(row + i), up = load_four(row + width + i);
   store_four(out + static_cast<size_t>(blockIdx.y) * width + i,
-             make_float4(Activation::apply(gate.x) * up.x, Activation::apply(gate.y) * up.y,
-                         Activation::apply(gate.z) * up.z, Activation::apply(gate.w) * up.w));
+             make_float4(activate_gated<Activation>(gate.x, up.x), activate_gated<Activation>(gate.y, up.y),
+                         activate_gated<Activation>(gate.z, up.z), activate_gated<Activation>(gate.w, up.w)));
 }
 
 #define ACT_AND_MUL(NAME, T, ACTIVATION)                                                                      \
@@ -29,3 +30,9 @@ ACT_AND_MUL(gelu_tanh_f16, float16, GeluTanh)
 ACT_AND_MUL(gelu_f32, float, Gelu)
 ACT_AND_MUL(gelu_bf16, bfloat16, Gelu)
 ACT_AND_MUL(gelu_f16, float16, Gelu)
+ACT_AND_MUL(relu_f32, float, Relu)
+ACT_AND_MUL(relu_bf16, bfloat16, Relu)
+ACT_AND_MUL(relu_f16, float16, Relu)
+ACT_AND_MUL(clamped_swiglu_f32, float, ClampedSwiglu)
+ACT_AND_MUL(clamped_swiglu_bf16, bfloat16, ClampedSwiglu)
+ACT_AND_MUL(clamped_swiglu_f16, float16, ClampedSwiglu)

@@ -17,10 +17,12 @@ constexpr int STAGES = 2;
 constexpr float LOWEST = -1.0e30f;
 constexpr float LOG2_E = 1.4426950408889634f;
 
-// What all rows of a launch have in common. window 0: none; softcap 0: none.
+// What all rows of a launch have in common. window 0: none; softcap 0: none; sinks [num_heads]: scores of a place that adds
+// nothing, or null.
 template <class T> struct Attention {
   const T *q, *k_cache, *v_cache;
   const int *positions, *query_start_loc, *block_tables, *block_table_start_loc;
+  const float* sinks;
   int q_stride, num_heads, num_kv_heads, window;
   float scale, softcap;
 };
@@ -241,6 +243,17 @@ __device__ __forceinline__ float fold(const Fold& f, float old_value, float new_
   return fmaf(new_value, f.new_share, old_value * f.old_share);
 }
 
+// What a row's outputs are multiplied by and divided by, when all of its segments are folded: a sink is folded behind them.
+struct Ending {
+  float share, total;
+};
+
+__device__ __forceinline__ Ending end_row(float largest, float total, const float* sinks, int head) {
+  if (!sinks) return {1.0f, total};
+  Fold f = start_fold(largest, sinks[head] * LOG2_E);
+  return {f.old_share, fold(f, total, 1.0f)};
+}
+
 // The segments of a prefill's rows, folded as they end; outputs in shared memory, each thread its own.
 template <int HEAD_DIM, int THREADS> struct FoldedRows {
   float largest[2] = {LOWEST, LOWEST}, total[2] = {};
@@ -271,15 +284,17 @@ template <int HEAD_DIM, int THREADS> struct FoldedRows {
   }
 
   // out [tokens, num_heads * HEAD_DIM]
-  template <class T> __device__ __forceinline__ void store(T* out, const Rows& rows, int num_heads, int lane) const {
+  template <class T>
+  __device__ __forceinline__ void store(T* out, const Rows& rows, const Attention<T>& a, int lane) const {
 #pragma unroll
     for (int half = 0; half < 2; half++) {
       if (!rows.is_there[half]) continue;
-      T* target = out + (static_cast<size_t>(rows.token[half]) * num_heads + rows.head[half]) * HEAD_DIM + lane % 4 * 2;
+      Ending end = end_row(largest[half], total[half], a.sinks, rows.head[half]);
+      T* target = out + (static_cast<size_t>(rows.token[half]) * a.num_heads + rows.head[half]) * HEAD_DIM + lane % 4 * 2;
 #pragma unroll
       for (int i = 0; i < HEAD_DIM / 8; i++) {
         float first = outputs[(i * 4 + half * 2) * THREADS], second = outputs[(i * 4 + half * 2 + 1) * THREADS];
-        *reinterpret_cast<uint32_t*>(target + i * 8) = pack_pair<T>(first / total[half], second / total[half]);
+        *reinterpret_cast<uint32_t*>(target + i * 8) = pack_pair<T>(first * end.share / end.total, second * end.share / end.total);
       }
     }
   }
@@ -287,8 +302,8 @@ template <int HEAD_DIM, int THREADS> struct FoldedRows {
 
 #define ATTENTION_PARAMETERS(T)                                                                                         \
   const T *q, const T *k_cache, const T *v_cache, const int *positions, const int *query_start_loc,                     \
-      const int *block_tables, const int *block_table_start_loc, int q_stride, int num_heads, int num_kv_heads,         \
-      int window, float scale, float softcap
+      const int *block_tables, const int *block_table_start_loc, const float *sinks, int q_stride, int num_heads,       \
+      int num_kv_heads, int window, float scale, float softcap
 #define ATTENTION_ARGUMENTS                                                                                             \
-  {q, k_cache, v_cache, positions, query_start_loc, block_tables, block_table_start_loc, q_stride, num_heads,           \
+  {q, k_cache, v_cache, positions, query_start_loc, block_tables, block_table_start_loc, sinks, q_stride, num_heads,    \
    num_kv_heads, window, scale, softcap}

@@ -2,7 +2,7 @@
 // attention_decode_combine_<T>_<head_dim>, which folds a row's segments in ascending order. See attention.cuh.
 // q [tokens, q_stride], from the pointer on num_heads * head_dim elements a row · positions [tokens]
 // query_start_loc [num_seqs + 1] · k_cache, v_cache [num_blocks, num_kv_heads, 16, head_dim] · block_tables, from
-// block_table_start_loc[sequence] on · items [num_items, 3]: sequence, first row, segment
+// block_table_start_loc[sequence] on · sinks [num_heads] or null (used by combine) · items [num_items, 3]: sequence, first row, segment
 // outputs [num_items, num_kv_heads, 16, head_dim], softmax [num_items, num_kv_heads, 16, 2] (maximum and sum), float32
 // tiles [num_tiles, 4]: sequence, first row, its first item, their number (segments ascending)
 // out [tokens, num_heads * head_dim]
@@ -60,12 +60,13 @@ __device__ void attention_segment(const Attention<T>& a, float* outputs, float* 
 
 template <class T, int HEAD_DIM>
 __device__ void combine(T* out, const float* outputs, const float* softmax, const int* tiles, const int* query_start_loc,
-                        int num_heads, int num_kv_heads) {
+                        const float* sinks, int num_heads, int num_kv_heads) {
   int kv_head = blockIdx.y, line = blockIdx.z, group = num_heads / num_kv_heads;
   const int* tile = tiles + blockIdx.x * 4;
   int row = tile[1] + line, start = query_start_loc[tile[0]];
   if (row >= (query_start_loc[tile[0] + 1] - start) * group) return;
-  T* target = out + (static_cast<size_t>(start + row / group) * num_heads + kv_head * group + row % group) * HEAD_DIM;
+  int head = kv_head * group + row % group;
+  T* target = out + (static_cast<size_t>(start + row / group) * num_heads + head) * HEAD_DIM;
   for (int i = threadIdx.x; i < HEAD_DIM; i += 128) {
     float largest = LOWEST, total = 0, output = 0;
     for (int item = tile[2]; item < tile[2] + tile[3]; item++) {
@@ -75,7 +76,8 @@ __device__ void combine(T* out, const float* outputs, const float* softmax, cons
       total = fold(f, total, softmax[place * 2 + 1]);
       output = fold(f, output, outputs[place * HEAD_DIM + i]);
     }
-    target[i] = from_float<T>(output / total);
+    Ending end = end_row(largest, total, sinks, head);
+    target[i] = from_float<T>(output * end.share / end.total);
   }
 }
 
@@ -86,12 +88,13 @@ __device__ void combine(T* out, const float* outputs, const float* softmax, cons
   }                                                                                                                     \
   KERNEL(attention_decode_##NAME)                                                                                       \
   extern "C" __global__ void __launch_bounds__(128) attention_decode_combine_##NAME(                                    \
-      T* out, const float* outputs, const float* softmax, const int* tiles, const int* query_start_loc, int num_heads,  \
-      int num_kv_heads) {                                                                                               \
-    combine<T, HEAD_DIM>(out, outputs, softmax, tiles, query_start_loc, num_heads, num_kv_heads);                       \
+      T* out, const float* outputs, const float* softmax, const int* tiles, const int* query_start_loc,                 \
+      const float* sinks, int num_heads, int num_kv_heads) {                                                            \
+    combine<T, HEAD_DIM>(out, outputs, softmax, tiles, query_start_loc, sinks, num_heads, num_kv_heads);                \
   }                                                                                                                     \
   KERNEL(attention_decode_combine_##NAME)
 
+ATTENTION_DECODE(bf16_16, bfloat16, 16)
 ATTENTION_DECODE(bf16_32, bfloat16, 32)
 ATTENTION_DECODE(bf16_64, bfloat16, 64)
 ATTENTION_DECODE(bf16_80, bfloat16, 80)

@@ -2,12 +2,13 @@
 // of precision="exact", for prefill and decode alike
 // q [tokens, q_stride], num_heads * head_dim elements from the pointer on · positions, sequences [tokens]
 // k_cache, v_cache [num_blocks, num_kv_heads, 16, head_dim] · block_tables [...], those of a sequence from
-// block_table_start_loc[sequence] on · out [tokens, num_heads * head_dim]
+// block_table_start_loc[sequence] on · sinks [num_heads]: scores of a place that adds nothing, or null
+// out [tokens, num_heads * head_dim]
 // window 0: all earlier tokens are visible; softcap 0: none.
 // Launch: (num_heads / 4 rounded up, tokens) thread blocks of 128, one warp per query head. Needs head_dim <= 256,
 // head_dim % 4 == 0.
 // Order: tiles of 32 positions at multiples of 32, ascending; within a tile a lane has one position (its product is
-// summed ascending over head_dim), maxima and sums by warp tree, outputs ascending over positions. A function of the
+// summed ascending over head_dim), maxima and sums by warp tree, outputs ascending over positions, a sink last. A function of the
 // query's position alone. Tiles that the window hides are not visited, nor are their blocks' ids looked at.
 // Bytes: 2 * positions * head_dim * 4 per query head. Oracle: reference.attention
 #include "reductions.cuh"
@@ -18,8 +19,8 @@ constexpr float LOWEST = -3.0e38f;
 
 extern "C" __global__ void __launch_bounds__(128, 1)
     attention_f32(float* out, const float* q, const float* k_cache, const float* v_cache, const int* positions,
-                  const int* sequences, const int* block_tables, const int* block_table_start_loc, int q_stride,
-                  int num_heads, int num_kv_heads, int head_dim, int window, float scale, float softcap) {
+                  const int* sequences, const int* block_tables, const int* block_table_start_loc, const float* sinks,
+                  int q_stride, int num_heads, int num_kv_heads, int head_dim, int window, float scale, float softcap) {
   SHARED(float, queries, 4 * 32 * MAX_PER_LANE);
   int warp = threadIdx.x / 32, lane = threadIdx.x % 32, token = blockIdx.y, head = blockIdx.x * 4 + warp;
   if (head >= num_heads) return;
@@ -63,6 +64,12 @@ extern "C" __global__ void __launch_bounds__(128, 1)
       for (int i = 0; i < MAX_PER_LANE; i++)
         if (i * 32 + lane < head_dim) sums[i] = fmaf(share, value[i * 32 + lane], sums[i]);
     }
+  }
+  if (sinks) {
+    float score = sinks[head], new_largest = fmaxf(largest, score), correction = expf(largest - new_largest);
+    total = total * correction + expf(score - new_largest);
+#pragma unroll
+    for (int i = 0; i < MAX_PER_LANE; i++) sums[i] *= correction;
   }
   float* target = out + (static_cast<size_t>(token) * num_heads + head) * head_dim;
 #pragma unroll

@@ -2,7 +2,7 @@
 // (they are stored first). The bits are those of attention_decode and its combine. See attention.cuh.
 // q [tokens, q_stride], from the pointer on num_heads * head_dim elements a row · positions [tokens]
 // query_start_loc [num_seqs + 1] · k_cache, v_cache [num_blocks, num_kv_heads, 16, head_dim] · block_tables, from
-// block_table_start_loc[sequence] on · tiles [num_tiles, 2]: sequence, first row (64 rows each)
+// block_table_start_loc[sequence] on · sinks [num_heads] or null · tiles [num_tiles, 2]: sequence, first row (64 rows each)
 // out [tokens, num_heads * head_dim]
 // Launch: (num_tiles, num_kv_heads) thread blocks of 128, 256 * (head_dim + 8) + 256 * head_dim bytes of dynamic
 // shared memory, the ring of tiles and the folded outputs (each thread its own), and 32768 more where head_dim is above
@@ -44,7 +44,7 @@ template <class T, int HEAD_DIM> __device__ void attention_prefill(const Attenti
   }
   wait_copies<0>();
   // Looked up again: wide heads leave no registers to keep it in.
-  folded.store(out, rows_of(a, sequence, kv_head, first_row + warp * WARP_ROWS, lane), a.num_heads, lane);
+  folded.store(out, rows_of(a, sequence, kv_head, first_row + warp * WARP_ROWS, lane), a, lane);
 }
 
 #define ATTENTION_PREFILL(NAME, T, HEAD_DIM)                                                                            \
@@ -54,6 +54,7 @@ template <class T, int HEAD_DIM> __device__ void attention_prefill(const Attenti
   }                                                                                                                     \
   KERNEL(attention_prefill_##NAME)
 
+ATTENTION_PREFILL(bf16_16, bfloat16, 16)
 ATTENTION_PREFILL(bf16_32, bfloat16, 32)
 ATTENTION_PREFILL(bf16_64, bfloat16, 64)
 ATTENTION_PREFILL(bf16_80, bfloat16, 80)

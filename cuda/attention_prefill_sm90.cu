@@ -1,7 +1,7 @@
 // attention_prefill_sm90_<T>_<head_dim>: what attention_prefill computes, with wgmma over KV blocks loaded by TMA
 // q [tokens, q_stride], from the pointer on num_heads * head_dim elements a row · positions [tokens]
 // query_start_loc [num_seqs + 1] · keys, values: the caches [num_blocks * num_kv_heads, 16, head_dim] as tensor maps, boxes
-// [1, 16, 64] · block_tables, from block_table_start_loc[sequence] on · tiles [num_tiles, 2]: sequence, first row (64 rows each)
+// [1, 16, 64] · block_tables, from block_table_start_loc[sequence] on · sinks [num_heads] or null · tiles [num_tiles, 2]: sequence, first row (64 rows each)
 // out [tokens, num_heads * head_dim]
 // Launch: (num_tiles, num_kv_heads) thread blocks of 160, 896 * head_dim bytes of dynamic shared memory: queries, a ring of
 // two tiles of 64 positions, folded outputs. q aligned to 16 bytes, q_stride % 8 == 0, out to 4.
@@ -141,15 +141,15 @@ __device__ void attention_prefill_sm90(const Attention<T>& a, T* out, const int*
     arrive(empty + stage);
     if ((start + LOADED) % SEGMENT == 0 || start + LOADED > span.last) folded.add(state);
   }
-  folded.store(out, rows, a.num_heads, lane);
+  folded.store(out, rows, a, lane);
 }
 
 #define ATTENTION_PREFILL_SM90(NAME, T, HEAD_DIM)                                                                        \
   extern "C" __global__ void __launch_bounds__(CONSUMERS + 32, 1) attention_prefill_sm90_##NAME(                         \
       T* out, const int* tiles, const __grid_constant__ TensorMap keys, const __grid_constant__ TensorMap values,       \
       const T* q, const int* positions, const int* query_start_loc, const int* block_tables,                            \
-      const int* block_table_start_loc, int q_stride, int num_heads, int num_kv_heads, int window, float scale,         \
-      float softcap) {                                                                                                  \
+      const int* block_table_start_loc, const float* sinks, int q_stride, int num_heads, int num_kv_heads, int window,  \
+      float scale, float softcap) {                                                                                     \
     const T *k_cache = nullptr, *v_cache = nullptr;                                                                     \
     attention_prefill_sm90<T, HEAD_DIM>(ATTENTION_ARGUMENTS, out, tiles, keys, values);                                 \
   }                                                                                                                     \

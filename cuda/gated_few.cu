@@ -24,7 +24,7 @@ __device__ void gated_few(T* out, const T* x, const uint32_t* gate_codes, const 
   if (output >= width || token >= rows) return;
   float gate = rounded<T>(panel_total(gates, k) + (gate_bias ? gate_bias[output] : 0.0f));
   float up = rounded<T>(panel_total(ups, k) + (up_bias ? up_bias[output] : 0.0f));
-  out[static_cast<size_t>(token) * width + output] = from_float<T>(Activation::apply(gate) * up);
+  out[static_cast<size_t>(token) * width + output] = from_float<T>(activate_gated<Activation>(gate, up));
 }
 
 #define GATED_FEW(NAME, T, W, ACTIVATION)                                                                               \

@@ -29,7 +29,7 @@ __device__ void gated_many(T* out, const T* x, const uint32_t* gate_codes, const
       if (output >= width || row >= rows) continue;
       float gate = rounded<T>(totals[0][g][i] + (gate_bias ? gate_bias[output] : 0.0f));
       float up = rounded<T>(totals[1][g][i] + (up_bias ? up_bias[output] : 0.0f));
-      out[static_cast<size_t>(row) * width + output] = from_float<T>(Activation::apply(gate) * up);
+      out[static_cast<size_t>(row) * width + output] = from_float<T>(activate_gated<Activation>(gate, up));
     }
 }
 

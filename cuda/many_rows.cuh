@@ -31,15 +31,16 @@ template <class T> struct Rows {
 };
 
 template <class T, class ROWS>
-__device__ __forceinline__ void start_chunk(T* stage, const T* any, const ROWS& rows, int column, int k) {
+__device__ __forceinline__ void start_chunk(T* stage, const T* any, const ROWS& rows, int column) {
   for (int piece = threadIdx.x; piece < TILE_ROWS * CHUNK / 8; piece += 128) {
     int row = piece / (CHUNK / 8), offset = piece % (CHUNK / 8) * 8;
     const T* source = rows.find(row);
-    bool is_inside = source && column + offset < k;
+    bool is_inside = source && column + offset < rows.k;
     start_copy(stage + row * STRIDE + offset, is_inside ? source + column + offset : any, is_inside);
   }
 }
 
+// Rows have rows.k columns, the panels k: a multiple of PAIR_COLUMNS, not less; what rows lack counts as zeros.
 // totals[p][g][i]: panel p, output lane / 4 + i / 2 * 8, row g * 8 + lane % 4 * 2 + i % 2.
 template <class T, class W, class ROWS>
 __device__ __forceinline__ void multiply_rows(float (&totals)[WARP_PANELS][ROW_GROUPS][4], T* ring, const T* any,
@@ -48,14 +49,14 @@ __device__ __forceinline__ void multiply_rows(float (&totals)[WARP_PANELS][ROW_G
   float sums[WARP_PANELS][ROW_GROUPS][4] = {};
 
   for (int chunk = 0; chunk < STAGES - 1; chunk++) {
-    if (chunk < chunks) start_chunk(ring + chunk * TILE_ROWS * STRIDE, any, rows, chunk * CHUNK, k);
+    if (chunk < chunks) start_chunk(ring + chunk * TILE_ROWS * STRIDE, any, rows, chunk * CHUNK);
     commit_copies();
   }
   for (int chunk = 0; chunk < chunks; chunk++) {
     wait_copies<STAGES - 2>();
     __syncthreads();  // the chunk is there for all, and nobody reads the one that is overwritten now
     int next = chunk + STAGES - 1;
-    if (next < chunks) start_chunk(ring + next % STAGES * TILE_ROWS * STRIDE, any, rows, next * CHUNK, k);
+    if (next < chunks) start_chunk(ring + next % STAGES * TILE_ROWS * STRIDE, any, rows, next * CHUNK);
     commit_copies();
 
     const T* tile = ring + chunk % STAGES * TILE_ROWS * STRIDE;

@@ -25,5 +25,6 @@ template <class T> __device__ void moe_combine(T* out, const T* y, const float* 
   }                                                                                                                     \
   KERNEL(moe_combine_##NAME)
 
+MOE_COMBINE(f32, float)
 MOE_COMBINE(bf16, bfloat16)
 MOE_COMBINE(f16, float16)

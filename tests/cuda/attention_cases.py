@@ -25,6 +25,7 @@ class AttentionCase:
         query_start_loc: ``[num_seqs + 1]``.
         seq_lens: ``[num_seqs]``.
         expected: ``[tokens, num_heads * head_dim]``, float64.
+        sinks: ``[num_heads]``, or ``None``.
     """
 
     q: NDArray[Any]
@@ -37,6 +38,7 @@ class AttentionCase:
     block_tables: NDArray[np.int32]
     block_table_start_loc: NDArray[np.int32]
     expected: NDArray[np.float64]
+    sinks: NDArray[np.float32] | None
 
 
 def attention_case(
@@ -48,6 +50,7 @@ def attention_case(
     head_dim: int,
     window: int | None = None,
     softcap: float | None = None,
+    has_sinks: bool = False,
     seed: int = 3,
 ) -> AttentionCase:
     """Make a batch; ``lengths`` holds (tokens of this step, tokens in the cache after it)."""
@@ -59,6 +62,8 @@ def attention_case(
         to_bits(np.full((num_blocks, num_kv_heads, BLOCK_SIZE, head_dim), np.nan), kind)
         for _ in "kv"
     )
+    # Below and above all scores of a row.
+    sinks = np.linspace(-2, 6, num_heads).astype(np.float32) if has_sinks else None
     q_rows, expected, positions, sequences = [], [], [], []
     starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
     tables = order[: starts[-1]].copy()
@@ -78,6 +83,7 @@ def attention_case(
             scale=head_dim**-0.5,
             window=window,
             softcap=softcap,
+            sinks=None if sinks is None else sinks.astype(np.float64),
         )
         if window is not None:  # those blocks may belong to somebody else by now
             hidden = max(0, (total - new) - window + 1) // BLOCK_SIZE
@@ -97,4 +103,5 @@ def attention_case(
         block_tables=tables,
         block_table_start_loc=starts,
         expected=np.concatenate(expected),
+        sinks=sinks,
     )

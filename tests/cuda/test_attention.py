@@ -31,7 +31,7 @@ def attend(case, kind, shape, *, decode_rows, seeds=SEEDS):
     common = [
         *(case.q, case.k_cache, case.v_cache, case.positions, case.query_start_loc),
         *(case.block_tables, case.block_table_start_loc),
-        *(i32(case.q.shape[1]), i32(heads), i32(kv_heads), i32(window or 0)),
+        *(case.sinks, i32(case.q.shape[1]), i32(heads), i32(kv_heads), i32(window or 0)),
         *(f32(head_dim**-0.5), f32(softcap or 0)),
     ]
     out = Out((len(case.q), heads * head_dim), DTYPES[kind])
@@ -66,7 +66,10 @@ def attend(case, kind, shape, *, decode_rows, seeds=SEEDS):
         f"attention_decode_combine_{name}",
         (len(tiles), kv_heads, 16),
         128,
-        [out, outputs, softmax, tiles, case.query_start_loc, i32(heads), i32(kv_heads)],
+        [
+            *(out, outputs, softmax, tiles, case.query_start_loc, case.sinks),
+            *(i32(heads), i32(kv_heads)),
+        ],
         seeds=seeds,
     )
     return result
@@ -77,6 +80,7 @@ SHAPES = [
     {"num_heads": 3, "num_kv_heads": 1, "head_dim": 128},
     {"num_heads": 2, "num_kv_heads": 2, "head_dim": 64, "window": 19},
     {"num_heads": 2, "num_kv_heads": 1, "head_dim": 64, "softcap": 5.0},
+    {"num_heads": 4, "num_kv_heads": 2, "head_dim": 64, "window": 40, "has_sinks": True},
     {"num_heads": 1, "num_kv_heads": 1, "head_dim": 256, "window": 300},
 ]
 LENGTHS = [(1, 1), (1, 77), (5, 33), (3, 290), (19, 19)]
@@ -93,7 +97,7 @@ def test_prefill_and_decode_are_right_and_have_the_same_bits(kind, shape):
     assert prefilled.tobytes() == decoded.tobytes()
 
 
-@pytest.mark.parametrize("head_dim", [32, 80, 96, 112, 192])
+@pytest.mark.parametrize("head_dim", [16, 32, 80, 96, 112, 192])
 def test_heads_of_other_sizes(head_dim):
     shape = {"num_heads": 2, "num_kv_heads": 1, "head_dim": head_dim}
     case = attention_case("bf16", lengths=[(1, 1), (3, 290), (9, 40)], **shape)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from tests.checkpoints import TINY
 from tests.cuda.launching import CountedDevice
 from tests.cuda.test_reduced_precision import make_model, prompts, wide_spec
 from tests.cuda_emulator.device import EmulatedDevice
 
-from inferlib import ExecutorError, OutOfMemoryError
+from inferlib import ExecutorError, Model, OutOfMemoryError
 from inferlib.executors.cuda_memory import StepLimits, block_bytes, workspace_bytes
 from inferlib.testing import tiny_model
 from inferlib.transformer import record
@@ -73,6 +74,25 @@ def test_sizes_are_what_is_reserved(precision):
         limits = StepLimits(rows=48, seqs=5, model_len=model.max_model_len)
         assert workspace_bytes(program, kind, limits) == workspace + one_block
         assert device.sizes["the step's input"] < 1 << 20
+
+
+@pytest.mark.parametrize("precision", ["exact", "fast"])
+def test_a_mixture_of_experts_takes_what_was_counted_and_nothing_in_a_step(precision):
+    device, settings = Accounted(), {"kv_cache": "512 tokens", "max_num_batched_tokens": 24}
+    path = TINY / "gpt-oss"
+    with Model.from_pretrained(path, device=device, precision=precision, **settings) as model:
+        program = model._parts.checkpoint.program
+        before = device.num_allocs
+        model.generate([list(range(30)), [5]], max_tokens=3, **GREEDY)
+        assert device.num_allocs == before
+        limits = StepLimits(rows=24, seqs=24, model_len=model.max_model_len)
+    others = {"KV cache", "the step's input", "rotary frequencies", *program.weights}
+    workspace = sum(size for name, size in device.sizes.items() if name not in others)
+    kind = "f32" if precision == "exact" else "bf16"
+    assert workspace_bytes(program, kind, limits) == workspace + block_bytes(program, kind)
+    # Four experts of 96 rows within: gate and up of every choice at once.
+    element = 4 if precision == "exact" else 2
+    assert device.sizes["results of experts"] == 24 * 2 * 2 * 96 * element
 
 
 def test_every_failing_reservation_is_typed_and_gives_all_back():

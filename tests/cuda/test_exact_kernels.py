@@ -39,7 +39,18 @@ def test_a_row_of_linear_has_the_same_bits_among_any_number_of_rows():
         assert (linear(x[-rows:].copy(), weight, None, "f32") == together[-rows:]).all()
 
 
-def attend(case, *, num_heads, num_kv_heads, head_dim, window=None, softcap=None, rows=slice(None)):
+def attend(
+    case,
+    *,
+    num_heads,
+    num_kv_heads,
+    head_dim,
+    window=None,
+    softcap=None,
+    has_sinks=False,
+    rows=slice(None),
+):
+    assert has_sinks == (case.sinks is not None)
     q = np.ascontiguousarray(case.q[rows])
     tokens = len(q)
     (out,) = run(
@@ -50,7 +61,7 @@ def attend(case, *, num_heads, num_kv_heads, head_dim, window=None, softcap=None
             *(Out((tokens, num_heads * head_dim)), q, case.k_cache, case.v_cache),
             *(case.positions[rows].copy(), case.sequences[rows].copy()),
             *(case.block_tables, case.block_table_start_loc),
-            *(i32(q.shape[1]), i32(num_heads), i32(num_kv_heads), i32(head_dim)),
+            *(case.sinks, i32(q.shape[1]), i32(num_heads), i32(num_kv_heads), i32(head_dim)),
             *(i32(window or 0), f32(head_dim**-0.5), f32(softcap or 0)),
         ],
     )
@@ -65,6 +76,7 @@ def attend(case, *, num_heads, num_kv_heads, head_dim, window=None, softcap=None
         {"num_heads": 2, "num_kv_heads": 2, "head_dim": 20, "window": 19},
         {"num_heads": 2, "num_kv_heads": 1, "head_dim": 128, "softcap": 5.0},
         {"num_heads": 1, "num_kv_heads": 1, "head_dim": 256, "window": 1},
+        {"num_heads": 6, "num_kv_heads": 2, "head_dim": 36, "window": 40, "has_sinks": True},
     ],
     ids=lambda shape: "-".join(map(str, shape.values())),
 )

@@ -6,11 +6,19 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from tests.cuda.launching import DTYPES, Out, assert_close, numbers, run
+from tests.cuda.launching import DTYPES, KINDS, Out, assert_close, numbers, run
+from tests.cuda.test_exact_kernels import linear as exact_linear
 from tests.cuda.test_gated import gated, matrix_of
 from tests.cuda.test_packed_weights import linear
 from tests.cuda_emulator.numbers import to_bits, to_values
-from tests.reference import ACTIVATIONS
+from tests.reference import ACTIVATIONS, act_and_mul
+
+from inferlib.executors.cuda_weights import (
+    QuantizedMatrix,
+    pack_experts,
+    pack_float,
+    pack_quantized,
+)
 
 i32, f32 = np.int32, np.float32
 
@@ -96,28 +104,80 @@ def stacked(matrices):
 
 
 def tiles_of(ids, experts):
-    return ids.size // 64 + experts
+    return min(ids.size, ids.size // 64 + experts)
 
 
 TOP_K, EXPERTS, WIDTH, K = 2, 35, 40, 96
 
 
-def case(kind, layout, tokens):
-    generator = np.random.default_rng(tokens)
-    x = numbers(generator, (tokens, K), kind)
-    # One expert has more choices than a tile, most have few or none.
+def choices(generator, tokens):
+    """Experts of each token: two have more choices than a tile, most have few or none."""
     ids = np.where(
         generator.random((tokens, TOP_K)) < 0.6, [3, 34], generator.integers(0, 30, (tokens, TOP_K))
     )
-    ids = ids.astype(i32)
+    return ids.astype(i32)
+
+
+def case(kind, layout, tokens):
+    """Input, choices, and of gate, up and down: packed matrices and their values."""
+    generator = np.random.default_rng(tokens)
+    x, ids = numbers(generator, (tokens, K), kind), choices(generator, tokens)
     gates, ups, downs = ([], [], [])
+    # Integers come in groups of 32 columns; floats are filled up.
+    inner = WIDTH if layout == "float" else WIDTH + 24
     for expert in range(EXPERTS):
-        for parts, n, k in ((gates, WIDTH, K), (ups, WIDTH, K), (downs, K, WIDTH + 24)):
+        for parts, n, k in ((gates, WIDTH, K), (ups, WIDTH, K), (downs, K, inner)):
+            if layout == "float":
+                values = numbers(generator, (n, k), kind)
+                parts.append((pack_experts(values, 1), to_values(values)))
+                continue
             matrix, values = matrix_of(layout, kind, n, k)
             # Experts differ: rows in another order.
             turned = np.roll(matrix.codes, expert, axis=0) if expert % 2 else matrix.codes
             parts.append((replace(matrix, codes=turned), values))
     return x, ids, gates, ups, downs
+
+
+def biases(seed, n):
+    return np.random.default_rng(seed).standard_normal(EXPERTS * n).astype(f32)
+
+
+def moe_gated(x, ids, gate, up, both_biases, kind, activation, seeds):
+    start_loc, order = sort(ids.reshape(-1), EXPERTS)
+    weight = kind if gate[0].layout == "float" else gate[0].layout
+    gate_codes, gate_scales, codes_step, scales_step = stacked(gate)
+    up_codes, up_scales, *_ = stacked(up)
+    (out,) = run(
+        f"moe_gated_{kind}_{weight}_{activation}",
+        (1, tiles_of(ids, EXPERTS)),
+        128,
+        [
+            *(Out((ids.size, WIDTH), DTYPES[kind]), x, start_loc, order),
+            *(gate_codes, gate_scales, both_biases[0], up_codes, up_scales, both_biases[1]),
+            *(i32(EXPERTS), i32(TOP_K), i32(WIDTH), i32(K), i32(gate[0].group)),
+            *(codes_step, scales_step),
+        ],
+        seeds=seeds,
+    )
+    return out
+
+
+def moe_linear(x, divisor, ids, matrices, bias, kind, seeds, n=K):
+    start_loc, order = sort(ids.reshape(-1), EXPERTS)
+    weight = kind if matrices[0].layout == "float" else matrices[0].layout
+    codes, scales, codes_step, scales_step = stacked(matrices)
+    (out,) = run(
+        f"moe_linear_{kind}_{weight}",
+        (1, tiles_of(ids, EXPERTS)),
+        128,
+        [
+            *(Out((ids.size, n + 4), DTYPES[kind]), x, start_loc, order, codes, scales, bias),
+            *(i32(EXPERTS), i32(divisor), i32(n), i32(x.shape[1]), i32(matrices[0].group)),
+            *(codes_step, scales_step, i32(n + 4)),
+        ],
+        seeds=seeds,
+    )
+    return np.ascontiguousarray(out[:, :n])
 
 
 @pytest.mark.parametrize(
@@ -126,52 +186,12 @@ def case(kind, layout, tokens):
 def test_grouped_products_have_the_bits_of_single_ones(kind, layout):
     tokens = 120
     x, ids, gates, ups, downs = case(kind, layout, tokens)
-    start_loc, order = sort(ids.reshape(-1), EXPERTS)
-    grid_tiles = tiles_of(ids, EXPERTS)
-    weight = kind if layout == "float" else gates[0][0].layout
     gate, up, down = ([matrix for matrix, _ in parts] for parts in (gates, ups, downs))
-    gate_codes, gate_scales, codes_step, scales_step = stacked(gate)
-    up_codes, up_scales, *_ = stacked(up)
     seeds = range(6) if layout == "float" else (0, 1, 2, 3, 5)
-    (middle,) = run(
-        f"moe_gated_{kind}_{weight}_silu",
-        (1, grid_tiles),
-        128,
-        [
-            *(Out((tokens * TOP_K, WIDTH), DTYPES[kind]), x, start_loc, order),
-            *(gate_codes, gate_scales, up_codes, up_scales),
-            *(
-                i32(EXPERTS),
-                i32(TOP_K),
-                i32(WIDTH),
-                i32(K),
-                i32(gate[0].group),
-                codes_step,
-                scales_step,
-            ),
-        ],
-        seeds=seeds,
-    )
-    wide = np.concatenate([middle, middle[:, :24]], axis=1)  # 64 columns
-    codes, scales, codes_step, scales_step = stacked(down)
-    (out,) = run(
-        f"moe_linear_{kind}_{weight}",
-        (1, grid_tiles),
-        128,
-        [
-            *(Out((tokens * TOP_K, K), DTYPES[kind]), wide, start_loc, order, codes, scales),
-            *(
-                i32(EXPERTS),
-                i32(1),
-                i32(K),
-                i32(WIDTH + 24),
-                i32(down[0].group),
-                codes_step,
-                scales_step,
-            ),
-        ],
-        seeds=seeds,
-    )
+    middle = moe_gated(x, ids, gate, up, (None, None), kind, "silu", seeds)
+    columns = down[0].codes.shape[1] * 32  # what is packed
+    filled = np.concatenate([middle, np.zeros_like(middle[:, : columns - WIDTH])], axis=1)
+    out = moe_linear(middle if layout == "float" else filled, 1, ids, down, None, kind, seeds)
     assert np.isfinite(to_values(middle)).all()  # every choice belongs to some tile
     assert np.isfinite(to_values(out)).all()
     for token in range(0, tokens, 17):
@@ -188,12 +208,14 @@ def test_grouped_products_have_the_bits_of_single_ones(kind, layout):
             )
             assert alone[0].tobytes() == middle[choice].tobytes()
             row = linear(
-                "few", wide[choice : choice + 1].copy(), down[expert], None, kind, kind, seeds=(0,)
+                *("few", filled[choice : choice + 1].copy(), down[expert], None, kind, kind),
+                seeds=(0,),
             )
             assert row[0].tobytes() == out[choice].tobytes()
     even = [choice for choice in range(0, tokens * TOP_K, 5) if ids.reshape(-1)[choice] % 2 == 0]
+    chosen = ids.reshape(-1)
     gate_out, up_out = (
-        np.stack([to_values(x[c // TOP_K]) @ parts[ids.reshape(-1)[c]][1].T for c in even])
+        np.stack([to_values(x[c // TOP_K]) @ parts[chosen[c]][1].T for c in even])
         for parts in (gates, ups)
     )
     rounded = [to_values(to_bits(each, kind)) for each in (gate_out, up_out)]
@@ -201,6 +223,91 @@ def test_grouped_products_have_the_bits_of_single_ones(kind, layout):
 
 
 @pytest.mark.parametrize("kind", ["bf16", "f16"])
+def test_grouped_products_with_biases_and_the_activation_of_gpt_oss(kind):
+    tokens = 70
+    x, ids, gates, ups, downs = case(kind, "float", tokens)
+    gate, up, down = ([matrix for matrix, _ in parts] for parts in (gates, ups, downs))
+    gate_bias, up_bias = 4 * biases(0, WIDTH), biases(1, WIDTH)
+    both = (gate_bias, up_bias)
+    middle = moe_gated(x, ids, gate, up, both, kind, "clamped_swiglu", range(6))
+    products = [
+        moe_linear(x, TOP_K, ids, matrices, bias, kind, (0, 4), n=WIDTH)
+        for matrices, bias in ((gate, gate_bias), (up, up_bias))
+    ]
+    (separate,) = run(
+        f"act_and_mul_clamped_swiglu_{kind}",
+        (1, ids.size),
+        128,
+        [Out(middle.shape, DTYPES[kind]), np.concatenate(products, axis=1), i32(WIDTH)],
+        seeds=(0,),
+    )
+    assert separate.tobytes() == middle.tobytes()
+    down_bias = biases(2, K)
+    out = moe_linear(middle, 1, ids, down, down_bias, kind, (0, 3))
+    expected, inner = [], []
+    for choice, expert in enumerate(ids.reshape(-1)):
+        row = to_values(x[choice // TOP_K])
+        halves = [
+            to_values(to_bits(row @ parts[expert][1].T + bias.reshape(EXPERTS, -1)[expert], kind))
+            for parts, bias in ((gates, gate_bias), (ups, up_bias))
+        ]
+        inner.append(act_and_mul(*halves, "clamped_swiglu"))
+        row = to_values(middle[choice]) @ downs[expert][1].T
+        expected.append(row + down_bias.reshape(EXPERTS, -1)[expert])
+    assert_close(middle, np.stack(inner), kind, factor=2)
+    assert_close(out, np.stack(expected), kind)
+
+
+@pytest.mark.parametrize("kind", ["f32", "bf16", "f16"])
+@pytest.mark.parametrize(
+    ("tokens", "n", "k", "divisor"), [(1, 5, 4, 2), (70, 7, 132, 2), (9, 9, 516, 1)]
+)
+def test_grouped_products_in_float32(kind, tokens, n, k, divisor):
+    generator = np.random.default_rng(tokens)
+    ids = choices(generator, tokens)
+    x = numbers(generator, (ids.size // divisor, k), "f32")
+    weight, bias = numbers(generator, (EXPERTS, n, k), kind), biases(3, n)
+    start_loc, order = sort(ids.reshape(-1), EXPERTS)
+    (out,) = run(
+        f"moe_linear_f32_{kind}",
+        (-(-n // 4), min(ids.size, ids.size // 8 + EXPERTS)),
+        128,
+        [
+            *(Out((ids.size, n + 4)), x, start_loc, order, weight, bias),
+            *(i32(EXPERTS), i32(divisor), i32(n), i32(k), i32(n + 4)),
+        ],
+    )
+    values = to_values(weight)
+    rows = [
+        x[c // divisor].astype(np.float64) @ values[e].T + bias.reshape(EXPERTS, n)[e]
+        for c, e in enumerate(ids.reshape(-1))
+    ]
+    assert_close(out[:, :n], np.stack(rows), "f32")
+    for choice in range(0, ids.size, 13):
+        expert = ids.reshape(-1)[choice]
+        row = x[choice // divisor :][:1].copy()
+        alone = exact_linear(row, weight[expert], bias.reshape(EXPERTS, n)[expert].copy(), kind)
+        assert alone[0].tobytes() == out[choice, :n].tobytes()
+
+
+def test_experts_of_any_size_are_packed_from_a_panel_on():
+    generator = np.random.default_rng(4)
+    values = numbers(generator, (3 * 20, 40), "bf16")
+    packed = pack_experts(values, 3)
+    filled = np.pad(values.reshape(3, 20, 40), ((0, 0), (0, 0), (0, 24)))
+    for expert, codes in enumerate(np.split(packed.codes, 3)):
+        assert codes.tobytes() == pack_float(filled[expert].copy()).codes.tobytes()
+    codes = generator.integers(0, 16, (3 * 20, 64)).astype(np.int8)
+    scales = generator.standard_normal((2, 3 * 20, 2)).astype(f32)
+    matrix = QuantizedMatrix(codes=codes, scales=scales[0], minimums=scales[1])
+    packed = pack_experts(matrix, 3)
+    for expert in range(3):
+        alone = pack_quantized(matrix.rows(np.arange(20 * expert, 20 * expert + 20)))
+        assert np.split(packed.codes, 3)[expert].tobytes() == alone.codes.tobytes()
+        assert np.split(packed.scales, 3)[expert].tobytes() == alone.scales.tobytes()
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_experts_are_added_in_the_order_of_the_tokens_choices(kind):
     generator = np.random.default_rng(1)
     y, weights = numbers(generator, (15, 516), kind), generator.random((5, 3)).astype(f32)

@@ -37,6 +37,10 @@ def rms_norm():
     test_row_kernels.test_rms_norm(generator, "f32", 3, 1, 516)
 
 
+def layer_norm():
+    test_row_kernels.test_layer_norm(np.random.default_rng(7), "f32", 3, 516, has_bias=True)
+
+
 def linear_few():
     test_packed_weights.test_linear("bf16", "float", "few", 8, 33, 1056)
 
@@ -56,6 +60,13 @@ def prefill():
 def decode():
     shape = test_attention.SHAPES[0]
     case = test_attention.attention_case("bf16", lengths=[(1, 290), (2, 33)], **shape)
+    out = test_attention.attend(case, "bf16", shape, decode_rows=test_attention.ALWAYS_DECODE)
+    test_attention.assert_close(out, case.expected, "bf16", factor=1.5)
+
+
+def sinks():
+    shape = next(shape for shape in test_attention.SHAPES if shape.get("has_sinks"))
+    case = test_attention.attention_case("bf16", lengths=[(2, 33)], **shape)
     out = test_attention.attend(case, "bf16", shape, decode_rows=test_attention.ALWAYS_DECODE)
     test_attention.assert_close(out, case.expected, "bf16", factor=1.5)
 
@@ -86,6 +97,14 @@ def moe():
     test_moe.test_grouped_products_have_the_bits_of_single_ones("bf16", "float")
 
 
+def moe_biases():
+    test_moe.test_grouped_products_with_biases_and_the_activation_of_gpt_oss("bf16")
+
+
+def exact_moe():
+    test_moe.test_grouped_products_in_float32("f32", 70, 7, 132, 2)
+
+
 # Which of a file's many kernels the checks launch: the others need not be compiled.
 KEPT = {
     "linear_few": ("bf16_bf16_bf16", "bf16_bf16_f32"),
@@ -94,6 +113,8 @@ KEPT = {
     "attention_decode": ("bf16_64",),
     "lm_head_argmax": ("bf16_bf16",),
     "moe_linear": ("bf16_bf16",),
+    "moe_gated": ("bf16_bf16_silu", "bf16_bf16_clamped_swiglu"),
+    "moe_linear_f32": ("f32",),
 }
 
 PLANTED = {
@@ -124,6 +145,19 @@ PLANTED = {
         *("moe_linear: grouped_rows.cuh", "if (lane >= distance) end += other;"),
         *("if (lane > distance) end += other;", moe),
     ),
+    "removed barrier, moe_linear": (
+        *("moe_linear", "  __syncthreads();\n  multiply_rows", "  multiply_rows", moe_biases),
+    ),
+    "another expert's biases, moe_gated": (
+        *("moe_gated", "static_cast<size_t>(tile.expert) * width;", "0;", moe_biases),
+    ),
+    "rows as long as packed ones, moe_linear": (
+        *("moe_linear", "tile.count, 1, k}, pair", "tile.count, 1, packed_columns(k)}, pair", moe),
+    ),
+    "tiles of 64 choices instead of 8, moe_linear_f32": (
+        *("moe_linear_f32: grouped_rows.cuh", "(count + ROWS - 1) / ROWS", "(count + 63) / 64"),
+        exact_moe,
+    ),
     "removed warp barrier, rope": (
         *("rope_store_kv", "  __syncwarp();\n  if (!is_value) {", "  if (!is_value) {", rope),
     ),
@@ -133,6 +167,18 @@ PLANTED = {
     ),
     "missing wait, decode": (
         *("attention_decode", "    wait_copies<1>();", "    wait_copies<2>();", decode),
+    ),
+    "removed barrier between two sums, layer_norm": (
+        *("layer_norm: reductions.cuh", "  __syncthreads();  // the array may be used again\n", ""),
+        layer_norm,
+    ),
+    "squares of values instead of deviations, layer_norm": (
+        *("layer_norm", "float a = v.x - mean,", "float a = v.x,", layer_norm),
+    ),
+    "outputs that a sink does not scale, decode": (
+        "attention_decode: attention.cuh",
+        *("return {f.old_share, fold(f, total, 1.0f)};", "return {1.0f, fold(f, total, 1.0f)};"),
+        sinks,
     ),
     "wrong stride of the output, linear_few": (
         *("linear_few", "(token) * out_stride + output", "(token) * (out_stride + 1) + output"),

@@ -22,7 +22,7 @@ from inferlib.executors.cuda_attention import HEAD_DIMS
 from inferlib.executors.cuda_matrices import DeviceWeights
 from inferlib.executors.kernels import KernelSources, source_folder
 from inferlib.model_spec import RopeSpec
-from inferlib.testing import VOCAB_SIZE, tiny_model, tiny_spec
+from inferlib.testing import VOCAB_SIZE, tiny_spec
 from inferlib.transformer import record
 
 GREEDY = {"temperature": 0, "ignore_eos": True}
@@ -247,10 +247,17 @@ def test_a_quantized_embedding_stays_as_it_is_stored(types, tmp_path, monkeypatc
 
 
 def test_heads_without_kernels_are_refused():
-    with pytest.raises(
-        UnsupportedModelError, match=r"heads of 16 .* know 32, 64, 80, 96, 112, 128"
-    ):
-        tiny_model(device=open_device(), precision="fast")
+    spec = wide_spec()
+    pairs = np.arange(0, 48, 2) / 48
+    attention = replace(
+        spec.layers[0].attention,
+        head_dim=48,
+        rope=RopeSpec(inv_freq=tuple((10_000.0**-pairs).tolist())),
+    )
+    spec = replace(spec, layers=(replace(spec.layers[0], attention=attention),))
+    known = "16, 32, 64, 80, 96, 112, 128"
+    with pytest.raises(UnsupportedModelError, match=rf"heads of 48 .* know {known}"):
+        make_model(record(spec), spec=spec)
 
 
 @pytest.mark.timeout(300)

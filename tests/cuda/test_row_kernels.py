@@ -105,11 +105,89 @@ def test_rms_norm_add_stores_the_sum_and_is_the_two_ops(generator, kind, rows, w
     assert_close(total, to_values(hidden) + to_values(branch), kind)
 
 
+def layer_norm(kind, x, weight, bias):
+    rows, width = x.shape
+    (out,) = run(
+        f"layer_norm_{kind}",
+        (rows,),
+        128,
+        [Out((rows, width), DTYPES[kind]), x, weight, bias, i32(width), f32(1e-5)],
+    )
+    return out
+
+
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("activation", ["silu", "gelu_tanh", "gelu"])
+@pytest.mark.parametrize(
+    ("rows", "width", "has_bias"), [(1, 4, True), (3, 516, True), (2, 1028, False), (5, 20, False)]
+)
+def test_layer_norm(generator, kind, rows, width, has_bias):
+    # Far from zero: the squares must be those of deviations, not of the values.
+    x = to_bits(generator.standard_normal((rows, width)) + 20, kind)
+    weight = generator.standard_normal(width).astype(f32)
+    bias = generator.standard_normal(width).astype(f32) if has_bias else None
+    expected = reference.layer_norm(to_values(x), weight.astype(np.float64), bias, 1e-5)
+    # The mean is known to 24 bits, and 20 times as large as a deviation.
+    factor = 5 if kind == "f32" else 1
+    assert_close(layer_norm(kind, x, weight, bias), expected, kind, factor=factor)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("rows", "width"), [(1, 4), (5, 516), (2, 1028)])
+def test_layer_norm_add_stores_the_sum_and_is_the_two_ops(generator, kind, rows, width):
+    hidden, branch = (numbers(generator, (rows, width), kind) for _ in range(2))
+    weight, bias = (generator.standard_normal(width).astype(f32) for _ in range(2))
+    dtype, n = DTYPES[kind], rows * width
+    out, total = run(
+        f"layer_norm_add_{kind}",
+        (rows,),
+        128,
+        [
+            *(Out((rows, width), dtype), Out(before=hidden), branch, weight, bias),
+            *(i32(width), f32(1e-5)),
+        ],
+    )
+    (separate,) = run(
+        f"add_{kind}", (-(-n // 1024),), 256, [Out((rows, width), dtype), hidden, branch, i32(n)]
+    )
+    assert total.tobytes() == separate.tobytes()
+    assert out.tobytes() == layer_norm(kind, separate, weight, bias).tobytes()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("n", [4, 1020, 1028])
+def test_scale_in_place(generator, kind, n):
+    x = numbers(generator, (n,), kind)
+    (out,) = run(f"scale_{kind}", (-(-n // 1024),), 256, [Out(before=x), i32(n), f32(0.3)])
+    assert_close(out, to_values(x) * np.float64(f32(0.3)), kind)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("activation", sorted(reference.ACTIVATIONS))
+@pytest.mark.parametrize("n", [4, 1028])
+def test_activation_in_place(generator, kind, activation, n):
+    x = to_bits(3 * generator.standard_normal(n), kind)
+    kernel = f"activation_{activation}_{kind}"
+    (out,) = run(kernel, (-(-n // 1024),), 256, [Out((n,), DTYPES[kind]), x, i32(n)])
+    assert_close(out, reference.ACTIVATIONS[activation](to_values(x)), kind)
+
+
+@pytest.mark.parametrize("activation", [*sorted(reference.ACTIVATIONS), "clamped_swiglu"])
+def test_what_is_no_number_stays_none(activation):
+    x = np.full((1, 8), np.nan, f32)
+    x[0, 4:] = 1
+    (gated,) = run(f"act_and_mul_{activation}_f32", (1, 1), 128, [Out((1, 4)), x, i32(4)])
+    assert np.isnan(gated).all()
+    if activation in reference.ACTIVATIONS:
+        (out,) = run(f"activation_{activation}_f32", (1,), 256, [Out((4,)), x[0, :4], i32(4)])
+        assert np.isnan(out).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("activation", [*sorted(reference.ACTIVATIONS), "clamped_swiglu"])
 @pytest.mark.parametrize(("rows", "width"), [(1, 4), (3, 516)])
 def test_act_and_mul(generator, kind, activation, rows, width):
-    x = to_bits(3 * generator.standard_normal((rows, 2 * width)), kind)
+    # Beyond 7 it is clamped by one of them.
+    x = to_bits(4 * generator.standard_normal((rows, 2 * width)), kind)
     (out,) = run(
         f"act_and_mul_{activation}_{kind}",
         (-(-width // 512), rows),
@@ -117,7 +195,7 @@ def test_act_and_mul(generator, kind, activation, rows, width):
         [Out((rows, width), DTYPES[kind]), x, i32(width)],
     )
     gate, up = np.split(to_values(x), 2, axis=1)
-    assert_close(out, reference.ACTIVATIONS[activation](gate) * up, kind)
+    assert_close(out, reference.act_and_mul(gate, up, activation), kind)
 
 
 def test_softcap(generator):

@@ -93,7 +93,7 @@ def attend_sm90(case, kind, shape, *, seeds=SEEDS):
         ),
         *(case.q, case.positions, case.query_start_loc),
         *(case.block_tables, case.block_table_start_loc),
-        *(i32(case.q.shape[1]), i32(heads), i32(kv_heads), i32(window or 0)),
+        *(case.sinks, i32(case.q.shape[1]), i32(heads), i32(kv_heads), i32(window or 0)),
         *(f32(head_dim**-0.5), f32(softcap or 0)),
     ]
     (result,) = run(
@@ -113,6 +113,7 @@ SHAPES = [
     ("bf16", {"num_heads": 2, "num_kv_heads": 2, "head_dim": 64, "window": 19}),
     ("f16", {"num_heads": 2, "num_kv_heads": 1, "head_dim": 64, "softcap": 5.0}),
     ("bf16", {"num_heads": 1, "num_kv_heads": 1, "head_dim": 256, "window": 300}),
+    ("bf16", {"num_heads": 4, "num_kv_heads": 2, "head_dim": 64, "window": 40, "has_sinks": True}),
 ]
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 DECODE_ROWS = 16
 PREFILL_ROWS = 64
 SEGMENT = 256
-HEAD_DIMS = {"bf16": (32, 64, 80, 96, 112, 128, 192, 256), "f16": (64, 128, 256)}
+HEAD_DIMS = {"bf16": (16, 32, 64, 80, 96, 112, 128, 192, 256), "f16": (64, 128, 256)}
 """Those that kernels are compiled for."""
 
 

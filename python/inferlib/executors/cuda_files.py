@@ -16,14 +16,23 @@ if TYPE_CHECKING:
 
 _OF_OPS = {
     "embedding": ("embedding", "embedding_packed"),
+    "position_embedding": ("embedding", "embedding_packed"),
+    "layer_norm": ("layer_norm",),
     "rms_norm": ("rms_norm",),
     "rope": ("rope_store_kv",),
     "store_kv": ("rope_store_kv",),
     "attention": ("attention_decode", "attention_prefill"),
     "act_and_mul": ("act_and_mul",),
-    "add": ("add", "rms_norm"),
+    "activation": ("activation",),
+    "moe": ("act_and_mul", "moe_combine", "moe_gated", "moe_linear", "moe_route", "moe_sort"),
+    "add": ("add",),
+    "scale": ("scale",),
     "gather_rows": ("gather_rows",),
 }
+_REDUCED = frozenset(
+    {"embedding_packed", "attention_decode", "attention_prefill", "moe_gated", "moe_linear"}
+)
+"""Those that float32 has others for."""
 _OF_EVERY_MODEL = frozenset({"argmax", "copy_blocks", "sample"})
 
 
@@ -36,8 +45,10 @@ def files_of_program(program: Program, kind: Kind, architecture: str) -> frozens
     if any(op == "lm_head" and fields["softcap"] is not None for op, fields in ops):
         files.add("softcap")
     if kind == "f32":
-        exact = files - {"embedding_packed", "attention_decode", "attention_prefill"}
-        return frozenset(exact | {"attention_f32", "linear_f32"})
+        files |= {"attention_f32", "linear_f32"}
+        if "moe_linear" in files:
+            files.add("moe_linear_f32")
+        return frozenset(files - _REDUCED)
     if architecture == "sm_90":
         files.add("linear_sm90")
         if any(group.k_head_dim in ATTENTION_HEAD_DIMS for group in program.kv_groups):

@@ -10,7 +10,14 @@ from ..config import BLOCK_SIZE
 from .cuda_choices import KernelChoices
 from .cuda_draws import Draws
 from .cuda_inputs import InputBuffer
-from .cuda_memory import DTYPES, buffer_shapes, max_items, panels_of_head, partial_rows
+from .cuda_memory import (
+    DTYPES,
+    buffer_shapes,
+    expert_arrays,
+    max_items,
+    panels_of_head,
+    partial_rows,
+)
 from .cuda_model import DeviceModel
 from .cuda_ops import plan_launches
 from .cuda_products import greedy_head
@@ -85,6 +92,10 @@ class ProgramLaunches:
             name: device.alloc(shape, dtype, f"buffer {name}")
             for name, (shape, dtype) in buffer_shapes(program, kind, limits).items()
         }
+        expert_rows = {
+            name: device.alloc((size,), dtype, name)
+            for name, (size, dtype) in expert_arrays(program, kind, limits).items()
+        }
         partials: tuple[DeviceArray, DeviceArray] = (None, None)
         largest = None
         if kind != "f32":
@@ -106,6 +117,7 @@ class ProgramLaunches:
             weights=weights,
             kv=kv,
             choices=KernelChoices(device),
+            expert_rows=expert_rows,
             partials=partials,
         )
         ops = program.ops

@@ -7,6 +7,7 @@ like one that is multiplied: if it is one, or if it is quantized.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -14,7 +15,13 @@ import numpy as np
 
 from ..errors import ModelFormatError, UnsupportedModelError
 from .cuda_files import files_of_layout
-from .cuda_weights import PAIR_COLUMNS, QuantizedMatrix, pack_float, pack_quantized
+from .cuda_weights import (
+    PAIR_COLUMNS,
+    QuantizedMatrix,
+    pack_experts,
+    pack_float,
+    pack_quantized,
+)
 from .gguf_blocks import READABLE, read_blocks
 
 if TYPE_CHECKING:
@@ -32,7 +39,9 @@ Kind: TypeAlias = Literal["f32", "bf16", "f16"]
 _LOADED_COLUMNS = 8
 """Of 16 bits, that a load of a box takes at least."""
 _STORED_FLOATS = {"BF16": np.uint16, "F16": np.float16}
-_LOOKED_UP, _MULTIPLIED = {"embedding"}, {"linear", "lm_head"}
+_LOOKED_UP = {"embedding", "position_embedding"}
+_MULTIPLIED = {"linear", "lm_head"}
+_OF_EXPERTS = ("gate", "up", "down")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +64,31 @@ class Segment:
     codes: DeviceArray
     scales: DeviceArray | None
     group: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExpertMatrices:
+    """One matrix of each expert on the device, one behind the other.
+
+    Attributes:
+        layout: As of a ``Segment``; the same for all.
+        experts: How many.
+        shape: ``(n, k)`` of each.
+        codes: Elements, or packed codes.
+        scales: ``None`` for floats.
+        group: Columns that share a scale; 0 for floats.
+        codes_step: Elements of ``codes`` from one expert to the next.
+        scales_step: Of ``scales``.
+    """
+
+    layout: str
+    experts: int
+    shape: tuple[int, int]
+    codes: DeviceArray
+    scales: DeviceArray | None
+    group: int
+    codes_step: int
+    scales_step: int
 
 
 class DeviceWeights:
@@ -82,6 +116,8 @@ class DeviceWeights:
         self.vectors: dict[str, DeviceArray] = {}
         self.tables: dict[str, DeviceArray] = {}  # for tokens that are not looked up in `matrices`
         self.matrices: dict[str, tuple[Segment, ...]] = {}
+        self._of_experts = {op[part] for kind, op in ops if kind == "moe" for part in _OF_EXPERTS}
+        self.experts: dict[str, ExpertMatrices] = {}
         self.num_bytes: int = 0
 
     def missing(self) -> list[str]:
@@ -89,7 +125,7 @@ class DeviceWeights:
         return sorted(self._shapes.keys() - self.vectors.keys() - self._given_matrices())
 
     def _given_matrices(self) -> set[str]:
-        return self.tables.keys() | self.matrices.keys()
+        return self.tables.keys() | self.matrices.keys() | self.experts.keys()
 
     def load_vector(self, name: str, values: NDArray[np.float32]) -> None:
         """Give a vector, ``[width]``."""
@@ -97,7 +133,7 @@ class DeviceWeights:
         self.vectors[name] = self._upload(values.astype(np.float32), name)
 
     def load_array(self, name: str, values: NDArray[np.float32]) -> None:
-        """Give a matrix, ``[out_features, in_features]``."""
+        """Give a matrix, ``[out_features, in_features]``, or those of experts stacked by rows."""
         self._add(name, [np.asarray(values, np.float32)])
 
     def load_matrices(
@@ -125,15 +161,19 @@ class DeviceWeights:
     def _read(self, checkpoint: Weights, tensor: str, *, is_mixed: bool) -> Part:
         """A tensor as it is stored if there are kernels for that, else as float32, exactly."""
         dtype, shape = checkpoint.info(tensor)
+        rows, columns = math.prod(shape[:-1]), shape[-1]  # GGUF has experts in a third dimension
         if dtype in _STORED_FLOATS and not (is_mixed and self._kind == "f32"):
-            return checkpoint.raw(tensor).view(_STORED_FLOATS[dtype]).reshape(shape)
+            return checkpoint.raw(tensor).view(_STORED_FLOATS[dtype]).reshape(rows, columns)
         if dtype in READABLE and self._kind != "f32":
-            return read_blocks(dtype, checkpoint.raw(tensor), (shape[0], shape[1]))
-        return checkpoint.array(tensor)
+            return read_blocks(dtype, checkpoint.raw(tensor), (rows, columns))
+        return checkpoint.array(tensor).reshape(rows, columns)
 
     def _add(self, name: str, parts: list[Part]) -> None:
         rows = sum(_shape(part)[0] for part in parts)
         self._check_shape(name, (rows, _shape(parts[0])[1]))
+        if name in self._of_experts:
+            self.experts[name] = self._experts(name, parts)
+            return
         is_packed = self._is_looked_up_packed(name, parts)
         if name in self._looked_up and not is_packed:
             table = np.concatenate([self._floats(part) for part in parts])
@@ -200,6 +240,35 @@ class DeviceWeights:
             group=packed.group,
         )
 
+    def _experts(self, name: str, parts: list[Part]) -> ExpertMatrices:
+        """All experts in one layout: quantized if they are alike, else as floats."""
+        experts, n, k = self._shapes[name]
+        quantized = [part for part in parts if isinstance(part, QuantizedMatrix)]
+        scales, group = None, 0
+        if self._kind == "f32":
+            layout, codes = "rows", np.concatenate([self._floats(part) for part in parts])
+        else:
+            values: Part
+            if len(quantized) == len(parts) and len(list(_runs(parts))) == 1:
+                values = _stacked(quantized)
+            else:
+                self._check_columns(name, parts, _LOADED_COLUMNS)
+                values = np.concatenate([self._floats(part) for part in parts])
+            packed = pack_experts(values, experts)
+            layout, codes, group = packed.layout, packed.codes, packed.group
+            if packed.scales is not None:
+                scales = self._upload(packed.scales, name)
+        return ExpertMatrices(
+            layout=layout,
+            experts=experts,
+            shape=(n, k),
+            codes=self._upload(codes, name),
+            scales=scales,
+            group=group,
+            codes_step=codes.size // experts,
+            scales_step=0 if scales is None else int(np.prod(scales.shape)) // experts,
+        )
+
     def _check_columns(self, name: str, run: Sequence[Part], multiple: int) -> None:
         if _shape(run[0])[1] % multiple:
             raise UnsupportedModelError(
@@ -228,7 +297,7 @@ class DeviceWeights:
 
     def _check_shape(self, name: str, found: tuple[int, ...]) -> None:
         shape = self._shapes.get(name)
-        if shape != found:
+        if shape is None or _flat(shape) != found:
             raise ModelFormatError(f"{name} has shape {found}, the program wants {shape}")
 
 
@@ -242,6 +311,11 @@ def to_bfloat16(values: NDArray[np.float32]) -> NDArray[np.uint16]:
 def _shape(part: Part) -> tuple[int, int]:
     shape = part.codes.shape if isinstance(part, QuantizedMatrix) else part.shape
     return int(shape[0]), int(shape[1])
+
+
+def _flat(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Of a weight as it is given: the matrices of experts are stacked by rows."""
+    return (math.prod(shape[:-1]), shape[-1]) if len(shape) > 1 else shape
 
 
 def _runs(parts: Sequence[Part]) -> Iterator[list[Part]]:

@@ -82,14 +82,39 @@ def block_bytes(program: Program, kind: Kind) -> int:
 def buffer_shapes(
     program: Program, kind: Kind, limits: StepLimits
 ) -> dict[str, tuple[tuple[int, int], type[np.generic]]]:
-    """Shape and type of every buffer; logits are float32 in all precisions."""
-    logits = next(str(op["out"]) for name, op in program.ops if name == "lm_head")
+    """Shape and type of every buffer; logits, those of routers too, are always float32."""
+    ops = program.ops
+    logits = {str(op["out"]) for name, op in ops if name == "lm_head"}
+    logits |= {str(op["router_logits"]) for name, op in ops if name == "moe"}
     return {
         name: (
             (limits.rows if rows == "tokens" else limits.sampled, width),
-            np.float32 if name == logits else DTYPES[kind],
+            np.float32 if name in logits else DTYPES[kind],
         )
         for name, (rows, width) in program.buffers.items()
+    }
+
+
+def expert_arrays(
+    program: Program, kind: Kind, limits: StepLimits
+) -> dict[str, tuple[int, type[np.generic]]]:
+    """Elements and type of what mixtures of experts need beside buffers, for all layers in turn.
+
+    Results have the room of gate and up, which are read before there are any.
+    """
+    mixtures = [op for name, op in program.ops if name == "moe"]
+    if not mixtures:
+        return {}
+    choices = limits.rows * max(op["top_k"] for op in mixtures)
+    shapes = [program.weights[op["gate"]] for op in mixtures]
+    inner, hidden = max(shape[1] for shape in shapes), max(shape[2] for shape in shapes)
+    return {
+        "experts of tokens": (choices, np.int32),
+        "shares of experts": (choices, np.float32),
+        "first choices of experts": (max(shape[0] for shape in shapes) + 1, np.int32),
+        "choices by expert": (choices, np.int32),
+        "rows within experts": (choices * inner, DTYPES[kind]),
+        "results of experts": (choices * max(2 * inner, hidden), DTYPES[kind]),
     }
 
 
@@ -126,6 +151,10 @@ def workspace_bytes(program: Program, kind: Kind, limits: StepLimits) -> int:
     buffers = sum(
         rows * width * np.dtype(dtype).itemsize
         for (rows, width), dtype in buffer_shapes(program, kind, limits).values()
+    )
+    buffers += sum(
+        size * np.dtype(dtype).itemsize
+        for size, dtype in expert_arrays(program, kind, limits).values()
     )
     scratch_block = block_bytes(program, kind)
     if kind == "f32":

@@ -46,6 +46,7 @@ class DeviceModel:
         weights: All of them.
         kv: (group, layer) → K and V, ``[num_blocks, num_kv_heads, 16, head_dim]``.
         choices: Which of several kernels with the same bits to launch.
+        expert_rows: Arrays of a mixture of experts, by what is in them; empty without one.
         partials: Room for decode attention's partial outputs and sums, for all layers in turn; of
             ``None`` where no kernel needs it.
         constants: Rotary frequencies by number.
@@ -60,6 +61,7 @@ class DeviceModel:
     weights: DeviceWeights
     kv: Mapping[tuple[int, int], tuple[DeviceArray, DeviceArray]]
     choices: KernelChoices
+    expert_rows: Mapping[str, DeviceArray]
     partials: tuple[DeviceArray, DeviceArray]
     constants: dict[int, DeviceArray] = field(default_factory=dict)
     attended: dict[int, int] = field(default_factory=dict)

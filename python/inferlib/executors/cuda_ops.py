@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from ..errors import UnsupportedModelError
+from .cuda_experts import mixture
 from .cuda_model import ceil_divide, kind_of
 from .cuda_products import attention, embedding_packed, gated_product, product
 
@@ -58,6 +59,8 @@ def _fused(
         following, norm = ops[place + 1]
         if following == "rms_norm" and _normalises_sum(model, op, norm):
             return _add_rms_norm(model, op, norm), 2
+        if following == "layer_norm" and norm["x"] == op["out"] == op["a"] != norm["out"]:
+            return _add_layer_norm(model, op, norm), 2
     if kind == "linear" and op["out"] in activated:
         launch = gated_product(model, op, _bias(model, op), ops[place + 1][1])
         if launch is not None:
@@ -165,15 +168,34 @@ def _add_rms_norm(model: DeviceModel, add: dict[str, Any], norm: dict[str, Any])
     return lambda _, rows: device.launch(kernel, (rows,), 128, arguments)
 
 
+def _add_layer_norm(model: DeviceModel, add: dict[str, Any], norm: dict[str, Any]) -> Launch:
+    device, kernel = model.device, f"layer_norm_add_{model.kind}"
+    arguments = (
+        *(model.buffers[norm["out"]], model.buffers[add["a"]], model.buffers[add["b"]]),
+        *_layer_norm_weights(model, norm),
+    )
+    return lambda _, rows: device.launch(kernel, (rows,), 128, arguments)
+
+
 def _embedding(model: DeviceModel, op: dict[str, Any]) -> Launch:
+    return _look_up(model, op, lambda step: step.token_ids)
+
+
+def _position_embedding(model: DeviceModel, op: dict[str, Any]) -> Launch:
+    return _look_up(model, {**op, "scale": 1.0}, lambda step: step.positions)
+
+
+def _look_up(
+    model: DeviceModel, op: dict[str, Any], ids_of: Callable[[StepInputs], DeviceArray]
+) -> Launch:
     device, out = model.device, model.buffers[op["out"]]
     table = model.weights.tables.get(op["weight"])
     if table is None:
-        return embedding_packed(model, op)
+        return embedding_packed(model, op, ids_of)
     kernel = f"embedding_{model.kind}_{kind_of(table)}"
     sizes = (i32(table.shape[1]), f32(op["scale"]))
     return lambda step, rows: device.launch(
-        kernel, (rows,), 128, (out, table, step.token_ids, *sizes)
+        kernel, (rows,), 128, (out, table, ids_of(step), *sizes)
     )
 
 
@@ -188,6 +210,18 @@ def _rms_norm(model: DeviceModel, op: dict[str, Any]) -> Launch:
         f32(op["eps"]),
     )
     return lambda _, rows: device.launch(kernel, (rows, groups), 128, arguments)
+
+
+def _layer_norm(model: DeviceModel, op: dict[str, Any]) -> Launch:
+    device, kernel = model.device, f"layer_norm_{model.kind}"
+    buffers = (model.buffers[op["out"]], model.buffers[op["x"]])
+    arguments = (*buffers, *_layer_norm_weights(model, op))
+    return lambda _, rows: device.launch(kernel, (rows,), 128, arguments)
+
+
+def _layer_norm_weights(model: DeviceModel, op: dict[str, Any]) -> tuple[Any, ...]:
+    weight = model.weights.vectors[op["weight"]]
+    return weight, _bias(model, op), i32(weight.shape[0]), f32(op["eps"])
 
 
 def _linear(model: DeviceModel, op: dict[str, Any]) -> Launch:
@@ -205,12 +239,31 @@ def _act_and_mul(model: DeviceModel, op: dict[str, Any]) -> Launch:
     return lambda _, rows: device.launch(kernel, (ceil_divide(width, 512), rows), 128, arguments)
 
 
+def _activation(model: DeviceModel, op: dict[str, Any]) -> Launch:
+    kernel = f"activation_{op['activation']}_{model.kind}"
+    return _each_element(model, kernel, [op["out"], op["x"]])
+
+
 def _add(model: DeviceModel, op: dict[str, Any]) -> Launch:
-    device, kernel, width = model.device, f"add_{model.kind}", model.width(op["out"])
-    arrays = tuple(model.buffers[op[name]] for name in ("out", "a", "b"))
-    return lambda _, rows: device.launch(
-        kernel, (ceil_divide(rows * width, 1024),), 256, (*arrays, i32(rows * width))
-    )
+    return _each_element(model, f"add_{model.kind}", [op[name] for name in ("out", "a", "b")])
+
+
+def _scale(model: DeviceModel, op: dict[str, Any]) -> Launch:
+    return _each_element(model, f"scale_{model.kind}", [op["x"]], f32(op["scale"]))
+
+
+def _each_element(
+    model: DeviceModel, kernel: str, buffers: Sequence[str], *options: np.generic
+) -> Launch:
+    """Launches for all elements of some rows, wherever one row ends."""
+    device, width = model.device, model.width(buffers[0])
+    arrays = tuple(model.buffers[name] for name in buffers)
+
+    def launch(_: StepInputs, rows: int) -> None:
+        size = rows * width
+        device.launch(kernel, (ceil_divide(size, 1024),), 256, (*arrays, i32(size), *options))
+
+    return launch
 
 
 def _gather_rows(model: DeviceModel, op: dict[str, Any]) -> Launch:
@@ -244,13 +297,18 @@ def _unsupported(_: DeviceModel, op: dict[str, Any]) -> Launch:
 
 _SINGLE: dict[str, Callable[[DeviceModel, dict[str, Any]], Launch]] = {
     "embedding": _embedding,
+    "position_embedding": _position_embedding,
+    "layer_norm": _layer_norm,
     "rms_norm": _rms_norm,
     "linear": _linear,
     "rope": _unsupported,
     "store_kv": _unsupported,
     "attention": attention,
     "act_and_mul": _act_and_mul,
+    "activation": _activation,
     "add": _add,
+    "scale": _scale,
+    "moe": mixture,
     "gather_rows": _gather_rows,
     "lm_head": _lm_head,
 }

@@ -190,13 +190,15 @@ def gated_product(
     return _quickest(model, x, f"gated {name} {width}x{k}", few, many)
 
 
-def embedding_packed(model: DeviceModel, op: dict[str, Any]) -> Launch:
-    """Tokens looked up in a packed matrix."""
+def embedding_packed(
+    model: DeviceModel, op: dict[str, Any], ids_of: Callable[[StepInputs], DeviceArray]
+) -> Launch:
+    """Tokens or positions looked up in a packed matrix."""
     device, (matrix,) = model.device, model.weights.matrices[op["weight"]]
     kernel = f"embedding_packed_{_kinds(model, matrix)}"
     arrays = (model.buffers[op["out"]], matrix.codes, matrix.scales)
     sizes = (i32(matrix.shape[1]), i32(matrix.group), f32(op["scale"]))
-    return lambda step, rows: device.launch(kernel, (rows,), 128, (*arrays, step.token_ids, *sizes))
+    return lambda step, rows: device.launch(kernel, (rows,), 128, (*arrays, ids_of(step), *sizes))
 
 
 def greedy_head(
@@ -255,7 +257,7 @@ def _exact_attention(model: DeviceModel, op: dict[str, Any]) -> Launch:
     cache = model.kv[op["kv_group"], op["kv_layer"]]
     q, out = model.from_element(op["q"], op["q_start"]), model.buffers[op["out"]]
     sizes = (
-        *(i32(model.width(op["q"])), i32(num_heads), i32(group.num_kv_heads)),
+        *(_sinks(model, op), i32(model.width(op["q"])), i32(num_heads), i32(group.num_kv_heads)),
         *(i32(group.k_head_dim), i32(group.window or 0), f32(op["scale"]), f32(op["softcap"] or 0)),
     )
 
@@ -269,6 +271,10 @@ def _exact_attention(model: DeviceModel, op: dict[str, Any]) -> Launch:
     return launch
 
 
+def _sinks(model: DeviceModel, op: dict[str, Any]) -> DeviceArray | None:
+    return model.weights.vectors[op["sinks"]] if op["sinks"] else None
+
+
 def _attention(model: DeviceModel, op: dict[str, Any]) -> Launch:
     group = model.program.kv_groups[op["kv_group"]]
     device, number = model.device, op["kv_group"]
@@ -277,7 +283,7 @@ def _attention(model: DeviceModel, op: dict[str, Any]) -> Launch:
     cache = model.kv[op["kv_group"], op["kv_layer"]]
     q, out = model.from_element(op["q"], op["q_start"]), model.buffers[op["out"]]
     name = f"{model.kind}_{head_dim}"
-    heads = (i32(num_heads), i32(num_kv_heads))
+    sinks, heads = _sinks(model, op), (i32(num_heads), i32(num_kv_heads))
     settings = (i32(group.window or 0), f32(op["scale"]), f32(op["softcap"] or 0))
     prefill, threads, shared_bytes = (
         f"attention_prefill_{name}",
@@ -295,7 +301,7 @@ def _attention(model: DeviceModel, op: dict[str, Any]) -> Launch:
         common = (
             *(step.positions, step.query_start_loc),
             *(inputs.block_tables, inputs.block_table_start_loc),
-            *(i32(model.width(op["q"])), *heads, *settings),
+            *(sinks, i32(model.width(op["q"])), *heads, *settings),
         )
         if len(inputs.prefill_tiles):
             device.launch(
@@ -317,7 +323,7 @@ def _attention(model: DeviceModel, op: dict[str, Any]) -> Launch:
                 f"attention_decode_combine_{name}",
                 (len(tiles) // 4, num_kv_heads, 16),
                 128,
-                (out, *model.partials, tiles, step.query_start_loc, *heads),
+                (out, *model.partials, tiles, step.query_start_loc, sinks, *heads),
             )
 
     return launch

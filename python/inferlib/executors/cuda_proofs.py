@@ -151,7 +151,7 @@ class _AttentionCase:
             f"attention_decode_combine_{self._name}",
             (self._num_tiles, 1, 16),
             128,
-            (self._out, *self._partials, self._tiles, self._starts, *self._sizes[1:3]),
+            (self._out, *self._partials, self._tiles, self._starts, None, *self._sizes[1:3]),
         )
 
     def prefill(self) -> None:
@@ -176,7 +176,7 @@ class _AttentionCase:
         )
 
     def _rest(self) -> tuple[Any, ...]:
-        return (self._positions, self._starts, *self._tables, *self._sizes)
+        return (self._positions, self._starts, *self._tables, None, *self._sizes)
 
 
 def cache_map(cache: DeviceArray) -> TensorMap:

@@ -9,30 +9,41 @@ from ..errors import UnsupportedModelError
 if TYPE_CHECKING:
     from .._core import Program
 
-_WITHOUT_KERNEL = {
-    "position_embedding": "learned positions",
-    "layer_norm": "layer norms",
-    "activation": "an MLP without a gate",
-    "scale": "multipliers of branches or logits",
-    "moe": "a mixture of experts",
-}
-_ACTIVATIONS = ("silu", "gelu_tanh", "gelu")
+_MOST_EXPERTS, _MOST_CHOSEN = 512, 32
+"""Those of ``moe_route``."""
+_PLAIN = ("softmax", None, None)
+_WITH_KERNELS = frozenset(
+    {
+        *("embedding", "position_embedding", "rms_norm", "layer_norm", "linear", "rope"),
+        *("store_kv", "attention", "act_and_mul", "activation", "scale", "add", "gather_rows"),
+        *("lm_head", "moe", "capture"),
+    }
+)
 
 
 def refuse_unsupported(program: Program) -> None:
-    """Raise if the program holds an op that has no CUDA kernel.
+    """Raise if the program holds an op that has no CUDA kernel, or more than a kernel can.
 
     Raises:
         UnsupportedModelError: The message says which.
     """
     for kind, op in program.ops:
-        missing = _WITHOUT_KERNEL.get(kind)
-        if kind == "attention" and op["sinks"] is not None:
-            missing = "attention sinks"
-        if kind == "act_and_mul" and op["activation"] not in _ACTIVATIONS:
-            missing = f"the activation {op['activation']}"
-        if missing is not None:
+        if kind not in _WITH_KERNELS:
             raise UnsupportedModelError(
-                f"the model has {missing}, for which there is no CUDA kernel yet",
+                f"the model has the op {kind!r}, for which there is no CUDA kernel yet",
                 hint='device="cpu" runs it',
             )
+        if kind == "moe" and (op["scoring"], op["score_bias"], op["groups"]) != _PLAIN:
+            raise UnsupportedModelError(
+                "the model chooses experts by more than the largest logits, for which there is no "
+                "CUDA kernel yet",
+                hint='device="cpu" runs it',
+            )
+        if kind == "moe":
+            experts = program.weights[op["gate"]][0]
+            if experts > _MOST_EXPERTS or op["top_k"] > _MOST_CHOSEN:
+                raise UnsupportedModelError(
+                    f"the model gives a token {op['top_k']} of {experts} experts; the CUDA kernels "
+                    f"can do {_MOST_CHOSEN} of {_MOST_EXPERTS}",
+                    hint='device="cpu" runs it',
+                )

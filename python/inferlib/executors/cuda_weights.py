@@ -6,7 +6,7 @@ products of scales exactly or with one rounding of 24 bits.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
@@ -22,6 +22,13 @@ GATED_ACTIVATIONS = frozenset({"silu", "gelu_tanh"})
 """Those that ``gated_*`` is compiled for."""
 FUSED_LAYOUTS = frozenset({"float", "int8", "int4", "e4m3"})
 """Those that ``gated_*`` and ``lm_head_argmax`` are compiled for."""
+GROUPED_GATED = frozenset(
+    {
+        *((layout, "silu") for layout in FUSED_LAYOUTS),
+        ("float", "clamped_swiglu"),
+    }
+)
+"""Layouts and activations that ``moe_gated`` is compiled for."""
 Layout: TypeAlias = Literal["float", "int8", "int4", "e4m3", "e5m2"]
 
 # Fragment of mma.m16n8k16's left operand: lane and element → row and column of a 16 x 16 tile.
@@ -109,6 +116,41 @@ def pack_quantized(matrix: QuantizedMatrix) -> PackedMatrix:
         scales=np.ascontiguousarray(scales),
         group=matrix.group,
     )
+
+
+def pack_experts(values: NDArray[Any] | QuantizedMatrix, experts: int) -> PackedMatrix:
+    """Pack the matrices of experts, one behind the other, each from a panel of its own on.
+
+    Args:
+        values: ``[experts * n, k]``: 16-bit floats (bf16 as uint16), whose columns are filled up to
+            a multiple of 32 with zeros, or integers.
+        experts: How many.
+
+    Returns:
+        Codes and scales of all; the shape is that of each.
+    """
+    if isinstance(values, QuantizedMatrix):
+        minimums = values.minimums
+        packed = pack_quantized(
+            QuantizedMatrix(
+                codes=_expert_panels(values.codes, experts),
+                scales=_expert_panels(values.scales, experts),
+                minimums=None if minimums is None else _expert_panels(minimums, experts),
+            )
+        )
+        rows, k = values.codes.shape
+    else:
+        rows, k = values.shape
+        wide = np.pad(values, ((0, 0), (0, -k % PAIR_COLUMNS)))
+        packed = pack_float(_expert_panels(wide, experts))
+    return replace(packed, shape=(rows // experts, k))
+
+
+def _expert_panels(array: NDArray[Any], experts: int) -> NDArray[Any]:
+    """Each expert's rows filled up to a multiple of 16."""
+    of_each = array.reshape(experts, -1, array.shape[1])
+    filled = np.pad(of_each, ((0, 0), (0, -of_each.shape[1] % PANEL_ROWS), (0, 0)))
+    return filled.reshape(-1, array.shape[1])
 
 
 def pack_bytes(
