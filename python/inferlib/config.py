@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 from .devices import Device, gpu_index, registered_device
 from .errors import OutOfMemoryError, RequestError
 from .scheduling import FCFS, SchedulingPolicy, read_policy
-from .validation import INT32_MAX, boolean, choice, integer
+from .validation import INT32_MAX, boolean, choice, integer, path, shown
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -67,7 +66,7 @@ class KvCacheSize:
             return text
         if not isinstance(text, str):
             raise RequestError(
-                f"kv_cache={text!r} does not say bytes or tokens",
+                f"kv_cache={shown(text)} does not say bytes or tokens",
                 field="kv_cache",
                 hint=_KV_CACHE_HINT,
             )
@@ -81,7 +80,7 @@ class KvCacheSize:
             factor = _BYTE_UNITS[match["unit"].upper()]
             return cls(num_bytes=_positive_amount(match["amount"], factor, text))
         raise RequestError(
-            f"kv_cache={text!r} is not a size", field="kv_cache", hint=_KV_CACHE_HINT
+            f"kv_cache={shown(text)} is not a size", field="kv_cache", hint=_KV_CACHE_HINT
         )
 
     def num_blocks(self, *, block_bytes: int, max_model_len: int, free_bytes: int) -> int:
@@ -263,14 +262,16 @@ class EngineConfig:
 
 
 def _check_device(device: object) -> None:
-    if isinstance(device, Device) or device in ("auto", "cpu"):
+    if isinstance(device, Device):
         return
     if isinstance(device, str) and (
-        gpu_index(device) is not None or registered_device(device) is not None
+        device in ("auto", "cpu")
+        or gpu_index(device) is not None
+        or registered_device(device) is not None
     ):
         return
     raise RequestError(
-        f"device={device!r} is no device",
+        f"device={shown(device)} is no device",
         field="device",
         hint='give "auto", "cpu", "cuda", "cuda:1", or a Device',
     )
@@ -279,11 +280,10 @@ def _check_device(device: object) -> None:
 def _path(field: str, value: object) -> Path | None:
     if value is None:
         return None
-    if not isinstance(value, str | os.PathLike) or not str(value):
-        raise RequestError(f"{field} must be a path, not {value!r}", field=field)
+    written = path(field, value)
     from pathlib import Path  # a tenth of the time of `import inferlib`
 
-    return Path(value).absolute()  # of now, wherever the process goes
+    return Path(written).absolute()  # of now, wherever the process goes
 
 
 def format_bytes(num_bytes: int) -> str:
@@ -299,5 +299,7 @@ def format_bytes(num_bytes: int) -> str:
 def _positive_amount(amount: str, factor: int, text: str) -> int:
     value = int(float(amount.replace(",", "").replace("_", "")) * factor)
     if value <= 0:
-        raise RequestError(f"kv_cache={text!r} is nothing", field="kv_cache", hint=_KV_CACHE_HINT)
+        raise RequestError(
+            f"kv_cache={shown(text)} is nothing", field="kv_cache", hint=_KV_CACHE_HINT
+        )
     return value

@@ -25,6 +25,8 @@ from .tensor_sources import (
     vector_sources,
 )
 from .transformer import record
+from .validation import path as check_path
+from .validation import shown
 
 if TYPE_CHECKING:
     import os
@@ -97,17 +99,24 @@ def load(name_or_path: str | os.PathLike[str], *, mmap: bool = True) -> LoadedMo
 
 
 def _resolve(name_or_path: str | os.PathLike[str]) -> Path:
-    path = Path(name_or_path)
-    if isinstance(name_or_path, str) and not path.exists():
+    path = Path(check_path("name_or_path", name_or_path))
+    if isinstance(name_or_path, str) and not _exists(path):
         packaged = find_packaged_model(name_or_path)
         if packaged is not None:
             return packaged
         if path.name == name_or_path and not path.suffix:
             raise ModelNotFoundError(
-                f"there is no file or folder {name_or_path!r} here, and no model of that name",
+                f"there is no file or folder {shown(name_or_path)} here, and no model of that name",
                 hint=f"give a path, or one of the names {', '.join(MODEL_PACKAGES)}",
             )
     return path
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a name that is too long for this system
+        return False
 
 
 def _load_gguf(path: Path, weights: Weights) -> LoadedModel:
