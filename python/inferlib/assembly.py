@@ -225,6 +225,8 @@ def assemble(
         max_model_len=size.max_model_len,
         vocab_size=spec.vocab_size,
         enable_prefix_caching=config.enable_prefix_caching,
+        max_waiting=config.limits.waiting_requests,
+        max_waiting_tokens=config.limits.waiting_tokens,
         **_speculation_options(config, executor.info()),
         **_policy_options(config.scheduling_policy),
     )
@@ -258,6 +260,7 @@ def assemble(
             max_model_len=size.max_model_len,
             kv_cache_tokens=size.num_blocks * BLOCK_SIZE,
             origin=_origin(checkpoint, config, executor.info()),
+            limits=config.limits,
         ),
         kv_cache_bytes=size.kv_cache_bytes,
     )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 from .devices import Device, gpu_index, registered_device
 from .errors import OutOfMemoryError, RequestError
+from .limits import AS_FAR_AS_ANY, Limits
 from .scheduling import FCFS, SchedulingPolicy, read_policy
 from .validation import INT32_MAX, boolean, choice, integer, path, shown
 
@@ -208,6 +209,7 @@ class EngineConfig:
         decision_log: A new file for everything that the scheduler is told and decides, for
             ``python -m inferlib replay-log`` and bug reports; text is a path. It holds the prompts
             and answers as token ids.
+        limits: How much one request may ask for, and how many may wait.
         mmap: Map the files while the weights are prepared; ``False`` reads them, which needs more
             memory for a while and cannot be hurt by a file that changes.
         driver: ``"caller"``: whoever waits runs the steps. ``"thread"``: a thread does while there
@@ -227,6 +229,7 @@ class EngineConfig:
     speculation: Speculation = "auto"
     scheduling_policy: SchedulingPolicy = FCFS
     decision_log: Path | None = None
+    limits: Limits = AS_FAR_AS_ANY
     mmap: bool = True
     driver: Driver = "caller"
 
@@ -246,6 +249,10 @@ class EngineConfig:
         if not isinstance(self.speculation, PromptLookup):
             choice("speculation", self.speculation, get_args(SpeculationSwitch))
         object.__setattr__(self, "scheduling_policy", read_policy(self.scheduling_policy))
+        if not isinstance(self.limits, Limits):
+            raise RequestError(
+                f"limits must be Limits, not {type(self.limits).__name__}", field="limits"
+            )
         boolean("enable_prefix_caching", self.enable_prefix_caching)
         boolean("mmap", self.mmap)
         for field in ("max_model_len", "threads", "max_num_seqs", "max_num_batched_tokens"):

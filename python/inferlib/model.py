@@ -12,6 +12,7 @@ from .config import EngineConfig, KvCacheSize
 from .generating import Generating
 from .generating_many import GeneratingMany
 from .in_thread import in_thread
+from .limits import AS_FAR_AS_ANY, Limits
 from .prefilling import Prefilling
 from .replaying import Replaying
 from .scheduling import read_policy
@@ -56,6 +57,7 @@ class Model(Generating, GeneratingMany, Prefilling, Scoring, BeamSearching, Repl
         speculation: Speculation = "auto",
         scheduling_policy: PolicyChoice = "fcfs",
         decision_log: str | os.PathLike[str] | None = None,
+        limits: Limits = AS_FAR_AS_ANY,
         chat_template: str | None = None,
         mmap: bool = True,
         driver: Driver = "caller",
@@ -88,6 +90,7 @@ class Model(Generating, GeneratingMany, Prefilling, Scoring, BeamSearching, Repl
                 ``tenant``), ``"deadline"`` (earliest ``deadline``); or a ``SchedulingPolicy``.
             decision_log: A new file for everything that the scheduler is told and decides, prompts
                 and answers included; ``python -m inferlib replay-log`` verifies it.
+            limits: How much one request may ask for, and how many may wait.
             chat_template: Replaces the checkpoint's.
             mmap: Map the files while loading; ``False`` reads them, which needs more memory for a
                 while and cannot be hurt by a file that changes.
@@ -119,6 +122,7 @@ class Model(Generating, GeneratingMany, Prefilling, Scoring, BeamSearching, Repl
             speculation=speculation,
             scheduling_policy=read_policy(scheduling_policy),
             decision_log=decision_log,  # type: ignore[arg-type]  # made a path there
+            limits=limits,
             mmap=mmap,
             driver=driver,
         )

@@ -132,6 +132,8 @@ class ModelCore:
         return one, self._build(encoded, sampling, call)
 
     def _encoded(self, prompt: object) -> EncodedPrompt:
+        if isinstance(prompt, str):
+            self._parts.builder.limits.check_prompt(prompt)
         return encode_prompt(prompt, self.tokenizer, max_model_len=self.max_model_len)
 
     def _build(

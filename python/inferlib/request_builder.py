@@ -9,6 +9,7 @@ from . import _core
 from .config import SpeculationSwitch
 from .errors import RequestError
 from .grammar_compiler import GrammarCompiler
+from .limits import AS_FAR_AS_ANY, Limits
 from .prompts import EncodedPrompt, encode_text, too_long
 from .request import Request
 from .sampling_params import DEFAULT_MAX_TOKENS, SamplingParams
@@ -38,6 +39,7 @@ class RequestBuilder:
         max_model_len: Longest sequence in tokens.
         kv_cache_tokens: Tokens that the KV cache holds.
         origin: What results depend on; ``None`` for a pretended model.
+        limits: How much one request may ask for.
         grammars: Compiles structured output.
     """
 
@@ -48,6 +50,7 @@ class RequestBuilder:
     max_model_len: int
     kv_cache_tokens: int
     origin: Origin | None = None
+    limits: Limits = AS_FAR_AS_ANY
     grammars: GrammarCompiler = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -76,6 +79,7 @@ class RequestBuilder:
             RequestError: The prompt or an option does not fit this model; ``field`` names it.
             GrammarError: A description of structured output cannot be used.
         """
+        self.limits.check(params)
         check_salt(cache_salt)
         choice("speculation", speculation, get_args(SpeculationSwitch))
         priority = integer("priority", priority, -INT32_MAX, INT32_MAX)
