@@ -1,7 +1,7 @@
 """What ``selfcheck`` runs, each in an interpreter of its own: ``guest_checks.py PACKAGE CHECK``.
 
-Nothing of the package, and nothing heavy, is imported before a check asks for it, by the name that it has in this
-process. A check returns what it found, as text, or raises ``Problem``.
+Nothing of the package, and nothing heavy, is imported before a check asks for it, by the name that
+it has in this process. A check returns what it found, as text, or raises ``Problem``.
 """
 
 from __future__ import annotations
