@@ -132,7 +132,7 @@ def _load_gguf(path: Path, weights: Weights) -> LoadedModel:
     spec = family.spec_from_gguf(GgufHeader(metadata=metadata, shapes=shapes, rope_factors=factors))
     program = record(spec)
     weight_map = family.weights_from_gguf(spec)
-    unused = _unused(shapes, family, spec)
+    unused = unused_tensors(shapes, family, spec)
     check_tensors(program.weights, weight_map, shapes, unused=unused, source=str(path))
     eos_keys = (f"tokenizer.ggml.{name}_token_id" for name in ("eos", "eot", "eom"))
     return LoadedModel(
@@ -161,7 +161,7 @@ def _load_safetensors(path: Path, weights: Weights) -> LoadedModel:
     spec = family.spec_from_config(config)
     program = record(spec)
     weight_map = family.weights_from_safetensors(spec, shapes)
-    unused = _unused(shapes, family, spec)
+    unused = unused_tensors(shapes, family, spec)
     check_tensors(program.weights, weight_map, shapes, unused=unused, source=str(path))
     generation_path = folder / "generation_config.json"
     generation = Fields(read_optional_json(generation_path), source=str(generation_path))
@@ -195,7 +195,7 @@ def _shapes(weights: Weights) -> dict[str, tuple[int, ...]]:
     return {name: weights.info(name)[1] for name in weights.names}
 
 
-def _unused(shapes: Iterable[str], family: Architecture, spec: ModelSpec) -> set[str]:
+def unused_tensors(shapes: Iterable[str], family: Architecture, spec: ModelSpec) -> set[str]:
     """Tensors that a checkpoint may hold though the model does not read them."""
     ignored = (*family.ignored, *_HEADS) if spec.tied_embeddings else family.ignored
     endings = (*family.ignored_endings, *_NEVER_WEIGHTS)

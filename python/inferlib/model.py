@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Unpack
 from .beams import BeamSearching
 from .call_options import LoadOptions
 from .config import EngineConfig, KvCacheSize
+from .errors import RequestError
 from .generating import Generating
 from .generating_many import GeneratingMany
 from .in_thread import in_thread
@@ -21,9 +22,10 @@ from .validation import check_keywords
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable
-    from typing import Never, Self
+    from collections.abc import Callable, Iterable, Mapping
+    from typing import Any, Never, Self
 
+    from ._core import Tokenizer
     from .config import DeviceChoice, Driver, KvCacheDtype, Precision, Speculation
     from .scheduling import PolicyChoice
 
@@ -134,6 +136,54 @@ class Model(Generating, GeneratingMany, Prefilling, Scoring, BeamSearching, Repl
     ) -> Self:
         """``from_pretrained`` in a thread of its own."""
         return await in_thread(partial(cls.from_pretrained, name_or_path, **options))
+
+    @classmethod
+    def from_weights(
+        cls,
+        config: Mapping[str, Any],
+        weights: Mapping[str, Any] | Iterable[tuple[str, Any]],
+        *,
+        tokenizer: Tokenizer | None = None,
+        generation_config: Mapping[str, Any] | None = None,
+        **options: Unpack[LoadOptions],
+    ) -> Self:
+        """Make a model of weights that the host has in memory, without any file.
+
+        Such a model has no path: it cannot be pickled, nor use ``packed_cache``.
+
+        Args:
+            config: What ``config.json`` of a Hugging Face checkpoint holds.
+            weights: Arrays by the names that they have there, of any float type that NumPy can turn
+                into float32; an iterator is read to its end first. They are copied.
+            tokenizer: ``Tokenizer.from_json(...)``; ``None``: for token ids only.
+            generation_config: What ``generation_config.json`` holds.
+            **options: As for ``from_pretrained``.
+
+        Raises:
+            ModelFormatError: Configuration and weights do not fit: all mismatches in one message.
+            UnsupportedModelError: The architecture is not supported.
+            OutOfMemoryError: The weights or the KV cache do not fit.
+            RequestError: An argument is invalid; ``field`` names it.
+        """
+        from .assembly import assemble
+        from .given_weights import checkpoint_of_weights  # not for those who load files
+
+        check_keywords(options, LoadOptions.__annotations__)
+        settings: dict[str, Any] = dict(options)
+        chat_template = settings.pop("chat_template", None)
+        engine_config = EngineConfig(**settings)
+        if engine_config.packed_cache is not None:
+            raise RequestError(
+                "packed_cache is for models that are loaded from files", field="packed_cache"
+            )
+        checkpoint = checkpoint_of_weights(
+            config,
+            weights,
+            tokenizer=tokenizer,
+            chat_template=chat_template,
+            generation_config=generation_config,
+        )
+        return cls(assemble(checkpoint, engine_config, chat_template=chat_template))
 
     def __reduce__(self) -> tuple[Callable[..., Model], tuple[object, ...]]:
         """Pickle by path: the copy is loaded anew, in another process too."""
