@@ -1,4 +1,4 @@
-"""``python -m inferlib``: generate, chat, info, replay-log."""
+"""``python -m inferlib``: generate, chat, info, replay-log, selfcheck."""
 
 from __future__ import annotations
 

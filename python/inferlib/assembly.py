@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
@@ -98,6 +99,21 @@ class ModelParts:
     kv_cache_bytes: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StandIns:
+    """What ``inferlib.testing`` puts in the place of a model's parts.
+
+    Attributes:
+        wrap_executor: Returns what runs instead of the executor that it is given.
+        wrap_scheduler: The same for the scheduler.
+        clock: Seconds, for deadlines and timings.
+    """
+
+    wrap_executor: Callable[[Executor], Executor] = lambda executor: executor
+    wrap_scheduler: Callable[[Scheduler], Scheduler] = lambda scheduler: scheduler
+    clock: Callable[[], float] = time.monotonic
+
+
 def assemble_from_files(
     name_or_path: str | os.PathLike[str], config: EngineConfig, *, chat_template: str | None
 ) -> ModelParts:
@@ -178,7 +194,11 @@ def read_checkpoint(loaded: LoadedModel, *, chat_template: str | None = None) ->
 
 
 def assemble(
-    checkpoint: Checkpoint, config: EngineConfig, *, chat_template: str | None = None
+    checkpoint: Checkpoint,
+    config: EngineConfig,
+    *,
+    chat_template: str | None = None,
+    stand_ins: StandIns = StandIns(),
 ) -> ModelParts:
     """Reserve memory, load the weights, and connect scheduler, executor and engine.
 
@@ -195,6 +215,7 @@ def assemble(
             raise
         _logger.warning('device="auto" is the CPU for %s: %s', checkpoint.name, error)
         size, executor = _make_executor(checkpoint, config, None)
+    executor = stand_ins.wrap_executor(executor)
     # The model keeps the checkpoint for what it says, not the opened files and their vocabulary.
     checkpoint = replace(checkpoint, load_weights=_already_loaded)
     scheduler = Scheduler(
@@ -204,6 +225,8 @@ def assemble(
         max_model_len=size.max_model_len,
         vocab_size=spec.vocab_size,
         enable_prefix_caching=config.enable_prefix_caching,
+        max_waiting=config.limits.waiting_requests,
+        max_waiting_tokens=config.limits.waiting_tokens,
         **_speculation_options(config, executor.info()),
         **_policy_options(config.scheduling_policy),
     )
@@ -222,11 +245,12 @@ def assemble(
         config=config,
         given_chat_template=chat_template,
         engine=Engine(
-            scheduler,
+            stand_ins.wrap_scheduler(scheduler),
             executor,
             None if tokenizer is None else TextStreams(tokenizer),
             vocab_size=spec.vocab_size,
             dedicated=config.driver == "thread",
+            clock=stand_ins.clock,
         ),
         builder=RequestBuilder(
             tokenizer=tokenizer,
@@ -236,6 +260,7 @@ def assemble(
             max_model_len=size.max_model_len,
             kv_cache_tokens=size.num_blocks * BLOCK_SIZE,
             origin=_origin(checkpoint, config, executor.info()),
+            limits=config.limits,
         ),
         kv_cache_bytes=size.kv_cache_bytes,
     )

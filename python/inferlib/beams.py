@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from .atomic import move
 from .errors import RequestError
 from .model_core import ModelCore
-from .prompts import EncodedPrompt, encode_prompt, is_one_prompt
+from .prompts import EncodedPrompt, is_one_prompt
 from .sampling_params import SamplingParams
-from .validation import integer, number
+from .validation import boolean, integer, number
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -142,8 +142,9 @@ class BeamSearching(ModelCore):
         integer("num_beams", num_beams, 1, MAX_BEAMS)
         if max_tokens is not None:
             integer("max_tokens", max_tokens, 1, 2**31 - 1)
+        boolean("ignore_eos", ignore_eos)
         penalty = number("length_penalty", length_penalty, -10.0, 10.0)
-        encoded = encode_prompt(prompt, self.tokenizer)
+        encoded = self._encoded(prompt)
         whole = SamplingParams(max_tokens="auto" if max_tokens is None else max_tokens)
         most = cast("int", self._parts.builder.build(encoded, whole).params.max_tokens)
         ends = frozenset() if ignore_eos else frozenset(self._parts.builder.eos_token_ids)

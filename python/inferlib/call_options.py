@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         Speculation,
         SpeculationSwitch,
     )
+    from .limits import Limits
     from .output_reading import ReasoningSyntax, ToolSyntax
     from .scheduling import PolicyChoice
     from .tools import Tool
@@ -44,6 +45,7 @@ class LoadOptions(TypedDict, total=False):
     speculation: Speculation
     scheduling_policy: PolicyChoice
     decision_log: str | os.PathLike[str] | None
+    limits: Limits
     chat_template: str | None
     mmap: bool
     driver: Driver

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .errors import RequestError, TemplateError
-from .messages import Message, check_message, has_calls, plain_message, with_arguments_as_text
+from .messages import Message, check_conversation, has_calls, plain_message, with_arguments_as_text
 from .prompts import EncodedPrompt, encode_text
-from .validation import boolean
+from .validation import boolean, shown
 
 if TYPE_CHECKING:
     from ._core import ChatTemplate, Tokenizer
@@ -43,6 +43,7 @@ def encode_conversation(
     tools: Sequence[dict[str, Any]] | None = None,
     chat_template_kwargs: Mapping[str, Any] | None = None,
     continue_final_message: bool = False,
+    max_model_len: int | None = None,
 ) -> EncodedPrompt:
     """Apply the chat template and encode its text.
 
@@ -63,8 +64,7 @@ def encode_conversation(
         )
     if isinstance(template, TemplateError):
         raise copy.copy(template) from template
-    for index, message in enumerate(messages):
-        check_message(index, message)
+    check_conversation(messages)
     boolean("continue_final_message", continue_final_message)
     if continue_final_message and messages[-1]["role"] != "assistant":
         raise RequestError(
@@ -79,11 +79,11 @@ def encode_conversation(
         plain,
         tools=tools,
         add_generation_prompt=not continue_final_message,
-        variables=_variables(chat_template_kwargs or {}),
+        variables=_variables({} if chat_template_kwargs is None else chat_template_kwargs),
     )
     if continue_final_message:
         text = _cut_at_mark(text)
-    token_ids = encode_text(text, tokenizer, add_special_tokens=False)
+    token_ids = encode_text(text, tokenizer, add_special_tokens=False, max_model_len=max_model_len)
     if not token_ids:
         raise TemplateError("the chat template wrote nothing", field="messages")
     return EncodedPrompt(text=text, token_ids=token_ids)
@@ -94,7 +94,8 @@ def unfinished_text(message: Message) -> str:
     content = message.get("content")
     if isinstance(content, str):
         return content
-    texts = [part["text"] for part in content or () if isinstance(part.get("text"), str)]
+    parts = [part for part in content or () if isinstance(part, Mapping)]
+    texts = [part["text"] for part in parts if isinstance(part.get("text"), str)]
     return str(texts[-1]) if texts else ""
 
 
@@ -136,7 +137,7 @@ def _variables(chat_template_kwargs: object) -> dict[str, Any]:
     variables = _mapping("chat_template_kwargs", chat_template_kwargs)
     for name in _RESERVED.intersection(variables):
         raise RequestError(
-            f"chat_template_kwargs cannot hold {name!r}",
+            f"chat_template_kwargs cannot hold {shown(name)}",
             field="chat_template_kwargs",
             hint="it is an argument of chat()" if name in {"messages", "tools"} else "",
         )
@@ -145,7 +146,7 @@ def _variables(chat_template_kwargs: object) -> dict[str, Any]:
 
 def _mapping(field: str, value: object) -> dict[str, Any]:
     if not isinstance(value, Mapping):
-        raise RequestError(f"{field} must hold mappings, not {value!r}", field=field)
+        raise RequestError(f"{field} must hold mappings, not {shown(value)}", field=field)
     return dict(value)
 
 

@@ -9,7 +9,7 @@ from .call_options import ChatCallOptions, split_options
 from .chat import encode_conversation, is_one_conversation, unfinished_text
 from .errors import RequestError
 from .in_thread import in_thread
-from .model_core import ModelCore
+from .model_core import ModelCore, not_one
 from .stream import AsyncStream, Stream
 from .tools import tools_as_json
 
@@ -113,7 +113,7 @@ class Chatting(ModelCore):
             RequestError: A message or an option is invalid, at once.
             TemplateError: There is no chat template, or it refuses the messages.
         """
-        return Stream(*self._pending(self._one(self._chat_requests(messages, params, options))))
+        return Stream(*self._pending(self._one_conversation(messages, params, options)))
 
     def astream_chat(
         self,
@@ -127,9 +127,7 @@ class Chatting(ModelCore):
             RequestError: A message or an option is invalid, at once.
             TemplateError: There is no chat template, or it refuses the messages.
         """
-        return AsyncStream(
-            *self._pending(self._one(self._chat_requests(messages, params, options)))
-        )
+        return AsyncStream(*self._pending(self._one_conversation(messages, params, options)))
 
     def apply_chat_template(
         self,
@@ -178,6 +176,14 @@ class Chatting(ModelCore):
             chat["tools"] = tools_as_json(chat["tools"])
         return one, [self._chat_request(each, sampling, call, chat) for each in conversations]
 
+    def _one_conversation(
+        self, messages: object, params: SamplingParams | None, options: Mapping[str, Any]
+    ) -> Request:
+        self._engine.check_usable()
+        if not is_one_conversation(messages):
+            raise not_one("messages")
+        return self._chat_requests(messages, params, options)[1][0]
+
     def _one_chat_request(
         self,
         messages: object,
@@ -204,6 +210,7 @@ class Chatting(ModelCore):
             messages,
             checkpoint.chat_template if own is None else own,
             self.tokenizer,
+            max_model_len=self.max_model_len,
             **{name: value for name, value in chat.items() if name not in _SYNTAXES},
         )
         continues = chat.get("continue_final_message", False)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-import os
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 from .devices import Device, gpu_index, registered_device
 from .errors import OutOfMemoryError, RequestError
+from .limits import AS_FAR_AS_ANY, Limits
 from .scheduling import FCFS, SchedulingPolicy, read_policy
-from .validation import INT32_MAX, boolean, choice, integer
+from .validation import INT32_MAX, boolean, choice, integer, path, shown
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -67,7 +67,7 @@ class KvCacheSize:
             return text
         if not isinstance(text, str):
             raise RequestError(
-                f"kv_cache={text!r} does not say bytes or tokens",
+                f"kv_cache={shown(text)} does not say bytes or tokens",
                 field="kv_cache",
                 hint=_KV_CACHE_HINT,
             )
@@ -81,7 +81,7 @@ class KvCacheSize:
             factor = _BYTE_UNITS[match["unit"].upper()]
             return cls(num_bytes=_positive_amount(match["amount"], factor, text))
         raise RequestError(
-            f"kv_cache={text!r} is not a size", field="kv_cache", hint=_KV_CACHE_HINT
+            f"kv_cache={shown(text)} is not a size", field="kv_cache", hint=_KV_CACHE_HINT
         )
 
     def num_blocks(self, *, block_bytes: int, max_model_len: int, free_bytes: int) -> int:
@@ -209,6 +209,7 @@ class EngineConfig:
         decision_log: A new file for everything that the scheduler is told and decides, for
             ``python -m inferlib replay-log`` and bug reports; text is a path. It holds the prompts
             and answers as token ids.
+        limits: How much one request may ask for, and how many may wait.
         mmap: Map the files while the weights are prepared; ``False`` reads them, which needs more
             memory for a while and cannot be hurt by a file that changes.
         driver: ``"caller"``: whoever waits runs the steps. ``"thread"``: a thread does while there
@@ -228,6 +229,7 @@ class EngineConfig:
     speculation: Speculation = "auto"
     scheduling_policy: SchedulingPolicy = FCFS
     decision_log: Path | None = None
+    limits: Limits = AS_FAR_AS_ANY
     mmap: bool = True
     driver: Driver = "caller"
 
@@ -247,6 +249,10 @@ class EngineConfig:
         if not isinstance(self.speculation, PromptLookup):
             choice("speculation", self.speculation, get_args(SpeculationSwitch))
         object.__setattr__(self, "scheduling_policy", read_policy(self.scheduling_policy))
+        if not isinstance(self.limits, Limits):
+            raise RequestError(
+                f"limits must be Limits, not {type(self.limits).__name__}", field="limits"
+            )
         boolean("enable_prefix_caching", self.enable_prefix_caching)
         boolean("mmap", self.mmap)
         for field in ("max_model_len", "threads", "max_num_seqs", "max_num_batched_tokens"):
@@ -263,14 +269,16 @@ class EngineConfig:
 
 
 def _check_device(device: object) -> None:
-    if isinstance(device, Device) or device in ("auto", "cpu"):
+    if isinstance(device, Device):
         return
     if isinstance(device, str) and (
-        gpu_index(device) is not None or registered_device(device) is not None
+        device in ("auto", "cpu")
+        or gpu_index(device) is not None
+        or registered_device(device) is not None
     ):
         return
     raise RequestError(
-        f"device={device!r} is no device",
+        f"device={shown(device)} is no device",
         field="device",
         hint='give "auto", "cpu", "cuda", "cuda:1", or a Device',
     )
@@ -279,11 +287,10 @@ def _check_device(device: object) -> None:
 def _path(field: str, value: object) -> Path | None:
     if value is None:
         return None
-    if not isinstance(value, str | os.PathLike) or not str(value):
-        raise RequestError(f"{field} must be a path, not {value!r}", field=field)
+    written = path(field, value)
     from pathlib import Path  # a tenth of the time of `import inferlib`
 
-    return Path(value).absolute()  # of now, wherever the process goes
+    return Path(written).absolute()  # of now, wherever the process goes
 
 
 def format_bytes(num_bytes: int) -> str:
@@ -299,5 +306,7 @@ def format_bytes(num_bytes: int) -> str:
 def _positive_amount(amount: str, factor: int, text: str) -> int:
     value = int(float(amount.replace(",", "").replace("_", "")) * factor)
     if value <= 0:
-        raise RequestError(f"kv_cache={text!r} is nothing", field="kv_cache", hint=_KV_CACHE_HINT)
+        raise RequestError(
+            f"kv_cache={shown(text)} is nothing", field="kv_cache", hint=_KV_CACHE_HINT
+        )
     return value

@@ -15,6 +15,7 @@ have been looked at: nobody reads a token that is taken back.
 from __future__ import annotations
 
 import collections
+import contextlib
 import copy
 import logging
 import os
@@ -69,6 +70,7 @@ class Engine:
         text: Turns tokens into text; ``None`` if there is no tokenizer.
         vocab_size: Number of logits.
         dedicated: Whether a thread drives while there is work, not the callers.
+        clock: Seconds, for deadlines and timings; tests have one of their own.
     """
 
     def __init__(
@@ -79,11 +81,13 @@ class Engine:
         *,
         vocab_size: int,
         dedicated: bool = False,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._scheduler = scheduler
+        self._clock = clock
         self._executor = executor
         self._details = executor.info()
-        self._texts = RequestTexts(text)
+        self._texts = RequestTexts(text, clock)
         self._grammars = RequestGrammars(vocab_size)
         self._driver = StepDriver(self, dedicated=dedicated)
         self._requests: dict[int, Request] = {}
@@ -98,7 +102,7 @@ class Engine:
 
     def step(self) -> bool:
         """Advance every scheduled sequence; ``False`` if there is nothing to do, or if aborted."""
-        batch = self._scheduler.schedule(time.monotonic())
+        batch = self._scheduler.schedule(self._clock())
         if batch is None:
             return self._end_overdue()
         self._grammars.mask(batch)
@@ -107,7 +111,7 @@ class Engine:
             return False
         with self._driver.lock:
             self._is_accounting = True
-            self._account(self._scheduler.update(output, time.monotonic()))
+            self._account(self._scheduler.update(output, self._clock()))
             self._is_accounting = False
         return True
 
@@ -142,7 +146,7 @@ class Engine:
         ends = self._texts.advance(events, self._requests)
         stopped_keys = {end.key for end in ends}
         ends += [end for end in self._grammars.advance(events) if end.key not in stopped_keys]
-        now = time.monotonic()
+        now = self._clock()
         stopped = [self._end(end, now) for end in ends]
         self._texts.show(now)
         for row in np.flatnonzero(events.finished).tolist():
@@ -194,7 +198,7 @@ class Engine:
 
         Costs a decode of all running requests, after an interrupt only.
         """
-        now = time.monotonic()
+        now = self._clock()
         self._scheduler.discard_step()
         for request in list(self._requests.values()):
             for index in range(request.params.n):
@@ -215,7 +219,7 @@ class Engine:
             request = self._cancelled[0]
             if request.ids and not request.is_done:
                 if not request.results:
-                    self._scheduler.cancel(request.id, time.monotonic())
+                    self._scheduler.cancel(request.id, self._clock())
                 self._retire(request)
             self._cancelled.popleft()
 
@@ -234,12 +238,14 @@ class Engine:
                 ),
             )
             error.__cause__ = cause
-        self._scheduler.discard_step()
+        with contextlib.suppress(InternalError):  # a scheduler that panicked refuses every call
+            self._scheduler.discard_step()
         self._step_is_open = self._is_accounting = False
         for request in list(self._requests.values()):
             if not request.results:
-                self._scheduler.cancel(request.id, time.monotonic())
-                move(request.results, self._scheduler.take, request.id)
+                with contextlib.suppress(InternalError):
+                    self._scheduler.cancel(request.id, self._clock())
+                    move(request.results, self._scheduler.take, request.id)
             self._texts.drop(request)
             self._grammars.close(request)
             request.error = error
@@ -271,7 +277,7 @@ class Engine:
 
     def _submit(self, request: Request) -> None:
         params = request.params
-        now = time.monotonic()
+        now = self._clock()
         submit = partial(
             self._scheduler.submit,
             params=request.scheduler_params,

@@ -126,7 +126,7 @@ class Generating(ModelCore):
         Raises:
             RequestError: The prompt or an option is invalid, at once.
         """
-        return Stream(*self._pending(self._one(self._requests(prompt, params, options))))
+        return Stream(*self._pending(self._one_request(prompt, params, options)))
 
     def astream(
         self,
@@ -139,7 +139,7 @@ class Generating(ModelCore):
         Raises:
             RequestError: The prompt or an option is invalid, at once.
         """
-        return AsyncStream(*self._pending(self._one(self._requests(prompt, params, options))))
+        return AsyncStream(*self._pending(self._one_request(prompt, params, options)))
 
     def submit(
         self,
@@ -152,7 +152,7 @@ class Generating(ModelCore):
         Raises:
             RequestError: The prompt or an option is invalid.
         """
-        return Handle(*self._pending(self._one(self._requests(prompt, params, options))))
+        return Handle(*self._pending(self._one_request(prompt, params, options)))
 
 
 def _has_structure(params: SamplingParams | None, options: Mapping[str, object]) -> bool:

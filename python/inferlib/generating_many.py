@@ -15,9 +15,10 @@ from .chatting import Chatting
 from .checkpoint_log import CheckpointLog
 from .errors import RequestError
 from .item_results import AsyncItemResults, ItemResults, OnError, Source
-from .prompts import encode_prompt, is_one_prompt
+from .prompts import is_one_prompt
 from .tools import tools_as_json
-from .validation import INT32_MAX, boolean, choice, integer
+from .validation import INT32_MAX, boolean, choice, integer, shown
+from .validation import path as check_path
 
 if TYPE_CHECKING:
     import os
@@ -135,7 +136,7 @@ class GeneratingMany(Chatting):
         def request(prompt: object) -> Request:
             if not is_one_prompt(prompt):
                 raise RequestError("an item must be one prompt, not a list", field="prompt")
-            encoded = encode_prompt(prompt, self.tokenizer)
+            encoded = self._encoded(prompt)
             return self._parts.builder.build(encoded, sampling, **call)
 
         return prompts, request, {"call": "generate", "params": self._stated(sampling)}
@@ -153,7 +154,7 @@ class GeneratingMany(Chatting):
         depends = {
             "call": "chat",
             "params": self._stated(sampling),
-            "chat": json.loads(json.dumps(chat, default=repr)),
+            "chat": {name: _stored(name, value) for name, value in chat.items()},
             "chat_template": _hash(self._parts.checkpoint.chat_template_text or ""),
         }
         return conversations, request, depends
@@ -187,7 +188,7 @@ class GeneratingMany(Chatting):
         log = None
         if checkpoint is not None:
             model = None if origin is None else origin.fingerprint()
-            log = CheckpointLog(checkpoint, {**depends, "model": model})
+            log = CheckpointLog(check_path("checkpoint", checkpoint), {**depends, "model": model})
         return Source(
             items=iter(items),
             key=_hash,
@@ -207,7 +208,21 @@ def _hash(item: object) -> str:
     elif isinstance(item, np.ndarray):
         text = f"json {item.tolist()}"
     elif isinstance(item, list | tuple):
-        text = f"json {json.dumps(item, default=repr)}"
+        try:
+            text = f"json {json.dumps(item, default=repr)}"
+        except (RecursionError, TypeError, ValueError):  # nothing that can run
+            text = f"else {shown(item)}"
     else:
-        text = f"else {item!r}"
+        text = f"else {shown(item)}"
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
+
+
+def _stored(name: str, value: object) -> object:
+    """An option as a file holds it."""
+    try:
+        stored: object = json.loads(json.dumps(value, default=repr))
+    except (RecursionError, TypeError, ValueError) as error:
+        raise RequestError(
+            f"{name} cannot be written as JSON: {shown(error)}", field=name
+        ) from None
+    return stored

@@ -71,12 +71,12 @@ def with_revision(name: object, revision: object) -> str:
             '"organisation/name"',
             field="revision",
         )
-    joined = f"{name}@{revision}"
-    if not isinstance(revision, str) or parse_hub_name(joined) is None:
-        raise RequestError(
-            f"revision must be a branch, a tag or a commit, not {revision!r}", field="revision"
-        )
-    return joined
+    if isinstance(revision, str) and parse_hub_name(joined := f"{name}@{revision}") is not None:
+        return joined
+    found = repr(revision)[:80] if isinstance(revision, str) else type(revision).__name__
+    raise RequestError(
+        f"revision must be a branch, a tag or a commit, not {found}", field="revision"
+    )
 
 
 def find_hub_model(name: HubName) -> Path:

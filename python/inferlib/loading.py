@@ -26,6 +26,8 @@ from .tensor_sources import (
     vector_sources,
 )
 from .transformer import record
+from .validation import path as check_path
+from .validation import shown
 
 if TYPE_CHECKING:
     import os
@@ -100,8 +102,8 @@ def load(name_or_path: str | os.PathLike[str], *, mmap: bool = True) -> LoadedMo
 
 
 def _resolve(name_or_path: str | os.PathLike[str]) -> Path:
-    path = Path(name_or_path)
-    if isinstance(name_or_path, str) and not path.exists():
+    path = Path(check_path("name_or_path", name_or_path))
+    if isinstance(name_or_path, str) and not _exists(path):
         packaged = find_packaged_model(name_or_path)
         if packaged is not None:
             return packaged
@@ -110,10 +112,17 @@ def _resolve(name_or_path: str | os.PathLike[str]) -> Path:
             return find_hub_model(hub_name)
         if path.name == name_or_path and not path.suffix:
             raise ModelNotFoundError(
-                f"there is no file or folder {name_or_path!r} here, and no model of that name",
+                f"there is no file or folder {shown(name_or_path)} here, and no model of that name",
                 hint=f"give a path, or one of the names {', '.join(MODEL_PACKAGES)}",
             )
     return path
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a name that is too long for this system
+        return False
 
 
 def _load_gguf(path: Path, weights: Weights) -> LoadedModel:
@@ -129,7 +138,7 @@ def _load_gguf(path: Path, weights: Weights) -> LoadedModel:
     spec = family.spec_from_gguf(GgufHeader(metadata=metadata, shapes=shapes, rope_factors=factors))
     program = record(spec)
     weight_map = family.weights_from_gguf(spec)
-    unused = _unused(shapes, family, spec)
+    unused = unused_tensors(shapes, family, spec)
     check_tensors(program.weights, weight_map, shapes, unused=unused, source=str(path))
     eos_keys = (f"tokenizer.ggml.{name}_token_id" for name in ("eos", "eot", "eom"))
     return LoadedModel(
@@ -158,7 +167,7 @@ def _load_safetensors(path: Path, weights: Weights) -> LoadedModel:
     spec = family.spec_from_config(config)
     program = record(spec)
     weight_map = family.weights_from_safetensors(spec, shapes)
-    unused = _unused(shapes, family, spec)
+    unused = unused_tensors(shapes, family, spec)
     check_tensors(program.weights, weight_map, shapes, unused=unused, source=str(path))
     generation_path = folder / "generation_config.json"
     generation = Fields(read_optional_json(generation_path), source=str(generation_path))
@@ -192,7 +201,7 @@ def _shapes(weights: Weights) -> dict[str, tuple[int, ...]]:
     return {name: weights.info(name)[1] for name in weights.names}
 
 
-def _unused(shapes: Iterable[str], family: Architecture, spec: ModelSpec) -> set[str]:
+def unused_tensors(shapes: Iterable[str], family: Architecture, spec: ModelSpec) -> set[str]:
     """Tensors that a checkpoint may hold though the model does not read them."""
     ignored = (*family.ignored, *_HEADS) if spec.tied_embeddings else family.ignored
     endings = (*family.ignored_endings, *_NEVER_WEIGHTS)

@@ -17,6 +17,23 @@ mapping; or ``ToolCall`` objects) and ``reasoning_content``; a tool's result is 
 "tool_call_id": …, "content": "…"}``."""
 
 
+def check_conversation(messages: object) -> None:
+    """Refuse what is no list of messages.
+
+    Raises:
+        RequestError: It is none, or is empty, or one of its messages is none.
+    """
+    if isinstance(messages, str | bytes | Mapping) or not isinstance(messages, Sequence):
+        raise RequestError(
+            f"a conversation must be a list of messages, not {type(messages).__name__}",
+            field="messages",
+        )
+    if not messages:
+        raise RequestError("there are no messages", field="messages")
+    for index, message in enumerate(messages):
+        check_message(index, message)
+
+
 def check_message(index: int, message: object) -> None:
     """Refuse what is no message.
 

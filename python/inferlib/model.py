@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Unpack
 from .beams import BeamSearching
 from .call_options import LoadOptions
 from .config import EngineConfig, KvCacheSize
+from .errors import RequestError
 from .generating import Generating
 from .generating_many import GeneratingMany
 from .in_thread import in_thread
+from .limits import AS_FAR_AS_ANY, Limits
 from .prefilling import Prefilling
 from .replaying import Replaying
 from .scheduling import read_policy
@@ -20,9 +22,10 @@ from .validation import check_keywords
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable
-    from typing import Never, Self
+    from collections.abc import Callable, Iterable, Mapping
+    from typing import Any, Never, Self
 
+    from ._core import Tokenizer
     from .config import DeviceChoice, Driver, KvCacheDtype, Precision, Speculation
     from .scheduling import PolicyChoice
 
@@ -57,6 +60,7 @@ class Model(Generating, GeneratingMany, Prefilling, Scoring, BeamSearching, Repl
         speculation: Speculation = "auto",
         scheduling_policy: PolicyChoice = "fcfs",
         decision_log: str | os.PathLike[str] | None = None,
+        limits: Limits = AS_FAR_AS_ANY,
         chat_template: str | None = None,
         mmap: bool = True,
         driver: Driver = "caller",
@@ -92,6 +96,7 @@ class Model(Generating, GeneratingMany, Prefilling, Scoring, BeamSearching, Repl
                 ``tenant``), ``"deadline"`` (earliest ``deadline``); or a ``SchedulingPolicy``.
             decision_log: A new file for everything that the scheduler is told and decides, prompts
                 and answers included; ``python -m inferlib replay-log`` verifies it.
+            limits: How much one request may ask for, and how many may wait.
             chat_template: Replaces the checkpoint's.
             mmap: Map the files while loading; ``False`` reads them, which needs more memory for a
                 while and cannot be hurt by a file that changes.
@@ -124,6 +129,7 @@ class Model(Generating, GeneratingMany, Prefilling, Scoring, BeamSearching, Repl
             speculation=speculation,
             scheduling_policy=read_policy(scheduling_policy),
             decision_log=decision_log,  # type: ignore[arg-type]  # made a path there
+            limits=limits,
             mmap=mmap,
             driver=driver,
         )
@@ -137,6 +143,54 @@ class Model(Generating, GeneratingMany, Prefilling, Scoring, BeamSearching, Repl
     ) -> Self:
         """``from_pretrained`` in a thread of its own."""
         return await in_thread(partial(cls.from_pretrained, name_or_path, **options))
+
+    @classmethod
+    def from_weights(
+        cls,
+        config: Mapping[str, Any],
+        weights: Mapping[str, Any] | Iterable[tuple[str, Any]],
+        *,
+        tokenizer: Tokenizer | None = None,
+        generation_config: Mapping[str, Any] | None = None,
+        **options: Unpack[LoadOptions],
+    ) -> Self:
+        """Make a model of weights that the host has in memory, without any file.
+
+        Such a model has no path: it cannot be pickled, nor use ``packed_cache``.
+
+        Args:
+            config: What ``config.json`` of a Hugging Face checkpoint holds.
+            weights: Arrays by the names that they have there, of any float type that NumPy can turn
+                into float32; an iterator is read to its end first. They are copied.
+            tokenizer: ``Tokenizer.from_json(...)``; ``None``: for token ids only.
+            generation_config: What ``generation_config.json`` holds.
+            **options: As for ``from_pretrained``.
+
+        Raises:
+            ModelFormatError: Configuration and weights do not fit: all mismatches in one message.
+            UnsupportedModelError: The architecture is not supported.
+            OutOfMemoryError: The weights or the KV cache do not fit.
+            RequestError: An argument is invalid; ``field`` names it.
+        """
+        from .assembly import assemble
+        from .given_weights import checkpoint_of_weights  # not for those who load files
+
+        check_keywords(options, LoadOptions.__annotations__)
+        settings: dict[str, Any] = dict(options)
+        chat_template = settings.pop("chat_template", None)
+        engine_config = EngineConfig(**settings)
+        if engine_config.packed_cache is not None:
+            raise RequestError(
+                "packed_cache is for models that are loaded from files", field="packed_cache"
+            )
+        checkpoint = checkpoint_of_weights(
+            config,
+            weights,
+            tokenizer=tokenizer,
+            chat_template=chat_template,
+            generation_config=generation_config,
+        )
+        return cls(assemble(checkpoint, engine_config, chat_template=chat_template))
 
     def __reduce__(self) -> tuple[Callable[..., Model], tuple[object, ...]]:
         """Pickle by path: the copy is loaded anew, in another process too."""

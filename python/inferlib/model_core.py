@@ -128,8 +128,13 @@ class ModelCore:
         sampling, call, _ = split_options(params, options, CallOptions.__annotations__)
         one = is_one_prompt(prompt)
         prompts = [prompt] if one else cast("Sequence[object]", prompt)
-        encoded = [encode_prompt(each, self.tokenizer) for each in prompts]
+        encoded = [self._encoded(each) for each in prompts]
         return one, self._build(encoded, sampling, call)
+
+    def _encoded(self, prompt: object) -> EncodedPrompt:
+        if isinstance(prompt, str):
+            self._parts.builder.limits.check_prompt(prompt)
+        return encode_prompt(prompt, self.tokenizer, max_model_len=self.max_model_len)
 
     def _build(
         self, prompts: Sequence[EncodedPrompt], params: SamplingParams, call: Mapping[str, Any]
@@ -164,15 +169,13 @@ class ModelCore:
             self._engine.cancel(requests)
             raise
 
-    def _one(self, one_and_requests: tuple[bool, list[Request]]) -> Request:
-        one, requests = one_and_requests
-        if not one:
-            raise RequestError(
-                "this call takes one prompt or conversation, not a list",
-                field="prompt",
-                hint="call it once per prompt: requests that overlap run as one batch",
-            )
-        return requests[0]
+    def _one_request(
+        self, prompt: object, params: SamplingParams | None, options: Mapping[str, Any]
+    ) -> Request:
+        self._engine.check_usable()
+        if not is_one_prompt(prompt):
+            raise not_one("prompt")
+        return self._requests(prompt, params, options)[1][0]
 
     def _pending(self, request: Request) -> tuple[Engine, Request, TokenText, ModelCore]:
         """What a stream or handle is made from."""
@@ -198,3 +201,12 @@ class ModelCore:
             text = self.tokenizer.decode([token_id], skip_special=False)
             self._token_texts[token_id] = text
         return text
+
+
+def not_one(field: str) -> RequestError:
+    """Return the error about several prompts or conversations where one is wanted."""
+    return RequestError(
+        "this call takes one prompt or conversation, not a list",
+        field=field,
+        hint="call it once per prompt: requests that overlap run as one batch",
+    )

@@ -13,6 +13,7 @@ from .output_syntax import (
 )
 from .output_syntax.parser import MarkerTables, OutputReading, region_at_end
 from .tools import tool_schemas
+from .validation import shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -105,11 +106,11 @@ class OutputReader:
     def _chosen(
         field: str, name: object, syntaxes: Mapping[str, OutputSyntax]
     ) -> OutputSyntax | None:
-        if name in ("auto", "off"):
+        if isinstance(name, str) and name in ("auto", "off"):
             return None
         if not isinstance(name, str) or name not in syntaxes:
             known = ", ".join(f'"{each}"' for each in ("auto", "off", *syntaxes))
-            raise RequestError(f"{field} must be one of {known}, not {name!r}", field=field)
+            raise RequestError(f"{field} must be one of {known}, not {shown(name)}", field=field)
         return syntaxes[name]
 
     def _made(

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import cast
 
 from .errors import RequestError
+from .validation import shown, text
 
 _HINT = "give a JSON schema as a dict or as JSON, or a pydantic model"
 
@@ -38,7 +39,7 @@ class OutputSchema:
         if isinstance(schema, OutputSchema):
             return schema
         if isinstance(schema, str):
-            return cls(schema)
+            return cls(text("schema", schema))
         if hasattr(schema, "model_json_schema") and hasattr(schema, "model_validate"):
             return cls(_dump(schema.model_json_schema()), validate=schema.model_validate)
         if isinstance(schema, bool | Mapping):
@@ -66,7 +67,7 @@ class OutputSchema:
             if kind == "json_schema" and isinstance(described, Mapping) and "schema" in described:
                 return cls.of(described["schema"])
         raise RequestError(
-            f"response_format={response_format!r}"[:200] + " is not of a known type",
+            f"response_format={shown(response_format)} is not of a known type",
             field="response_format",
             hint='{"type": "json_schema", "json_schema": {"schema": {…}}}, '
             '{"type": "json_object"} or {"type": "text"}',
@@ -95,11 +96,12 @@ class OutputSchema:
 
 def _dump(schema: object) -> str:
     try:
-        return json.dumps(schema, ensure_ascii=False, allow_nan=False, default=_plain)
+        written = json.dumps(schema, ensure_ascii=False, allow_nan=False, default=_plain)
     except (TypeError, ValueError, RecursionError) as error:
         raise RequestError(
-            f"schema cannot be written as JSON: {error}", field="schema", hint=_HINT
+            f"schema cannot be written as JSON: {shown(error)}", field="schema", hint=_HINT
         ) from error
+    return text("schema", written)
 
 
 def _plain(value: object) -> object:

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 from .errors import RequestError
 from .in_thread import in_thread
 from .model_core import ModelCore
-from .prompts import encode_prompt, is_one_prompt
+from .prompts import is_one_prompt
 from .request_builder import check_salt
 from .sequence import Sequence, SequenceOwner
 from .sequence_file import KvShape, SequenceLayout, read_sequence
+from .validation import path as check_path
 
 if TYPE_CHECKING:
     import os
@@ -69,7 +70,7 @@ class Prefilling(ModelCore):
         """
         self._engine.check_usable()
         check_salt(cache_salt)
-        stored = read_sequence(path, self._layout())
+        stored = read_sequence(check_path("path", path), self._layout())
         sequence = self._empty_sequence(cache_salt)
         sequence.restore(stored)
         return sequence
@@ -103,7 +104,7 @@ class Prefilling(ModelCore):
         check_salt(cache_salt)
         if not is_one_prompt(prompt):
             raise RequestError("this call takes one prompt, not a list", field="prompt")
-        encoded = encode_prompt(prompt, self.tokenizer)
+        encoded = self._encoded(prompt)
         return self._empty_sequence(cache_salt), encoded.token_ids
 
     def _empty_sequence(self, cache_salt: str | None) -> Sequence:

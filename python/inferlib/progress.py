@@ -11,6 +11,7 @@ import time
 from typing import TYPE_CHECKING, Protocol, TextIO
 
 from .errors import RequestError
+from .validation import shown
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -49,9 +50,9 @@ def progress_of(num_prompts: int, *, progress: bool | None) -> Progress | None:
     Raises:
         RequestError: ``progress`` is something else.
     """
-    if progress not in (None, True, False):
+    if progress is not None and not isinstance(progress, bool):
         raise RequestError(
-            f"progress must be True, False or None, not {progress!r}", field="progress"
+            f"progress must be True, False or None, not {shown(progress)}", field="progress"
         )
     if progress is None:
         progress = num_prompts >= LEAST_PROMPTS and _somebody_watches()

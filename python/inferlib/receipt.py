@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .errors import RequestError
 from .sampling_params import SamplingParams
+from .validation import shown
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from .origin import Origin
 
 RECEIPT_VERSION = 1
@@ -93,11 +93,14 @@ class StoredReceipt:
             RequestError: It is no receipt, or one of another version; ``field`` is ``"receipt"``.
             ModelError: The hash of its weights cannot be computed.
         """
+        if not isinstance(receipt, Receipt | Mapping):
+            raise RequestError(f"a {type(receipt).__name__} is no receipt", field="receipt")
         values = receipt.to_dict() if isinstance(receipt, Receipt) else receipt
         try:
             if values["version"] != RECEIPT_VERSION:
                 raise RequestError(
-                    f"this receipt has version {values['version']!r}; {RECEIPT_VERSION} is known",
+                    f"this receipt has version {shown(values['version'])}, "
+                    f"{RECEIPT_VERSION} is known",
                     field="receipt",
                 )
             params = dict(values["params"])
@@ -120,4 +123,4 @@ class StoredReceipt:
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             if isinstance(error, RequestError) and error.field == "receipt":
                 raise
-            raise RequestError(f"this is no receipt: {error!r}", field="receipt") from error
+            raise RequestError(f"this is no receipt: {shown(error)}", field="receipt") from error

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any, cast, get_args
 
 from . import _core
 from .config import SpeculationSwitch
-from .errors import PromptTooLongError, RequestError
+from .errors import RequestError
 from .grammar_compiler import GrammarCompiler
-from .prompts import EncodedPrompt, encode_text
+from .limits import AS_FAR_AS_ANY, Limits
+from .prompts import EncodedPrompt, encode_text, too_long
 from .request import Request
 from .sampling_params import DEFAULT_MAX_TOKENS, SamplingParams
-from .validation import INT32_MAX, choice, integer, number
+from .validation import INT32_MAX, choice, integer, number, shown, text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from .output_syntax.parser import OutputReading
 
 MAX_DEADLINE_SECONDS = 1e9
+MAX_NAME_BYTES = 65_536
+"""Of a tenant's name, or a salt."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +39,7 @@ class RequestBuilder:
         max_model_len: Longest sequence in tokens.
         kv_cache_tokens: Tokens that the KV cache holds.
         origin: What results depend on; ``None`` for a pretended model.
+        limits: How much one request may ask for.
         grammars: Compiles structured output.
     """
 
@@ -46,6 +50,7 @@ class RequestBuilder:
     max_model_len: int
     kv_cache_tokens: int
     origin: Origin | None = None
+    limits: Limits = AS_FAR_AS_ANY
     grammars: GrammarCompiler = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -74,6 +79,7 @@ class RequestBuilder:
             RequestError: The prompt or an option does not fit this model; ``field`` names it.
             GrammarError: A description of structured output cannot be used.
         """
+        self.limits.check(params)
         check_salt(cache_salt)
         choice("speculation", speculation, get_args(SpeculationSwitch))
         priority = integer("priority", priority, -INT32_MAX, INT32_MAX)
@@ -133,11 +139,7 @@ class RequestBuilder:
                 )
             return wanted
         if room < 1:
-            raise PromptTooLongError(
-                f"this prompt has {num_prompt_tokens:,} tokens but the context holds {limit:,}",
-                field="prompt",
-                hint="shorten it to leave room for at least one token, or raise max_model_len",
-            )
+            raise too_long(num_prompt_tokens, limit)
         return min(DEFAULT_MAX_TOKENS, room) if wanted == "auto" else room
 
     def _scheduler_params(self, params: SamplingParams) -> _core.SamplingParams:
@@ -187,7 +189,7 @@ class RequestBuilder:
         found = list(dict.fromkeys(run[0] for run in runs if len(run) == 1))
         if not found:
             raise RequestError(
-                f"no token is {text!r}, which is {len(runs[0])} tokens: {runs[0][:8]}",
+                f"no token is {shown(text)}, which is {len(runs[0])} tokens: {runs[0][:8]}",
                 field="logit_bias",
                 hint="give biases by token id",
             )
@@ -205,8 +207,8 @@ class RequestBuilder:
                     "this model has no tokenizer, so bad_words must be token ids",
                     field="bad_words",
                 )
-            for text in (word, f" {word.lstrip()}"):
-                run = encode_text(text, self.tokenizer, add_special_tokens=False)
+            for written in (word, f" {word.lstrip()}"):
+                run = encode_text(written, self.tokenizer, add_special_tokens=False)
                 if run and run not in runs:
                     runs.append(run)
         return runs
@@ -216,19 +218,17 @@ def check_tenant(tenant: object) -> None:
     """Refuse what is no name of a tenant.
 
     Raises:
-        RequestError: It is neither a string nor ``None``.
+        RequestError: It is neither a short string nor ``None``.
     """
-    if tenant is not None and not isinstance(tenant, str):
-        raise RequestError(f"tenant must be a string, not {type(tenant).__name__}", field="tenant")
+    if tenant is not None:
+        text("tenant", tenant, limit=MAX_NAME_BYTES)
 
 
 def check_salt(cache_salt: object) -> None:
     """Refuse what is no salt of the prefix cache.
 
     Raises:
-        RequestError: It is neither a string nor ``None``.
+        RequestError: It is neither a short string nor ``None``.
     """
-    if cache_salt is not None and not isinstance(cache_salt, str):
-        raise RequestError(
-            f"cache_salt must be a string, not {type(cache_salt).__name__}", field="cache_salt"
-        )
+    if cache_salt is not None:
+        text("cache_salt", cache_salt, limit=MAX_NAME_BYTES)

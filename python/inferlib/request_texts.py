@@ -15,7 +15,7 @@ from .atomic import move
 from .request import SEQUENCES_PER_REQUEST, Request
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from numpy.typing import NDArray
 
@@ -44,10 +44,14 @@ class RequestTexts:
 
     Args:
         streams: Decoders and stop strings; ``None`` without a tokenizer: then there is no text.
+        clock: Seconds.
     """
 
-    def __init__(self, streams: TextStreams | None) -> None:
+    def __init__(
+        self, streams: TextStreams | None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._streams = streams
+        self._clock = clock
         self._invisible: dict[int, Request] = {}
         self._without_text: set[int] = set()
 
@@ -104,7 +108,7 @@ class RequestTexts:
             self.end(request, index)
         self.drop(request)
         if request.first_visible is None and any(map(any, request.pieces)):
-            request.first_visible = time.monotonic()
+            request.first_visible = self._clock()
 
     def drop(self, request: Request) -> None:
         """Forget a request."""

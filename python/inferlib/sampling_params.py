@@ -19,6 +19,8 @@ from .validation import (
     integer,
     items,
     number,
+    shown,
+    text,
     token_ids,
 )
 
@@ -352,9 +354,7 @@ def _check_structure(checked: dict[str, Any], *, ignore_eos: bool) -> None:
 
 
 def _optional_text(name: str, value: object) -> str | None:
-    if value is None or isinstance(value, str):
-        return value
-    raise RequestError(f"{name} must be a string, not {type(value).__name__}", field=name)
+    return None if value is None else text(name, value)
 
 
 def _choices(value: object) -> tuple[str, ...] | None:
@@ -365,7 +365,8 @@ def _choices(value: object) -> tuple[str, ...] | None:
     choices = items("choices", value, MAX_CHOICES)
     for entry in choices:
         if not isinstance(entry, str):
-            raise RequestError(f"choices must hold strings, not {entry!r}", field="choices")
+            raise RequestError(f"choices must hold strings, not {shown(entry)}", field="choices")
+        text("choices", entry)
     return choices
 
 
@@ -380,11 +381,12 @@ def _plain(value: object) -> object:
 
 
 def _max_tokens(value: object) -> object:
-    if value is None or value == "auto":
+    if value is None or (isinstance(value, str) and value == "auto"):
         return value
     if isinstance(value, str):
         raise RequestError(
-            f'max_tokens must be a whole number, "auto" or None, not {value!r}', field="max_tokens"
+            f'max_tokens must be a whole number, "auto" or None, not {shown(value)}',
+            field="max_tokens",
         )
     return integer("max_tokens", value, 0, INT32_MAX)
 
@@ -396,13 +398,16 @@ def _stop_strings(value: object) -> tuple[str, ...]:
     for string in strings:
         if not isinstance(string, str):
             raise RequestError(
-                f"stop must hold strings, not {string!r}",
+                f"stop must hold strings, not {shown(string)}",
                 field="stop",
                 hint="token ids go into stop_token_ids",
             )
         if not string:
             raise RequestError("a stop string is empty: it would stop at once", field="stop")
-        if len(string.encode("utf-8", "surrogatepass")) > MAX_STOP_BYTES:
+        if (
+            len(string) > MAX_STOP_BYTES  # before it is encoded
+            or len(string.encode("utf-8", "surrogatepass")) > MAX_STOP_BYTES
+        ):
             raise RequestError(
                 f"a stop string is longer than {MAX_STOP_BYTES:,} bytes", field="stop"
             )
@@ -434,9 +439,13 @@ def _logit_bias(value: object) -> Mapping[int | str, float] | None:
         )
     pairs: dict[int | str, float] = {}
     for key, bias in value.items():
-        if key == "":
+        if isinstance(key, str) and not key:
             raise RequestError("a text of logit_bias is empty", field="logit_bias")
-        name = key if isinstance(key, str) else integer("logit_bias", key, 0, INT32_MAX)
+        name = (
+            text("logit_bias", key, limit=MAX_STOP_BYTES)
+            if isinstance(key, str)
+            else integer("logit_bias", key, 0, INT32_MAX)
+        )
         pairs[name] = number("logit_bias", bias, -1e4, 1e4)
     ids = {key: pairs[key] for key in sorted(key for key in pairs if not isinstance(key, str))}
     texts = {key: pairs[key] for key in sorted(key for key in pairs if isinstance(key, str))}
@@ -449,7 +458,7 @@ def _bad_words(value: object) -> tuple[str | tuple[int, ...], ...] | None:
     words: list[str | tuple[int, ...]] = []
     for word in items("bad_words", [value] if isinstance(value, str) else value, MAX_BAD_WORDS):
         if isinstance(word, str):
-            words.append(word)
+            words.append(text("bad_words", word, limit=MAX_STOP_BYTES))
         else:
             ids = items("bad_words", word, MAX_STOP_BYTES)
             words.append(tuple(integer("bad_words", entry, 0, INT32_MAX) for entry in ids))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
 from .errors import RequestError
-from .validation import choice, integer, number
+from .validation import choice, integer, number, shown
 
 PolicyName = Literal["fcfs", "priority", "fair", "deadline"]
 
@@ -74,7 +74,7 @@ def read_policy(value: object) -> SchedulingPolicy:
     if not isinstance(value, str) or value not in names:
         wanted = ", ".join(f'"{name}"' for name in names)
         raise RequestError(
-            f"scheduling_policy must be one of {wanted}, or a SchedulingPolicy, not {value!r}",
+            f"scheduling_policy must be one of {wanted}, or a SchedulingPolicy, not {shown(value)}",
             field="scheduling_policy",
         )
     return SchedulingPolicy(name=value)  # type: ignore[arg-type]  # one of them

@@ -21,6 +21,7 @@ from .sequence import COMPUTE_ONLY
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from ._core import Tokenizer
     from .completion import Completion
     from .prompts import MixedPrompts, Prompt, Prompts
     from .request import Request
@@ -184,15 +185,20 @@ class Scoring(ModelCore):
         if isinstance(continuation, str) and not continuation:
             raise empty
         if isinstance(context, str) and isinstance(continuation, str) and tokenizer is not None:
-            before = encode_text(context, tokenizer, add_special_tokens=True)
-            whole = encode_text(context + continuation, tokenizer, add_special_tokens=True)
+            before = self._encoded_text(context, tokenizer)
+            whole = self._encoded_text(context + continuation, tokenizer)
             # A token may lie across the border; then it counts as the continuation's.
             count = min(len(before), len(whole) - 1)
             before, after = whole[:count], whole[count:]
         else:
             before = self._context(context)
             try:
-                after = encode_prompt(continuation, tokenizer, add_special_tokens=False).token_ids
+                after = encode_prompt(
+                    continuation,
+                    tokenizer,
+                    add_special_tokens=False,
+                    max_model_len=self.max_model_len,
+                ).token_ids
             except RequestError as error:
                 error.field = "continuations"
                 raise
@@ -200,12 +206,17 @@ class Scoring(ModelCore):
 
     def _context(self, context: object) -> list[int]:
         if isinstance(context, str) and self.tokenizer is not None:
-            return encode_text(context, self.tokenizer, add_special_tokens=True)
+            return self._encoded_text(context, self.tokenizer)
         try:
-            return encode_prompt(context, self.tokenizer).token_ids
+            return self._encoded(context).token_ids
         except RequestError as error:
             error.field = "contexts"
             raise
+
+    def _encoded_text(self, text: str, tokenizer: Tokenizer) -> list[int]:
+        return encode_text(
+            text, tokenizer, add_special_tokens=True, max_model_len=self.max_model_len
+        )
 
     def _beginning(self) -> int:
         """The token that stands for an empty context, as in EleutherAI's harness."""

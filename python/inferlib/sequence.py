@@ -20,6 +20,7 @@ from .sampling_params import SamplingParams
 from .sequence_file import StoredSequence, write_sequence
 from .stream import AsyncStream, Stream
 from .validation import integer
+from .validation import path as check_path
 
 if TYPE_CHECKING:
     import os
@@ -276,6 +277,7 @@ class Sequence:
             SequenceBusyError: Another call is changing the sequence.
             InferlibError: A step failed, or the sequence or the model was closed.
         """
+        check_path("path", path)
         layout = self._owner.layout()
         if self.num_computed_tokens < len(self):
             self._run(self._request([], COMPUTE_ONLY, keep=True))
@@ -360,7 +362,12 @@ class Sequence:
 
     def _added(self, prompt: object, field: str) -> list[int]:
         try:
-            encoded = encode_prompt(prompt, self._owner.tokenizer, add_special_tokens=False)
+            encoded = encode_prompt(
+                prompt,
+                self._owner.tokenizer,
+                max_model_len=self._owner.builder.max_model_len,
+                add_special_tokens=False,
+            )
         except RequestError as error:
             error.field = field
             raise

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -22,10 +22,16 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from ._core import Weights
     from .architectures import Part, Recast, WeightMap
 
 _LISTED_PROBLEMS = 10
+
+
+class Tensors(Protocol):
+    """What tensors are read from: an opened checkpoint, or arrays that somebody has."""
+
+    def array(self, name: str) -> NDArray[np.float32]:
+        """Return a tensor's values."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -46,7 +52,7 @@ class MatrixSource:
     parts: tuple[tuple[str, NDArray[np.int32] | None], ...]
     recast: Recast | None = None
 
-    def values(self, weights: Weights) -> NDArray[np.float32]:
+    def values(self, weights: Tensors) -> NDArray[np.float32]:
         """The whole matrix, dequantized: ``shape``."""
         parts = []
         for tensor, row_order in self.parts:
@@ -87,7 +93,7 @@ def matrix_sources(
 
 
 def vector_sources(
-    declared: Mapping[str, tuple[int, ...]], weight_map: WeightMap, weights: Weights
+    declared: Mapping[str, tuple[int, ...]], weight_map: WeightMap, weights: Tensors
 ) -> tuple[VectorSource, ...]:
     """The vectors among the declared weights, in their order."""
     return tuple(
@@ -172,7 +178,7 @@ def _recast(parts: tuple[Part, ...]) -> Recast | None:
     return transform if isinstance(transform, Transposed | TransposedHeads) else None
 
 
-def _vector(part: Part, weights: Weights) -> NDArray[np.float32]:
+def _vector(part: Part, weights: Tensors) -> NDArray[np.float32]:
     values = weights.array(part.tensor)
     match part.transform:
         case None:

@@ -21,6 +21,7 @@ from typing import (
 )
 
 from .errors import RequestError
+from .validation import shown
 
 Tool = Mapping[str, Any] | Callable[..., Any]
 """``{"type": "function", "function": {"name": …, "parameters": …}}``, or a function."""
@@ -70,7 +71,7 @@ def tools_as_json(tools: object) -> list[dict[str, Any]]:
             described.append(describe_function(tool))
         else:
             raise RequestError(
-                f"tools must hold mappings or functions, not {tool!r}", field="tools"
+                f"tools must hold mappings or functions, not {shown(tool)}", field="tools"
             )
     return described
 
@@ -165,7 +166,7 @@ def _schema_of_class(hint: type, where: str) -> dict[str, Any]:
 
 def _inexpressible(hint: object, where: str) -> RequestError:
     return RequestError(
-        f"{where} has the type {hint!r}, which JSON cannot express",
+        f"{where} has the type {shown(hint)}, which JSON cannot express",
         field="tools",
         hint="give the tool's JSON schema instead",
     )

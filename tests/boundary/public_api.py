@@ -25,7 +25,8 @@ def describe() -> str:
     for name in sorted(inferlib.__all__):
         if name != "__version__":
             lines += _describe(name, getattr(inferlib, name))
-    lines += _describe("testing.tiny_model", inferlib.testing.tiny_model)
+    for name in ("Clock", "Faults", "ScriptedModel", "tiny_model"):
+        lines += _describe(f"testing.{name}", getattr(inferlib.testing, name))
     for keywords in KEYWORDS:
         lines += _keywords(keywords)
     return "\n".join(lines) + "\n"

@@ -74,7 +74,7 @@ def test_tables_are_made_once_and_both_parts_may_be_one_syntax():
 
 def test_markers_that_are_special_tokens_through_the_real_text_streams(monkeypatch):
     files = [each.replace(b"<|begin|>", b"[THINK]") for each in testing.byte_tokenizer_files()]
-    monkeypatch.setattr(testing, "byte_tokenizer", lambda: Tokenizer.from_json(*files))
+    monkeypatch.setattr(testing.tiny, "byte_tokenizer", lambda: Tokenizer.from_json(*files))
     template = "{{ messages[0].content }}{# [THINK] #}"
     options = {"allowed_token_ids": [ord("A"), testing.BOS_ID], "max_tokens": 40, "seed": 3}
     with testing.tiny_model(chat_template=template) as model:

@@ -13,12 +13,18 @@ from typing import TYPE_CHECKING
 
 from .. import _core
 from ..errors import InferlibError
-from . import chat, generate, info, replay_log
+from . import chat, generate, info, replay_log, selfcheck
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-COMMANDS = {"generate": generate, "chat": chat, "info": info, "replay-log": replay_log}
+COMMANDS = {
+    "generate": generate,
+    "chat": chat,
+    "info": info,
+    "replay-log": replay_log,
+    "selfcheck": selfcheck,
+}
 
 EXIT_ERROR = 1
 EXIT_INTERRUPTED = 130

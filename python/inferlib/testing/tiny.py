@@ -1,34 +1,36 @@
-"""Test doubles for those who build on inferlib: a model in milliseconds, without any file.
-
-``tiny_model()`` is a whole ``Model`` (tokenizer, scheduler, kernels, streams) whose weights are
-random numbers made in code. What it says is nonsense, but the same nonsense for the same seed.
-"""
+"""A model in milliseconds, without any file: random weights, everything else as it is."""
 
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 
-from ._core import ChatTemplate, Tokenizer
-from .assembly import Checkpoint, assemble
-from .call_options import LoadOptions
-from .config import EngineConfig, KvCacheSize
-from .errors import RequestError
-from .model import Model
-from .model_spec import AttentionSpec, LayerSpec, MlpSpec, ModelSpec, RopeSpec
-from .transformer import record
-from .validation import check_keywords
+from .._core import ChatTemplate, Tokenizer
+from ..assembly import Checkpoint, StandIns, assemble
+from ..call_options import LoadOptions
+from ..config import EngineConfig, KvCacheSize
+from ..errors import RequestError
+from ..model import Model
+from ..model_spec import AttentionSpec, LayerSpec, MlpSpec, ModelSpec, RopeSpec
+from ..transformer import record
+from ..validation import check_keywords, text
 
 if TYPE_CHECKING:
-    from ._core import Program
-    from .executors.base import WeightReceiver
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from .._core import Program
+    from ..executors.base import WeightReceiver
+    from .faults import Faults
 
 BOS_TOKEN, EOS_TOKEN = "<|begin|>", "<|end|>"
 BOS_ID, EOS_ID = 256, 257
 VOCAB_SIZE = 258
 """256 bytes and two special tokens."""
+
+EMBEDDING = "embed_tokens.weight"
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ bos_token }}{{ message.role }}: {{ message.content }}\n"
@@ -42,6 +44,8 @@ def tiny_model(
     max_position_embeddings: int = 1024,
     num_layers: int = 2,
     with_tokenizer: bool = True,
+    nan_token_id: int | None = None,
+    faults: Faults | None = None,
     **options: Unpack[LoadOptions],
 ) -> Model:
     """Make a small Llama with random weights.
@@ -51,30 +55,55 @@ def tiny_model(
         max_position_embeddings: Longest sequence in tokens.
         num_layers: Layers.
         with_tokenizer: ``False``: a checkpoint without a tokenizer, for token ids only.
+        nan_token_id: A token whose embedding is not a number, and so are the logits of every
+            sequence that holds it.
+        faults: What is to go wrong.
         **options: As for ``Model.from_pretrained``; ``threads`` is 1 unless given.
 
     Raises:
         RequestError: An option is invalid; ``field`` names it.
     """
     check_keywords(options, LoadOptions.__annotations__)
-    settings = dict(options)
-    template = settings.pop("chat_template", None)
-    settings["kv_cache"] = KvCacheSize.parse(settings.get("kv_cache", "auto"))
-    settings.setdefault("threads", 1)
-    config = EngineConfig(**settings)  # type: ignore[arg-type]  # checked there
-    if config.packed_cache is not None:
-        raise RequestError(
-            "packed_cache is for models that are loaded from files", field="packed_cache"
-        )
-    source = CHAT_TEMPLATE if template is None else str(template)
+    settings: dict[str, Any] = dict(options)
+    checkpoint = tiny_checkpoint(
+        seed=seed,
+        max_position_embeddings=max_position_embeddings,
+        num_layers=num_layers,
+        chat_template=settings.pop("chat_template", None),
+        with_tokenizer=with_tokenizer,
+        nan_token_id=nan_token_id,
+        faults=faults,
+    )
+    stand_ins = StandIns() if faults is None else StandIns(wrap_executor=faults.executor)
+    return Model(assemble(checkpoint, config_of(settings), stand_ins=stand_ins))
+
+
+def tiny_checkpoint(  # each is independent of the others
+    *,
+    max_position_embeddings: int,
+    num_layers: int,
+    chat_template: object,
+    name: str = "tiny",
+    seed: int = 0,
+    with_tokenizer: bool = True,
+    nan_token_id: int | None = None,
+    faults: Faults | None = None,
+) -> Checkpoint:
+    """Describe what ``tiny_model`` runs; the arguments are its."""
+    source = CHAT_TEMPLATE if chat_template is None else text("chat_template", chat_template)
     spec = tiny_spec(num_layers=num_layers, max_position_embeddings=max_position_embeddings)
     program = record(spec)
-    checkpoint = Checkpoint(
-        name="tiny",
+
+    def load_weights(executor: WeightReceiver, _cache: Path | None) -> None:
+        receiver = executor if faults is None else faults.receiver(executor)
+        load_random_weights(receiver, program, seed, nan_token_id=nan_token_id)
+
+    return Checkpoint(
+        name=name,
         source=None,
         spec=spec,
         program=program,
-        load_weights=lambda executor, _cache: load_random_weights(executor, program, seed),
+        load_weights=load_weights,
         weight_bytes=4 * sum(int(np.prod(shape)) for shape in program.weights.values()),
         tokenizer=byte_tokenizer() if with_tokenizer else None,
         chat_template=ChatTemplate(source, {"bos_token": BOS_TOKEN}),
@@ -83,7 +112,22 @@ def tiny_model(
         eos_token_ids=(EOS_ID,),
         hash_weights=lambda: f"random weights, seed {seed}, {num_layers} layers",
     )
-    return Model(assemble(checkpoint, config))
+
+
+def config_of(options: Mapping[str, Any]) -> EngineConfig:
+    """Check the options of a model that is made in code; it has one thread unless more are given.
+
+    Raises:
+        RequestError: An option is invalid; ``field`` names it.
+    """
+    settings: dict[str, Any] = {"threads": 1, **options}
+    settings["kv_cache"] = KvCacheSize.parse(settings.get("kv_cache", "auto"))
+    config = EngineConfig(**settings)
+    if config.packed_cache is not None:
+        raise RequestError(
+            "packed_cache is for models that are loaded from files", field="packed_cache"
+        )
+    return config
 
 
 def tiny_spec(*, num_layers: int = 2, max_position_embeddings: int = 1024) -> ModelSpec:
@@ -109,16 +153,21 @@ def tiny_spec(*, num_layers: int = 2, max_position_embeddings: int = 1024) -> Mo
     )
 
 
-def load_random_weights(executor: WeightReceiver, program: Program, seed: int) -> None:
+def load_random_weights(
+    executor: WeightReceiver, program: Program, seed: int, *, nan_token_id: int | None = None
+) -> None:
     """Give an executor every weight: norms of ones, biases of zeros, matrices of random numbers.
 
-    They are scaled so that the logits spread enough for greedy decoding to be stable.
+    They are scaled so that the logits spread enough for greedy decoding to be stable. The row of
+    ``nan_token_id`` in the embedding is NaN.
     """
     generator = np.random.default_rng(seed)
     for name, shape in program.weights.items():
         if len(shape) > 1:
             scale = 3.0 if name == "lm_head.weight" else 1.0
             values = generator.standard_normal(shape, np.float32) * scale / np.sqrt(shape[-1])
+            if name == EMBEDDING and nan_token_id is not None:
+                values[nan_token_id] = np.nan
             executor.load_array(name, values.astype(np.float32))
         elif name.endswith(".bias"):
             executor.load_vector(name, np.zeros(shape, np.float32))

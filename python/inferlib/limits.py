@@ -1,0 +1,118 @@
+"""How much one request may ask for, and how many may wait: refused at submission, by name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
+
+from .errors import RequestError
+from .sampling_params import (
+    MAX_BAD_WORDS,
+    MAX_CHOICES,
+    MAX_LOGPROBS,
+    MAX_N,
+    MAX_STOPS,
+    STRUCTURES,
+)
+from .validation import INT32_MAX, integer
+
+if TYPE_CHECKING:
+    from .sampling_params import SamplingParams
+
+MAX_PROMPT_BYTES = 64 << 20
+"""Longest text that is tokenized; the same number in ``rust/text``."""
+MAX_STRUCTURE_BYTES = 1_000_000
+"""Longest description of structured output; the same number in ``rust/text``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What a model accepts, for those who pass on what strangers ask.
+
+    Each can be lowered; the defaults are as far as any request can go. What is beyond is refused
+    with a ``RequestError`` that names the option, before anything is computed; a full queue with an
+    ``OverloadedError``. ``docs/limits.md`` also lists what is fixed.
+
+    Attributes:
+        n: Sequences of a request.
+        stop: Stop strings.
+        bad_words: Bad words.
+        logprobs: Most likely tokens that are reported, per token of output or prompt.
+        choices: Texts to choose from.
+        structure_bytes: Bytes of a schema, expression, grammar, or of all choices together.
+        prompt_bytes: Bytes of a prompt's text.
+        waiting_requests: Requests that wait for their first step; ``None``: any number.
+        waiting_tokens: Prompt tokens of those; ``None``: any number.
+    """
+
+    n: int = MAX_N
+    stop: int = MAX_STOPS
+    bad_words: int = MAX_BAD_WORDS
+    logprobs: int = MAX_LOGPROBS
+    choices: int = MAX_CHOICES
+    structure_bytes: int = MAX_STRUCTURE_BYTES
+    prompt_bytes: int = MAX_PROMPT_BYTES
+    waiting_requests: int | None = None
+    waiting_tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check every value.
+
+        Raises:
+            RequestError: A value is no whole number, or beyond what any request can go to.
+        """
+        for entry in fields(self):
+            name, value, default = entry.name, getattr(self, entry.name), entry.default
+            if value is not None or isinstance(default, int):
+                highest = default if isinstance(default, int) else INT32_MAX
+                least = 1 if name == "n" else 0
+                object.__setattr__(self, name, integer(name, value, least, highest))
+
+    def check(self, params: SamplingParams) -> None:
+        """Refuse options that ask for more.
+
+        Raises:
+            RequestError: One does; ``field`` names it.
+        """
+        counts = {
+            "n": params.n,
+            "stop": len(params.stop_strings),
+            "bad_words": len(tuple(params.bad_words or ())),
+            "choices": len(tuple(params.choices or ())),
+        }
+        for name, count in counts.items():
+            _check(name, count, getattr(self, name))
+        for name in ("logprobs", "prompt_logprobs"):
+            _check(name, getattr(params, name) or 0, self.logprobs)
+        for name in STRUCTURES:
+            value = getattr(params, name)
+            if value is not None:
+                schema = params.output_schema
+                texts = [schema.json] if name == "schema" and schema is not None else value
+                texts = [texts] if isinstance(texts, str) else texts
+                _check(
+                    name, sum(len(text.encode()) for text in texts), self.structure_bytes, "bytes"
+                )
+
+    def check_prompt(self, text: str) -> None:
+        """Refuse a prompt that is too long to be tokenized.
+
+        Raises:
+            RequestError: It is.
+        """
+        limit = self.prompt_bytes
+        if len(text) > limit or len(text.encode("utf-8", "surrogatepass")) > limit:
+            raise RequestError(f"the prompt's text is longer than {limit:,} bytes", field="prompt")
+
+
+AS_FAR_AS_ANY = Limits()
+"""The defaults."""
+
+
+def _check(name: str, count: int, limit: int, unit: str = "") -> None:
+    if count > limit:
+        of = f" {unit}" if unit else ""
+        raise RequestError(
+            f"{name} asks for {count:,}{of}, but this model was loaded with a limit of {limit:,}",
+            field=name,
+        )
