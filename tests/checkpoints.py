@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     from inferlib.loading import LoadedModel
 
 TINY = Path(__file__).parent / "golden" / "data" / "tiny"
+ENCODERS = {"bert-embedding", "bert-classifier", "xlm-roberta-embedding", "qwen3-embedding"}
+"""Cases without logits."""
 CPU_ONLY = {
+    *ENCODERS,
     *("granite", "olmo2", "gpt2", "gpt-neox", "starcoder2"),
     *("mixtral", "qwen3-moe", "gpt-oss"),
 }

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .architectures import AddOne, SplitHeads, Transposed, UnpermuteQk
+from .architectures import AddOne, RowsFrom, SplitHeads, Transposed, UnpermuteQk
 from .errors import ModelFormatError
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ def _row_order(part: Part) -> NDArray[np.int32] | None:
     match part.transform:
         case None | Transposed():
             return None
-        case UnpermuteQk() | SplitHeads():
+        case UnpermuteQk() | SplitHeads() | RowsFrom():
             return part.transform.row_order()
         case AddOne():
             # Only norms have it, and they are vectors.
@@ -170,7 +170,7 @@ def _vector(part: Part, weights: Weights) -> NDArray[np.float32]:
     match part.transform:
         case None:
             return values.reshape(-1)
-        case UnpermuteQk() | SplitHeads():
+        case UnpermuteQk() | SplitHeads() | RowsFrom():
             return values[part.transform.row_order()]
         case Transposed():
             return part.transform.vector(values)

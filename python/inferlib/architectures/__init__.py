@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import UnsupportedModelError
 from .architecture import Architecture, GgufHeader
+from .bert import BERT
 from .fields import Fields
 from .gemma import GEMMA3
 from .gemma2 import GEMMA, GEMMA2
@@ -22,9 +23,18 @@ from .olmo import OLMO2
 from .phi import PHI3
 from .qwen import QWEN2, QWEN3
 from .qwen_moe import QWEN3_MOE
+from .roberta import ROBERTA
 from .smollm import SMOLLM3
 from .starcoder import STARCODER2
-from .tensor_names import AddOne, Part, SplitHeads, Transposed, UnpermuteQk, WeightMap
+from .tensor_names import (
+    AddOne,
+    Part,
+    RowsFrom,
+    SplitHeads,
+    Transposed,
+    UnpermuteQk,
+    WeightMap,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -36,6 +46,7 @@ __all__ = [
     "Fields",
     "GgufHeader",
     "Part",
+    "RowsFrom",
     "SplitHeads",
     "Transposed",
     "UnpermuteQk",
@@ -50,6 +61,7 @@ ARCHITECTURES = (
     *(GEMMA, GEMMA2, GEMMA3),
     *(PHI3, OLMO2),
     *(GPT2, GPT_NEOX, STARCODER2, GPT_OSS),
+    *(BERT, ROBERTA),
 )
 
 

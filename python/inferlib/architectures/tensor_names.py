@@ -62,6 +62,23 @@ class SplitHeads:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RowsFrom:
+    """Some rows of a table, one after another (learned positions that begin behind padding's).
+
+    Attributes:
+        first: First row.
+        count: How many.
+    """
+
+    first: int
+    count: int
+
+    def row_order(self) -> NDArray[np.int32]:
+        """``[count]``: which row of the tensor is row ``r`` of the result."""
+        return np.arange(self.first, self.first + self.count, dtype=np.int32)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Transposed:
     """The tensor is stored ``[..., in_features, out_features]``; some or all columns are taken.
 
@@ -82,7 +99,7 @@ class Transposed:
         return array[..., self.first :: self.step].reshape(-1)
 
 
-RowOrder = UnpermuteQk | SplitHeads
+RowOrder = UnpermuteQk | SplitHeads | RowsFrom
 Transform = RowOrder | AddOne | Transposed
 
 

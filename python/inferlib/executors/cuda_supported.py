@@ -15,6 +15,8 @@ _WITHOUT_KERNEL = {
     "activation": "an MLP without a gate",
     "scale": "multipliers of branches or logits",
     "moe": "a mixture of experts",
+    "segment_embedding": "segments of two texts",
+    "pool": "scores of whole sequences",
 }
 _ACTIVATIONS = ("silu", "gelu_tanh", "gelu")
 
@@ -25,6 +27,11 @@ def refuse_unsupported(program: Program) -> None:
     Raises:
         UnsupportedModelError: The message says which.
     """
+    if program.is_bidirectional or not program.has_lm_head:
+        raise UnsupportedModelError(
+            "the model is an encoder or has no logits, for which there are no CUDA kernels yet",
+            hint='device="cpu" runs it',
+        )
     for kind, op in program.ops:
         missing = _WITHOUT_KERNEL.get(kind)
         if kind == "attention" and op["sinks"] is not None:

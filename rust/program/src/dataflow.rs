@@ -1,6 +1,6 @@
 //! What an op is called, what it reads and what it writes: for checks, texts and executors that plan buffers.
 
-use crate::program::{Activation, BufferId, Op, Rows, WeightId};
+use crate::program::{Activation, BufferId, Op, PooledRow, Rows, WeightId};
 
 impl Op {
     /// The op's name, the same for the recorder's call, the kernels and the tests.
@@ -9,6 +9,7 @@ impl Op {
         match self {
             Self::Embedding { .. } => "embedding",
             Self::PositionEmbedding { .. } => "position_embedding",
+            Self::SegmentEmbedding { .. } => "segment_embedding",
             Self::RmsNorm { .. } => "rms_norm",
             Self::LayerNorm { .. } => "layer_norm",
             Self::Linear { .. } => "linear",
@@ -21,6 +22,7 @@ impl Op {
             Self::Moe { .. } => "moe",
             Self::Add { .. } => "add",
             Self::GatherRows { .. } => "gather_rows",
+            Self::Pool { .. } => "pool",
             Self::LmHead { .. } => "lm_head",
             Self::Capture { .. } => "capture",
         }
@@ -30,7 +32,9 @@ impl Op {
     #[must_use]
     pub fn reads(&self) -> [Option<BufferId>; 2] {
         match *self {
-            Self::Embedding { .. } | Self::PositionEmbedding { .. } => [None, None],
+            Self::Embedding { .. }
+            | Self::PositionEmbedding { .. }
+            | Self::SegmentEmbedding { .. } => [None, None],
             Self::Add { a, b, .. } => [Some(a), Some(b)],
             Self::Moe {
                 x, router_logits, ..
@@ -45,6 +49,7 @@ impl Op {
             | Self::Activation { x, .. }
             | Self::Scale { x, .. }
             | Self::GatherRows { x, .. }
+            | Self::Pool { x, .. }
             | Self::LmHead { x, .. }
             | Self::Capture { x, .. } => [Some(x), None],
         }
@@ -56,6 +61,7 @@ impl Op {
         match *self {
             Self::Embedding { out, .. }
             | Self::PositionEmbedding { out, .. }
+            | Self::SegmentEmbedding { out, .. }
             | Self::RmsNorm { out, .. }
             | Self::LayerNorm { out, .. }
             | Self::Linear { out, .. }
@@ -67,6 +73,7 @@ impl Op {
             | Self::Moe { out, .. }
             | Self::Add { out, .. }
             | Self::GatherRows { out, .. }
+            | Self::Pool { out, .. }
             | Self::LmHead { out, .. } => Some(out),
             Self::StoreKv { .. } | Self::Capture { .. } => None,
         }
@@ -78,6 +85,7 @@ impl Op {
         match *self {
             Self::Embedding { weight, .. }
             | Self::PositionEmbedding { weight, .. }
+            | Self::SegmentEmbedding { weight, .. }
             | Self::RmsNorm { weight, .. }
             | Self::LmHead { weight, .. } => vec![weight],
             Self::Linear { weight, bias, .. } | Self::LayerNorm { weight, bias, .. } => {
@@ -101,6 +109,7 @@ impl Op {
             | Self::Scale { .. }
             | Self::Add { .. }
             | Self::GatherRows { .. }
+            | Self::Pool { .. }
             | Self::Capture { .. } => Vec::new(),
         }
     }
@@ -128,15 +137,16 @@ impl Rows {
 
 impl Activation {
     /// All of them.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Silu,
         Self::GeluTanh,
         Self::Gelu,
         Self::Relu,
+        Self::Tanh,
         Self::ClampedSwiglu,
     ];
 
-    /// `silu`, `gelu_tanh`, `gelu`, `relu` or `clamped_swiglu`.
+    /// `silu`, `gelu_tanh`, `gelu`, `relu`, `tanh` or `clamped_swiglu`.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -144,6 +154,7 @@ impl Activation {
             Self::GeluTanh => "gelu_tanh",
             Self::Gelu => "gelu",
             Self::Relu => "relu",
+            Self::Tanh => "tanh",
             Self::ClampedSwiglu => "clamped_swiglu",
         }
     }
@@ -154,5 +165,24 @@ impl Activation {
         Self::ALL
             .into_iter()
             .find(|activation| activation.name() == name)
+    }
+}
+
+impl PooledRow {
+    /// `first` or `last`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::First => "first",
+            Self::Last => "last",
+        }
+    }
+
+    /// The reverse of [`PooledRow::name`].
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::First, Self::Last]
+            .into_iter()
+            .find(|row| row.name() == name)
     }
 }
