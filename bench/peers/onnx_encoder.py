@@ -56,17 +56,13 @@ class Graph:
 
 
 def export(folder: Path, path: Path) -> None:
-    """Write the graph: ``ids`` and ``mask`` ``[batch, length]`` to ``pooled``."""
+    """Write the graph: ``ids``, ``mask`` ``[batch, length]`` and ``positions`` to vectors."""
     config = json.loads((folder / "config.json").read_text(encoding="utf8"))
     graph = Graph(load_file(folder / "model.safetensors"))
     heads, hidden = config["num_attention_heads"], config["hidden_size"]
     eps = config["layer_norm_eps"]
-    positions = graph.node("Shape", "ids", start=1, end=2)
-    scalar = graph.node("Squeeze", positions, graph.constant("axis0", np.array([0])))
-    zero, one = graph.constant("zero", np.array(0)), graph.constant("one", np.array(1))
-    positions = graph.node("Range", zero, scalar, one)
     x = graph.table("embeddings.word_embeddings", "ids")
-    x = graph.node("Add", x, graph.table("embeddings.position_embeddings", positions))
+    x = graph.node("Add", x, graph.table("embeddings.position_embeddings", "positions"))
     segments = graph.weights["embeddings.token_type_embeddings.weight"][0]
     x = graph.node("Add", x, graph.constant("segment", segments))
     x = graph.norm("embeddings.LayerNorm", x, eps)
@@ -96,12 +92,15 @@ def export(folder: Path, path: Path) -> None:
     axes = graph.constant("axes1", np.array([1]))
     total = graph.node("ReduceSum", graph.node("Mul", x, mask), axes, keepdims=0)
     pooled = graph.node("Div", total, graph.node("ReduceSum", mask, axes, keepdims=0))
-    shape = ["batch", "length"]
+    shapes = {"ids": ["batch", "length"], "mask": ["batch", "length"], "positions": ["length"]}
     model = helper.make_model(
         helper.make_graph(
             graph.nodes,
             "encoder",
-            [helper.make_tensor_value_info(n, TensorProto.INT64, shape) for n in ("ids", "mask")],
+            [
+                helper.make_tensor_value_info(name, TensorProto.INT64, shape)
+                for name, shape in shapes.items()
+            ],
             [helper.make_tensor_value_info(pooled, TensorProto.FLOAT, ["batch", hidden])],
             list(graph.initializers.values()),
         ),
@@ -123,7 +122,8 @@ def embed(session: onnxruntime.InferenceSession, texts: list[list[int]]) -> np.n
         for place, row in enumerate(rows):
             ids[place, : len(texts[row])] = texts[row]
             mask[place, : len(texts[row])] = 1
-        (pooled,) = session.run(None, {"ids": ids, "mask": mask})
+        inputs = {"ids": ids, "mask": mask, "positions": np.arange(length)}
+        (pooled,) = session.run(None, inputs)
         for row, vector in zip(rows, pooled, strict=True):
             vectors[row] = vector
     return np.array(vectors)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, cast, overload
 
 import numpy as np
 
@@ -70,6 +70,26 @@ class RankedDocument:
 class Classifying(Reading):
     """Scores whole texts."""
 
+    @overload
+    def classify(
+        self,
+        texts: Prompt,
+        *,
+        truncate: bool = False,
+        priority: int = 0,
+        tenant: str | None = None,
+        progress: bool | None = None,
+    ) -> Classification: ...
+    @overload
+    def classify(
+        self,
+        texts: Prompts | MixedPrompts,
+        *,
+        truncate: bool = False,
+        priority: int = 0,
+        tenant: str | None = None,
+        progress: bool | None = None,
+    ) -> list[Classification]: ...
     def classify(
         self,
         texts: Prompt | Prompts | MixedPrompts,
@@ -101,6 +121,24 @@ class Classifying(Reading):
         self._read(encoded, SCORES, take, progress=progress, what="classify", options=options)
         return results[0] if one else results
 
+    @overload
+    async def aclassify(
+        self,
+        texts: Prompt,
+        *,
+        truncate: bool = False,
+        priority: int = 0,
+        tenant: str | None = None,
+    ) -> Classification: ...
+    @overload
+    async def aclassify(
+        self,
+        texts: Prompts | MixedPrompts,
+        *,
+        truncate: bool = False,
+        priority: int = 0,
+        tenant: str | None = None,
+    ) -> list[Classification]: ...
     async def aclassify(
         self,
         texts: Prompt | Prompts | MixedPrompts,

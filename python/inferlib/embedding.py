@@ -38,7 +38,7 @@ class Embedding(Reading):
         priority: int = 0,
         tenant: str | None = None,
         progress: bool | None = None,
-    ) -> Floats:
+    ) -> NDArray[np.float32]:
         """Turn texts into vectors.
 
         A text's vector is the same, bit for bit, alone and in any list.
@@ -88,7 +88,7 @@ class Embedding(Reading):
         truncate: bool = False,
         priority: int = 0,
         tenant: str | None = None,
-    ) -> Floats:
+    ) -> NDArray[np.float32]:
         """``embed`` without blocking the event loop."""
         one, encoded, vectors, take = self._embedding(
             texts,
