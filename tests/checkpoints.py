@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from inferlib.loading import LoadedModel
 
 TINY = Path(__file__).parent / "golden" / "data" / "tiny"
-CPU_ONLY = {"deepseek-v2", "deepseek-v3"}
+ENCODERS = {"bert-embedding", "bert-classifier", "xlm-roberta-embedding", "qwen3-embedding"}
+"""Cases without logits."""
+CPU_ONLY = {*ENCODERS, "deepseek-v2", "deepseek-v3"}
 """Cases with an op that has no CUDA kernel yet."""
 
 

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 
 def real_model(name: str) -> Path:
-    """``"smollm2"`` or ``"gemma"``: the GGUF file that ``make test`` installs."""
+    """A model that ``make test`` installs: ``"smollm2"``, ``"gemma"`` or ``"minilm"``."""
     try:
-        return {"smollm2": models.smollm2, "gemma": models.gemma}[name]()
+        return {"smollm2": models.smollm2, "gemma": models.gemma, "minilm": models.minilm}[name]()
     except FileNotFoundError as error:
         pytest.skip(str(error))

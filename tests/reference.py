@@ -61,8 +61,9 @@ def attention(
     window: int | None = None,
     softcap: float | None = None,
     sinks: Array | None = None,
+    bidirectional: bool = False,
 ) -> Array:
-    """Causal attention of one sequence.
+    """Attention of one sequence, causal unless ``bidirectional``.
 
     Args:
         q: ``[queries, num_heads, head_dim]``.
@@ -77,7 +78,7 @@ def attention(
     if softcap is not None:
         scores = softcap * np.tanh(scores / softcap)
     distance = positions[:, None] - np.arange(len(k))
-    visible = distance >= 0
+    visible = (distance >= 0) | bidirectional
     if window is not None:
         visible &= distance < window
     scores = np.where(visible, scores, -np.inf)
@@ -114,6 +115,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu_tanh": gelu_tanh,
     "gelu": gelu,
     "relu": lambda x: np.maximum(x, 0),
+    "tanh": np.tanh,
 }
 
 
@@ -207,6 +209,7 @@ class _Batch:
     positions: NDArray[np.int64]
     spans: dict[int, slice]
     logits_indices: NDArray[np.int64]
+    segment_ids: NDArray[np.int64]
 
 
 @dataclass
@@ -235,6 +238,7 @@ class ReferenceExecutor:
         *,
         all_logits: bool = False,
         capture: Iterable[str] = (),
+        second_segments: Mapping[int, int] | None = None,
     ) -> Step:
         """Run the next tokens of some sequences.
 
@@ -242,8 +246,12 @@ class ReferenceExecutor:
             chunks: Sequence → tokens that follow those it has already.
             all_logits: Logits of every token, not of each sequence's last one.
             capture: Names of capture points.
+            second_segments: Sequence → position at which its second text begins.
         """
         batch = self._batch(chunks, all_logits=all_logits)
+        for sequence, second in (second_segments or {}).items():
+            span = batch.spans[sequence]
+            batch.segment_ids[span] = batch.positions[span] >= second
         step = Step(np.empty((0, 0)), {}, {})
         wanted = set(capture)
         for kind, arguments in self._ops:
@@ -278,6 +286,7 @@ class ReferenceExecutor:
             np.asarray(positions, np.int64),
             spans,
             np.asarray(logits_indices, np.int64),
+            np.zeros(len(token_ids), np.int64),
         )
 
     def _execute(  # noqa: C901  (one arm per op)
@@ -289,6 +298,8 @@ class ReferenceExecutor:
                 buffers[op["out"]] = weights[op["weight"]][batch.token_ids] * op["scale"]
             case "position_embedding":
                 buffers[op["out"]] = weights[op["weight"]][batch.positions]
+            case "segment_embedding":
+                buffers[op["out"]] = weights[op["weight"]][batch.segment_ids]
             case "layer_norm":
                 bias = weights[op["bias"]] if op["bias"] else None
                 x, weight = buffers[op["x"]], weights[op["weight"]]
@@ -345,6 +356,10 @@ class ReferenceExecutor:
                 buffers[op["out"]] = buffers[op["a"]] + buffers[op["b"]]
             case "gather_rows":
                 buffers[op["out"]] = buffers[op["x"]][batch.logits_indices]
+            case "pool":
+                first = op["row"] == "first"
+                rows = [span.start if first else span.stop - 1 for span in batch.spans.values()]
+                buffers[op["out"]] = buffers[op["x"]][rows]
             case "lm_head":
                 logits = buffers[op["x"]] @ weights[op["weight"]].T
                 step.logits = buffers[op["out"]] = cap(logits, op["softcap"])
@@ -386,6 +401,7 @@ class ReferenceExecutor:
                 batch.positions[span],
                 scale=op["scale"],
                 window=group.window,
+                bidirectional=group.bidirectional,
                 softcap=op["softcap"],
                 sinks=self.weights[op["sinks"]] if op["sinks"] else None,
             )

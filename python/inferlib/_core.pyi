@@ -55,6 +55,11 @@ class Batch:
     The input of one step as int32 arrays. The scheduler refills its buffers only when no handle is left.
     """
     @property
+    def captures(self, /) -> list[tuple[int, int, int]]:
+        """
+        Rows that are to be handed out: (capture point, first row, one past the last).
+        """
+    @property
     def groups(self, /) -> list[GroupBatch]:
         """
         Block tables and slots, one per KV group.
@@ -98,6 +103,11 @@ class Batch:
     def sampled(self, /) -> SampledRows:
         """
         What the rows of logits are for.
+        """
+    @property
+    def segment_ids(self, /) -> NDArray[int32]:
+        """
+        `[num_tokens]`: 1 for tokens of a sequence's second text, else 0; empty if all are 0.
         """
     @property
     def seq_lens(self, /) -> NDArray[int32]:
@@ -470,6 +480,11 @@ class KvGroup:
     def __ne__(self, value: object, /) -> bool: ...
     def __repr__(self, /) -> str: ...
     @property
+    def bidirectional(self, /) -> bool:
+        """
+        Whether a query sees what comes behind it, too.
+        """
+    @property
     def k_head_dim(self, /) -> int:
         """
         Elements of a K head.
@@ -547,6 +562,16 @@ class Program:
         The program as text, one line per op.
         """
     @property
+    def has_lm_head(self, /) -> bool:
+        """
+        Whether there are logits.
+        """
+    @property
+    def is_bidirectional(self, /) -> bool:
+        """
+        Whether tokens see those behind them, so that every sequence has to be one step.
+        """
+    @property
     def kv_groups(self, /) -> list[KvGroup]:
         """
         A sequence has one block table in each.
@@ -559,7 +584,7 @@ class Program:
     @property
     def vocab_size(self, /) -> int:
         """
-        Width of the logits.
+        Token ids are below this: the width of the logits, where there are any.
         """
     @property
     def weights(self, /) -> dict[str, tuple[int, ...]]:
@@ -643,9 +668,10 @@ class ProgramRecorder:
         k_head_dim: SupportsIndex,
         v_head_dim: SupportsIndex,
         window: SupportsIndex | None,
+        bidirectional: bool = False,
     ) -> KvLayer:
         """
-        Room for one more layer's K and V, in the KV group of all layers with the same dimensions and window.
+        Room for one more layer's K and V, in the KV group of all layers with the same dimensions, window and direction.
         """
     def layer_norm(
         self,
@@ -706,6 +732,10 @@ class ProgramRecorder:
         `weight_scale`. `score_bias` is added to the scores for the choice alone. `groups` is (count, kept, scored): only
         experts of the `kept` runs with the largest sums of `scored` scores may be chosen.
         """
+    def pool(self, /, x: Buffer, row: str, *, out: Buffer) -> None:
+        """
+        `out[s] = x[row of sequence s]`: its `"first"` row in the step, or its `"last"`.
+        """
     def position_embedding(self, /, weight: Weight, *, out: Buffer) -> None:
         """
         `out[t] = weight[positions[t]]`: learned positions.
@@ -753,6 +783,10 @@ class ProgramRecorder:
         """
         `x *= scale`, in place.
         """
+    def segment_embedding(self, /, weight: Weight, *, out: Buffer) -> None:
+        """
+        `out[t] = weight[segment_ids[t]]`: which of two texts a token belongs to.
+        """
     def store_kv(
         self, /, x: Buffer, kv: KvLayer, *, k_start: SupportsIndex, v_start: SupportsIndex
     ) -> None:
@@ -770,6 +804,11 @@ class RequestOutput:
     """
     Results of a request.
     """
+    @property
+    def captures(self, /) -> list[NDArray[float32]]:
+        """
+        Rows of the capture points that were asked for, in their order: `[rows * width]` each.
+        """
     @property
     def is_finished(self, /) -> bool:
         """
@@ -1108,6 +1147,7 @@ class Scheduler:
         input_weight: SupportsIndex = ...,
         output_weight: SupportsIndex = ...,
         patience_seconds: SupportsFloat | SupportsIndex = ...,
+        whole_prompts: bool = False,
         max_chunk: SupportsIndex | None = None,
         max_waiting: SupportsIndex | None = None,
         max_waiting_tokens: SupportsIndex | None = None,
@@ -1225,6 +1265,9 @@ class Scheduler:
         speculation: bool = True,
         sequence: SupportsIndex | None = None,
         keep: bool = False,
+        captures: SupportsGetItem[int, tuple[SupportsIndex, str]] = ...,
+        capture_start: SupportsIndex = 0,
+        second_segment: SupportsIndex | None = None,
         now: SupportsFloat | SupportsIndex | None = None,
     ) -> int:
         """
@@ -1531,6 +1574,14 @@ class Tokenizer:
 
         `add_special` puts BOS and EOS where the vocabulary wants them. `parse_special` reads the names of control tokens in
         the text (`<|im_end|>`) as those tokens; leave it off for text that users write.
+        """
+    def encode_segments(
+        self, /, first: str, second: str | None = None, *, max_tokens: SupportsIndex | None = None
+    ) -> tuple[NDArray[int32], int | None, int]:
+        """
+        The ids of one text, or of two that an encoder reads together, with the special tokens around them; where the
+        second one begins, if the vocabulary tells them apart; and how many tokens the last text lost, so that there
+        are at most `max_tokens`.
         """
     @property
     def end_ids(self, /) -> list[int]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from ._core import ChatTemplate, Scheduler, TextStreams, Tokenizer
-from .config import BLOCK_SIZE, format_bytes
+from ._core import ChatTemplate, CpuExecutor, Scheduler, TextStreams, Tokenizer
+from .config import BLOCK_SIZE, KvCacheSize, format_bytes
 from .device_choice import open_device
+from .embedding_config import EmbeddingConfig
 from .engine import Engine
 from .errors import (
     ModelFormatError,
@@ -61,6 +62,7 @@ class Checkpoint:
         hash_weights: Hashes what the model is made of; called when somebody asks, if ever.
         tool_chat_template: Used instead if there are tools; ``None`` if there is no such one.
         chat_template_text: Source of the templates: it says how the model marks its outputs.
+        embedding: How its vectors are made, as far as it says.
     """
 
     name: str
@@ -76,6 +78,7 @@ class Checkpoint:
     hash_weights: Callable[[], str]
     tool_chat_template: ChatTemplate | TemplateError | None = None
     chat_template_text: str | None = None
+    embedding: EmbeddingConfig = field(default_factory=EmbeddingConfig)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,6 +193,7 @@ def read_checkpoint(loaded: LoadedModel, *, chat_template: str | None = None) ->
         eos_token_ids={*loaded.eos_token_ids, *end_ids},
         hash_weights=hash_files(loaded.files, repr(loaded.spec)),
         chat_template_text=_template_text(loaded.text) if chat_template is None else chat_template,
+        embedding=loaded.embedding,
     )
 
 
@@ -227,6 +231,7 @@ def assemble(
         enable_prefix_caching=config.enable_prefix_caching,
         max_waiting=config.limits.waiting_requests,
         max_waiting_tokens=config.limits.waiting_tokens,
+        whole_prompts=checkpoint.program.is_bidirectional,
         **_speculation_options(config, executor.info()),
         **_policy_options(config.scheduling_policy),
     )
@@ -261,9 +266,21 @@ def assemble(
             kv_cache_tokens=size.num_blocks * BLOCK_SIZE,
             origin=_origin(checkpoint, config, executor.info()),
             limits=config.limits,
+            generates=checkpoint.program.has_lm_head,
+            capture_points=_capture_points(checkpoint.program, executor),
         ),
         kv_cache_bytes=size.kv_cache_bytes,
     )
+
+
+def _capture_points(program: Program, executor: Executor) -> dict[str, tuple[int, str]]:
+    """What an executor hands out: each point's number, and what its rows count."""
+    if not isinstance(executor, CpuExecutor):
+        return {}
+    points = [op for kind, op in program.ops if kind == "capture"]
+    buffers = program.buffers
+    kinds = {op["name"]: (number, buffers[op["x"]][0]) for number, op in enumerate(points)}
+    return {name: point for name, point in kinds.items() if point[1] != "sampled"}
 
 
 def _origin(checkpoint: Checkpoint, config: EngineConfig, executor: Mapping[str, Any]) -> Origin:
@@ -333,7 +350,12 @@ def size_of(
         RequestError: ``max_model_len`` is longer than the model can, or ``kv_cache`` too small.
     """
     longest = checkpoint.spec.max_position_embeddings
-    max_model_len = longest if config.max_model_len is None else config.max_model_len
+    whole = checkpoint.program.is_bidirectional
+    usual = longest
+    if whole:  # a text is one step; and such models are made for less than they have positions
+        known = checkpoint.embedding.max_seq_length or longest
+        usual = min(longest, known, config.max_num_batched_tokens)
+    max_model_len = usual if config.max_model_len is None else config.max_model_len
     if max_model_len > longest:
         raise RequestError(
             f"max_model_len={max_model_len:,} is more than the {longest:,} tokens that "
@@ -370,7 +392,11 @@ def size_of(
                 hint="give a smaller max_num_batched_tokens or max_model_len",
             )
         rest -= workspace_bytes
-    num_blocks = config.kv_cache.num_blocks(
+    kv_cache = config.kv_cache
+    if whole and kv_cache == KvCacheSize():
+        # Keys and values live for a step: its tokens, and as many places that short texts waste.
+        kv_cache = KvCacheSize(num_tokens=2 * config.max_num_batched_tokens)
+    num_blocks = kv_cache.num_blocks(
         block_bytes=bytes_per_block, max_model_len=max_model_len, free_bytes=rest
     )
     if config.max_model_len is None:  # fit the context to the cache

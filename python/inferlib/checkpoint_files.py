@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NoReturn
 
 from .errors import ModelFormatError
+from .word_piece import word_piece_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -74,6 +75,18 @@ def read_json(path: Path) -> dict[str, object]:
     return _parse(_read(path, _MOST_JSON_BYTES), path)
 
 
+def read_json_list(path: Path) -> list[dict[str, object]]:
+    """A JSON file that holds a list of objects.
+
+    Raises:
+        ModelFormatError: It cannot be read, is too large, is no JSON or no such list.
+    """
+    value = _value(_read(path, _MOST_JSON_BYTES), path)
+    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+        raise ModelFormatError(f"{path} must hold a list of JSON objects")
+    return value
+
+
 def read_optional_json(path: Path) -> dict[str, object]:
     """The same; empty if there is no such file."""
     return read_json(path) if path.is_file() else {}
@@ -93,8 +106,12 @@ def text_of_folder(folder: Path) -> TextFiles:
     jinja = _read_optional(folder / "chat_template.jinja", _MOST_JSON_BYTES)
     if jinja is not None:
         templates[_DEFAULT_TEMPLATE] = _decode(jinja, folder / "chat_template.jinja")
+    tokenizer_json = _read_optional(folder / "tokenizer.json", _MOST_TOKENIZER_BYTES)
+    words = _read_optional(folder / "vocab.txt", _MOST_TOKENIZER_BYTES)
+    if tokenizer_json is None and words is not None:
+        tokenizer_json = word_piece_json(_decode(words, folder / "vocab.txt"), config)
     return TextFiles(
-        tokenizer_json=_read_optional(folder / "tokenizer.json", _MOST_TOKENIZER_BYTES),
+        tokenizer_json=tokenizer_json,
         tokenizer_config=config_bytes,
         chat_templates=templates,
         special_tokens=_special_tokens(config, config_path),
@@ -190,18 +207,23 @@ def _decode(data: bytes, path: Path) -> str:
 
 
 def _parse(data: bytes, path: Path) -> dict[str, object]:
+    value = _value(data, path)
+    if not isinstance(value, dict):
+        raise ModelFormatError(f"{path} must hold a JSON object, not {type(value).__name__}")
+    return value
+
+
+def _value(data: bytes, path: Path) -> object:
     text = _decode(data, path)
     if text.startswith("version https://git-lfs"):
         raise ModelFormatError(
             f"{path} is a Git LFS pointer, not the file", hint="run `git lfs pull` in that folder"
         )
     try:
-        value = json.loads(text, parse_constant=_refuse_constant)
+        value: object = json.loads(text, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         problem = "it is nested too deeply" if isinstance(error, RecursionError) else error
         raise ModelFormatError(f"{path} is not valid JSON: {problem}") from None
-    if not isinstance(value, dict):
-        raise ModelFormatError(f"{path} must hold a JSON object, not {type(value).__name__}")
     return value
 
 

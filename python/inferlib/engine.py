@@ -290,6 +290,9 @@ class Engine:
             speculation=request.speculation,
             sequence=request.sequence,
             keep=request.keep,
+            captures=list(request.captures),
+            capture_start=request.capture_start,
+            second_segment=request.second_segment,
             now=now,
         )
         with self._driver.lock:

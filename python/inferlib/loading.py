@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from ._core import Weights
 from .architectures import Fields, GgufHeader, architecture_of_config, architecture_of_gguf
 from .checkpoint_files import TextFiles, read_json, read_optional_json, text_of_folder, text_of_gguf
+from .embedding_config import EmbeddingConfig, read_embedding_config
 from .errors import ModelNotFoundError
 from .hub import find_hub_model, parse_hub_name
 from .integer_checkpoints import unpack_integers
@@ -61,6 +62,7 @@ class LoadedModel:
         generation_config: ``generation_config.json``, empty if there is none.
         eos_token_ids: Tokens that end a text according to ``generation_config.json``,
             ``config.json`` or GGUF metadata, ascending. The tokenizer knows more by name.
+        embedding: How its vectors are made, as far as the checkpoint says.
     """
 
     path: Path
@@ -73,6 +75,7 @@ class LoadedModel:
     text: TextFiles
     generation_config: Mapping[str, object]
     eos_token_ids: tuple[int, ...]
+    embedding: EmbeddingConfig
 
     def __repr__(self) -> str:
         return f"<LoadedModel {self.spec.architecture} {str(self.path)!r}>"
@@ -152,6 +155,7 @@ def _load_gguf(path: Path, weights: Weights) -> LoadedModel:
         text=text_of_gguf(weights),
         generation_config={},
         eos_token_ids=_sorted(token for key in eos_keys for token in metadata.token_ids(key)),
+        embedding=EmbeddingConfig(),
     )
 
 
@@ -185,6 +189,7 @@ def _load_safetensors(path: Path, weights: Weights) -> LoadedModel:
         eos_token_ids=_sorted(
             token for source in sources for token in source.token_ids("eos_token_id")
         ),
+        embedding=read_embedding_config(folder),
     )
 
 
@@ -203,7 +208,8 @@ def _shapes(weights: Weights) -> dict[str, tuple[int, ...]]:
 
 def unused_tensors(shapes: Iterable[str], family: Architecture, spec: ModelSpec) -> set[str]:
     """Tensors that a checkpoint may hold though the model does not read them."""
-    ignored = (*family.ignored, *_HEADS) if spec.tied_embeddings else family.ignored
+    without_head = spec.tied_embeddings or not spec.lm_head
+    ignored = (*family.ignored, *_HEADS) if without_head else family.ignored
     endings = (*family.ignored_endings, *_NEVER_WEIGHTS)
     return {name for name in shapes if name.startswith(ignored) or name.endswith(endings)}
 

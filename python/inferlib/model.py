@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Unpack
 
 from .beams import BeamSearching
 from .call_options import LoadOptions
+from .classifying import Classifying
 from .config import EngineConfig, KvCacheSize
+from .embedding import Embedding
 from .errors import RequestError
 from .generating import Generating
 from .generating_many import GeneratingMany
@@ -30,7 +32,16 @@ if TYPE_CHECKING:
     from .scheduling import PolicyChoice
 
 
-class Model(Generating, GeneratingMany, Prefilling, Scoring, BeamSearching, Replaying):
+class Model(
+    Generating,
+    GeneratingMany,
+    Prefilling,
+    Scoring,
+    BeamSearching,
+    Embedding,
+    Classifying,
+    Replaying,
+):
     """A language model, loaded by ``Model.from_pretrained``.
 
     All calls may be made from any thread and any event loop at the same time; requests that

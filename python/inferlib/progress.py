@@ -39,13 +39,16 @@ class Progress(Protocol):
         """Bring the display up to date."""
 
 
-def progress_of(num_prompts: int, *, progress: bool | None) -> Progress | None:
+def progress_of(
+    num_prompts: int, *, progress: bool | None, what: str = "generate"
+) -> Progress | None:
     """Return a progress bar, or ``None`` if there is to be none.
 
     Args:
         num_prompts: How many are done in the end.
         progress: ``True`` and ``False`` decide; ``None``: for at least ``LEAST_PROMPTS`` in a
             terminal or notebook.
+        what: Name of the call, shown in front.
 
     Raises:
         RequestError: ``progress`` is something else.
@@ -59,8 +62,8 @@ def progress_of(num_prompts: int, *, progress: bool | None) -> Progress | None:
     if not progress or num_prompts == 0:
         return None
     if importlib.util.find_spec("tqdm") is not None:
-        return _TqdmBar(num_prompts)
-    return _LineBar(num_prompts, sys.stderr)
+        return _TqdmBar(num_prompts, what)
+    return _LineBar(num_prompts, sys.stderr, what=what)
 
 
 def _somebody_watches() -> bool:
@@ -75,13 +78,13 @@ def _is_notebook() -> bool:
 
 
 class _TqdmBar:
-    def __init__(self, total: int) -> None:
+    def __init__(self, total: int, what: str = "generate") -> None:
         from tqdm.auto import tqdm  # optional, and slow to import
 
         class Bar(tqdm):  # type: ignore[misc]  # without types
             monitor_interval = 0  # no thread of tqdm's stays behind in the host
 
-        self._bar = Bar(total=total, desc="generate", unit=" prompts", delay=DELAY_SECONDS)
+        self._bar = Bar(total=total, desc=what, unit=" prompts", delay=DELAY_SECONDS)
 
     def __enter__(self) -> Self:
         return self
@@ -101,8 +104,15 @@ class _TqdmBar:
 class _LineBar:
     """One line that is written over: ``generate  12/64  3.1 prompts/s``."""
 
-    def __init__(self, total: int, file: TextIO, delay_seconds: float = DELAY_SECONDS) -> None:
+    def __init__(
+        self,
+        total: int,
+        file: TextIO,
+        delay_seconds: float = DELAY_SECONDS,
+        what: str = "generate",
+    ) -> None:
         self._total = total
+        self._what = what
         self._file = file
         self._begin = time.monotonic()
         self._delay_seconds = delay_seconds
@@ -125,7 +135,7 @@ class _LineBar:
         elapsed = time.monotonic() - self._begin
         if elapsed < self._delay_seconds:
             return
-        line = f"generate  {num_done}/{self._total}  {num_done / elapsed:.1f} prompts/s"
+        line = f"{self._what}  {num_done}/{self._total}  {num_done / elapsed:.1f} prompts/s"
         self._file.write("\r" + line.ljust(len(self._shown)))
         self._file.flush()
         self._shown = line

@@ -37,6 +37,10 @@ class Request:
         speculation: Whether tokens may be drafted.
         sequence: The held sequence that it goes on from.
         keep: Whether its tokens are the sequence's once it ended.
+        captures: Numbers of the capture points whose rows it is given, each with what its rows
+            count (``"tokens"`` or ``"sequences"``).
+        capture_start: The first token whose rows it is given.
+        second_segment: Where the second of two texts begins.
         grammar: What its texts must be; ``None`` if they are free.
         output: How its text is taken apart; ``None``: it is all content.
         origin: The model's, for the receipt.
@@ -66,6 +70,9 @@ class Request:
     speculation: bool = True
     sequence: int | None = None
     keep: bool = False
+    captures: tuple[tuple[int, str], ...] = ()
+    capture_start: int = 0
+    second_segment: int | None = None
     grammar: Grammar | None = None
     output: OutputReading | None = None
     origin: Origin | None = None

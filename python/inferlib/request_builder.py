@@ -40,6 +40,9 @@ class RequestBuilder:
         kv_cache_tokens: Tokens that the KV cache holds.
         origin: What results depend on; ``None`` for a pretended model.
         limits: How much one request may ask for.
+        generates: Whether the model has logits; an encoder has none.
+        capture_points: By name: the point's number and what its rows count. Empty on a device that
+            hands nothing out.
         grammars: Compiles structured output.
     """
 
@@ -51,7 +54,12 @@ class RequestBuilder:
     kv_cache_tokens: int
     origin: Origin | None = None
     limits: Limits = AS_FAR_AS_ANY
+    generates: bool = True
+    capture_points: Mapping[str, tuple[int, str]] = field(default_factory=dict)
     grammars: GrammarCompiler = field(init=False, repr=False, compare=False)
+    _reading: dict[str, tuple[SamplingParams, SamplingParams, _core.SamplingParams]] = field(
+        init=False, repr=False, compare=False, default_factory=dict
+    )
 
     def __post_init__(self) -> None:
         compiler = GrammarCompiler(self.tokenizer, self.eos_token_ids, self.vocab_size)
@@ -79,6 +87,12 @@ class RequestBuilder:
             RequestError: The prompt or an option does not fit this model; ``field`` names it.
             GrammarError: A description of structured output cannot be used.
         """
+        if not self.generates:
+            raise RequestError(
+                "this model generates nothing: it gives vectors or scores",
+                field="model",
+                hint="call embed(), or classify() and rerank() if it has a classifier",
+            )
         self.limits.check(params)
         check_salt(cache_salt)
         choice("speculation", speculation, get_args(SpeculationSwitch))
@@ -115,6 +129,65 @@ class RequestBuilder:
             origin=self.origin,
             silent_token_ids=silent,
         )
+
+    def build_reading(
+        self,
+        token_ids: list[int],
+        params: SamplingParams,
+        *,
+        point: str,
+        start: int,
+        second_segment: int | None,
+        priority: int,
+        tenant: str | None,
+    ) -> Request:
+        """Make the request of a text that is read, not continued.
+
+        Args:
+            token_ids: The text, with special tokens.
+            params: That compute a prompt and nothing else; the same object for all.
+            point: The capture point whose rows are wanted.
+            start: The first token whose rows are wanted.
+            second_segment: Where the second of two texts begins.
+            priority: As in ``Request``.
+            tenant: As in ``Request``.
+
+        Raises:
+            RequestError: This device does not hand out that point.
+        """
+        found = self.capture_points.get(point)
+        if found is None:
+            raise RequestError(
+                "hidden states and scores are not handed out on this device",
+                field="device",
+                hint='load the model with device="cpu"',
+            )
+        priority = integer("priority", priority, -INT32_MAX, INT32_MAX)
+        check_tenant(tenant)
+        resolved, scheduler_params = self._reading_params(params)
+        return Request(
+            prompt=None,
+            prompt_token_ids=token_ids,
+            params=resolved,
+            scheduler_params=scheduler_params,
+            priority=priority,
+            tenant=tenant,
+            captures=(found,),
+            capture_start=start,
+            second_segment=second_segment,
+            origin=self.origin,
+        )
+
+    def _reading_params(
+        self, params: SamplingParams
+    ) -> tuple[SamplingParams, _core.SamplingParams]:
+        """Resolved once: a list of texts may have a million of them."""
+        known = self._reading.get("params")
+        if known is None or known[0] is not params:
+            resolved = replace(params.resolve({}), detokenize=False, max_tokens=0, seed=0)
+            known = (params, resolved, self._scheduler_params(resolved))
+            self._reading["params"] = known
+        return known[1], known[2]
 
     def _max_tokens(self, num_prompt_tokens: int, params: SamplingParams) -> int:
         """How many tokens may be generated; the scheduler refuses what is still too long."""

@@ -11,6 +11,7 @@ from .architectures import (
     AddOne,
     HeadRows,
     RopeFirst,
+    RowsFrom,
     Transposed,
     TransposedHeads,
     UnpermuteQk,
@@ -165,7 +166,7 @@ def _row_order(part: Part) -> NDArray[np.int32] | None:
     match part.transform:
         case None | Transposed() | TransposedHeads():
             return None
-        case UnpermuteQk() | HeadRows() | RopeFirst():
+        case UnpermuteQk() | HeadRows() | RopeFirst() | RowsFrom():
             return part.transform.row_order()
         case AddOne():
             # Only norms have it, and they are vectors.
@@ -183,7 +184,7 @@ def _vector(part: Part, weights: Tensors) -> NDArray[np.float32]:
     match part.transform:
         case None:
             return values.reshape(-1)
-        case UnpermuteQk() | HeadRows() | RopeFirst():
+        case UnpermuteQk() | HeadRows() | RopeFirst() | RowsFrom():
             return values[part.transform.row_order()]
         case Transposed():
             return part.transform.vector(values)

@@ -2,7 +2,7 @@
 
 Nothing is computed here. Each call on ``self.program`` appends one op over named buffers to a
 ``Program``; executors replay it for every batch. Read ``forward`` first: a decoder is embedding,
-layers, norm, logits.
+layers, norm, logits; an encoder ends with its hidden states, or with scores of whole sequences.
 
 Buffers are shared by all layers. ``hidden`` is the residual stream; ``branch`` is what attention or
 the MLP adds to it. Capture points carry the names that TransformerLens gave them.
@@ -17,7 +17,13 @@ from .model_spec import LatentAttentionSpec, MoeSpec
 
 if TYPE_CHECKING:
     from ._core import Buffer, Program, Weight
-    from .model_spec import AttentionSpec, LayerSpec, MlpSpec, ModelSpec
+    from .model_spec import AttentionSpec, ClassifierSpec, LayerSpec, MlpSpec, ModelSpec
+
+
+FINAL_HIDDEN = "ln_final"
+"""The capture point of the last hidden states, ``[tokens, hidden_size]``, of every model."""
+SCORES = "scores"
+"""The capture point of a classifier's scores, ``[sequences, labels]``."""
 
 
 def record(spec: ModelSpec) -> Program:
@@ -30,7 +36,7 @@ def record(spec: ModelSpec) -> Program:
 
 
 class Transformer:
-    """Records one decoder-only transformer."""
+    """Records one transformer."""
 
     def __init__(self, spec: ModelSpec) -> None:
         self.spec = spec
@@ -39,7 +45,7 @@ class Transformer:
         self.branch: Buffer = self.tokens("branch", spec.hidden_size)
 
     def forward(self) -> Program:
-        """From token ids to logits."""
+        """From token ids to logits, hidden states or scores."""
         spec, program, hidden = self.spec, self.program, self.hidden
         embed_tokens = self.weight("embed_tokens.weight", spec.vocab_size, spec.hidden_size)
         program.embedding(embed_tokens, scale=spec.embedding_scale, out=hidden)
@@ -50,14 +56,43 @@ class Transformer:
             )
             program.position_embedding(table, out=positions)
             program.add(hidden, positions, out=hidden)
+        if spec.segments is not None:
+            segments = self.tokens("segments", spec.hidden_size)
+            table = self.weight("segment_embedding.weight", spec.segments, spec.hidden_size)
+            program.segment_embedding(table, out=segments)
+            program.add(hidden, segments, out=hidden)
+        if spec.embedding_norm:
+            self.norm("embedding_norm", hidden, out=hidden)
 
         for index, layer in enumerate(spec.layers):
             self.layer(f"layers.{index}", f"blocks.{index}", layer)
 
-        normed = self.tokens("normed", spec.hidden_size)
-        self.norm("norm", hidden, out=normed)
-        program.capture("ln_final", normed)
+        normed = hidden
+        if spec.final_norm:
+            normed = self.tokens("normed", spec.hidden_size)
+            self.norm("norm", hidden, out=normed)
+        program.capture(FINAL_HIDDEN, normed)
+        if spec.classifier is not None:
+            self.classifier(normed, spec.classifier)
+        if spec.lm_head:
+            self.lm_head(normed, embed_tokens)
+        return program.finish()
 
+    def classifier(self, normed: Buffer, spec: ClassifierSpec) -> None:
+        """Scores of each sequence, from one of its rows."""
+        program, hidden_size = self.program, self.spec.hidden_size
+        pooled = program.buffer("pooled", "sequences", hidden_size)
+        dense = program.buffer("classifier_dense", "sequences", hidden_size)
+        scores = program.buffer("scores", "sequences", len(spec.labels))
+        program.pool(normed, spec.row, out=pooled)
+        self.linear("classifier.dense", pooled, bias=True, out=dense)
+        program.activation(dense, "tanh", out=dense)
+        self.linear("classifier.out", dense, bias=True, out=scores)
+        program.capture(SCORES, scores)
+
+    def lm_head(self, normed: Buffer, embed_tokens: Weight) -> None:
+        """Logits of the rows that are wanted."""
+        spec, program = self.spec, self.program
         sampled = program.buffer("sampled", "sampled", spec.hidden_size)
         logits = program.buffer("logits", "sampled", spec.vocab_size)
         lm_head = embed_tokens
@@ -68,7 +103,6 @@ class Transformer:
             program.scale(sampled, spec.logits_scale)
         program.lm_head(sampled, lm_head, softcap=spec.final_softcap, out=logits)
         program.capture("unembed", logits)
-        return program.finish()
 
     def layer(self, name: str, block: str, layer: LayerSpec) -> None:
         """Add attention and the MLP to the residual stream, one after the other or in parallel."""
@@ -88,6 +122,7 @@ class Transformer:
         else:
             self.add_branch(branch)
             program.capture(f"{block}.hook_resid_mid", hidden)
+            self.norm_after(f"{name}.attn_norm", layer, f"{block}.hook_normalized_resid_mid")
             mlp_branch = branch
 
         x = self.pre_norm(f"{name}.mlp_norm", layer)
@@ -101,6 +136,13 @@ class Transformer:
             self.add_branch(branch)
         self.add_branch(mlp_branch)
         program.capture(f"{block}.hook_resid_post", hidden)
+        self.norm_after(f"{name}.mlp_norm", layer, f"{block}.hook_normalized_resid_post")
+
+    def norm_after(self, name: str, layer: LayerSpec, point: str) -> None:
+        """Normalise the residual stream itself, if the layer says so."""
+        if layer.norm_after:
+            self.norm(name, self.hidden, out=self.hidden)
+            self.program.capture(point, self.hidden)
 
     def add_branch(self, branch: Buffer) -> None:
         """Add what attention or the MLP gives to the residual stream."""
@@ -130,6 +172,7 @@ class Transformer:
             k_head_dim=spec.head_dim,
             v_head_dim=spec.head_dim,
             window=spec.window,
+            bidirectional=spec.bidirectional,
         )
         heads = self.tokens("heads", spec.q_size)
         program.store_kv(qkv, kv, k_start=k_start, v_start=v_start)

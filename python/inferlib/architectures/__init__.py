@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import UnsupportedModelError
 from .architecture import Architecture, GgufHeader
+from .bert import BERT
 from .deepseek import DEEPSEEK2, DEEPSEEK3
 from .fields import Fields
 from .gemma import GEMMA3
@@ -23,6 +24,7 @@ from .olmo import OLMO2
 from .phi import PHI3
 from .qwen import QWEN2, QWEN3
 from .qwen_moe import QWEN3_MOE
+from .roberta import ROBERTA
 from .smollm import SMOLLM3
 from .starcoder import STARCODER2
 from .tensor_names import (
@@ -31,6 +33,7 @@ from .tensor_names import (
     Part,
     Recast,
     RopeFirst,
+    RowsFrom,
     Transposed,
     TransposedHeads,
     UnpermuteQk,
@@ -50,6 +53,7 @@ __all__ = [
     "Part",
     "Recast",
     "RopeFirst",
+    "RowsFrom",
     "Transposed",
     "TransposedHeads",
     "UnpermuteQk",
@@ -65,6 +69,7 @@ ARCHITECTURES = (
     *(PHI3, OLMO2),
     *(GPT2, GPT_NEOX, STARCODER2, GPT_OSS),
     *(DEEPSEEK2, DEEPSEEK3),
+    *(BERT, ROBERTA),
 )
 
 

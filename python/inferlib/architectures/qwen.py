@@ -75,7 +75,10 @@ def _model(config: Fields, architecture: str, attention: AttentionSpec) -> Model
     full = LayerSpec(attention=attention, mlp=mlp)
     sliding = LayerSpec(attention=replace(attention, window=window), mlp=mlp)
     layers = [sliding if kind == "sliding_attention" else full for kind in layer_types]
-    return model_from_config(config, architecture, layers)
+    spec = model_from_config(config, architecture, layers)
+    if "Qwen3Model" in config.texts("architectures"):  # embedders are published so
+        return replace(spec, lm_head=False)
+    return spec
 
 
 def _weights_from_safetensors(spec: ModelSpec, tensors: Collection[str]) -> WeightMap:
@@ -100,7 +103,7 @@ QWEN2 = Architecture(
 QWEN3 = replace(
     QWEN2,
     name="qwen3",
-    classes=("Qwen3ForCausalLM",),
+    classes=("Qwen3ForCausalLM", "Qwen3Model"),
     model_types=("qwen3",),
     gguf_names=("qwen3",),
     spec_from_config=qwen3_from_config,

@@ -93,6 +93,23 @@ class RopeFirst:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RowsFrom:
+    """Some rows of a table, one after another (learned positions that begin behind padding's).
+
+    Attributes:
+        first: First row.
+        count: How many.
+    """
+
+    first: int
+    count: int
+
+    def row_order(self) -> NDArray[np.int32]:
+        """``[count]``: which row of the tensor is row ``r`` of the result."""
+        return np.arange(self.first, self.first + self.count, dtype=np.int32)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Transposed:
     """The tensor is stored ``[..., in_features, out_features]``; some or all columns are taken.
 
@@ -131,7 +148,7 @@ class TransposedHeads:
         return heads[:, : self.count].swapaxes(-1, -2)
 
 
-RowOrder = UnpermuteQk | HeadRows | RopeFirst
+RowOrder = UnpermuteQk | HeadRows | RopeFirst | RowsFrom
 Recast = Transposed | TransposedHeads
 """What moves elements within rows: such a matrix is held as float32."""
 Transform = RowOrder | AddOne | Recast

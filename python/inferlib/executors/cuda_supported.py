@@ -27,6 +27,11 @@ def refuse_unsupported(program: Program) -> None:
     Raises:
         UnsupportedModelError: The message says which.
     """
+    if program.is_bidirectional or not program.has_lm_head:
+        raise UnsupportedModelError(
+            "the model is an encoder or has no logits, for which there are no CUDA kernels yet",
+            hint='device="cpu" runs it',
+        )
     for kind, op in program.ops:
         if kind not in _WITH_KERNELS:
             raise UnsupportedModelError(

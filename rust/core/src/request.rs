@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use inferlib_program::program::Rows;
 use inferlib_program::{RequestId, RowLogprobs, SamplingParams};
 
 /// Names a held sequence for as long as the scheduler lives; never reused.
@@ -17,6 +18,25 @@ pub struct Continuation {
     /// When the request has ended, its prompt and output are the sequence's tokens. Only one such request at a time;
     /// one that is cancelled or fails leaves the sequence as it was.
     pub keep: bool,
+}
+
+/// A capture point of the program that a request wants rows of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CapturePoint {
+    /// Its number in the program.
+    pub point: u32,
+    /// What its rows count: a row per prompt token, or one per sequence, of the step that ends the prompt.
+    pub rows: Rows,
+}
+
+/// Rows of the forward pass over the prompt that are handed out.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Captures {
+    /// Ascending by number.
+    pub points: Vec<CapturePoint>,
+    /// Position of the first prompt token whose rows are wanted, where rows are tokens. What lies before it may come
+    /// from the prefix cache.
+    pub start: usize,
 }
 
 /// One prompt and what to do with it.
@@ -42,6 +62,10 @@ pub struct NewRequest {
     pub speculation: bool,
     /// A held sequence that it goes on from, whose salt it then has.
     pub continues: Option<Continuation>,
+    /// What is handed out of the forward pass over the prompt.
+    pub captures: Captures,
+    /// Position at which the second of two texts begins.
+    pub second_segment: Option<usize>,
 }
 
 impl NewRequest {
@@ -59,6 +83,8 @@ impl NewRequest {
             deadline: None,
             speculation: true,
             continues: None,
+            captures: Captures::default(),
+            second_segment: None,
         }
     }
 }
@@ -70,6 +96,8 @@ pub enum PromptLimit {
     Context,
     /// Blocks of the smallest KV group.
     KvCache,
+    /// `max_num_batched_tokens`, where a prompt has to be one step.
+    Step,
 }
 
 /// Why a request is refused at once. Nothing of it stays behind.
@@ -81,10 +109,15 @@ pub enum SubmitError {
     /// It could never run.
     #[error(
         "this prompt has {prompt_tokens} tokens but {} holds {limit}; {}",
-        match because { PromptLimit::Context => "the context", PromptLimit::KvCache => "the KV cache" },
+        match because {
+            PromptLimit::Context => "the context",
+            PromptLimit::KvCache => "the KV cache",
+            PromptLimit::Step => "a step",
+        },
         match because {
             PromptLimit::Context => "shorten it or raise max_model_len",
             PromptLimit::KvCache => "shorten it or raise kv_cache",
+            PromptLimit::Step => "shorten it or raise max_num_batched_tokens",
         }
     )]
     PromptTooLong {
@@ -116,6 +149,15 @@ pub enum SubmitError {
         /// Most sequences of a request.
         limit: u32,
     },
+    /// A request for tokens, or from a held sequence, where prompts are whole steps and nothing is kept of them.
+    #[error("{field} is not possible: this model reads whole texts and generates nothing")]
+    WholePrompts {
+        /// What was asked for.
+        field: &'static str,
+    },
+    /// What is to be captured is no range of the prompt, or not in order.
+    #[error("captures must begin within the prompt and name each point once, in order")]
+    InvalidCaptures,
     /// A deadline that is no moment.
     #[error("deadline must be a finite number of seconds")]
     InvalidDeadline,
@@ -378,6 +420,8 @@ pub struct RequestOutput {
     pub prompt_logprobs: Option<Vec<RowLogprobs>>,
     /// Position of the first entry of `prompt_logprobs`.
     pub prompt_logprobs_start: usize,
+    /// Parallel to the points of [`NewRequest::captures`]: their rows, one after another.
+    pub captures: Vec<Vec<f32>>,
     /// Prompt tokens whose K and V were found in the prefix cache when the request first ran.
     pub num_cached_tokens: usize,
     /// How often a sequence of it lost its blocks.

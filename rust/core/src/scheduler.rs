@@ -109,7 +109,8 @@ impl Scheduler {
     /// An idle scheduler with an empty cache.
     pub fn new(config: SchedulerConfig) -> Result<Self, ConfigError> {
         config.check()?;
-        let hash = config.enable_prefix_caching.then_some(config.prefix_hash);
+        let caches = config.enable_prefix_caching && !config.whole_prompts;
+        let hash = caches.then_some(config.prefix_hash);
         let kv = KvCache::new(&config.groups, hash);
         let tenants = config.tenants(kv.capacity());
         Ok(Self {

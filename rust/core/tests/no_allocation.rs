@@ -95,6 +95,7 @@ fn check(
         rows_per_pass: 4 * NUM_SEQS,
         policy,
         enable_prefix_caching: true,
+        whole_prompts: false,
         max_chunk: None,
         max_waiting: None,
         max_waiting_tokens: None,
@@ -105,6 +106,7 @@ fn check(
         token_ids: Vec::with_capacity(4 * NUM_SEQS),
         status: Vec::with_capacity(4 * NUM_SEQS),
         logprobs: Vec::with_capacity(4 * NUM_SEQS),
+        captures: Vec::new(),
     };
     let mut warm_up = 0;
     for _ in 0..2 {

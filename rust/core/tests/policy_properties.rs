@@ -134,6 +134,7 @@ impl Bench {
             token_ids: vec![1; rows],
             status: vec![RowStatus::Ok; rows],
             logprobs: vec![None; rows],
+            captures: Vec::new(),
         };
         let events = self.scheduler.update(&output, self.now).unwrap();
         self.ended.clone_from(&events.finished_requests);

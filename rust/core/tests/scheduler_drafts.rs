@@ -45,6 +45,7 @@ fn periodic_output(batch: &Batch) -> StepOutput {
         status: vec![RowStatus::Ok; token_ids.len()],
         logprobs: vec![None; token_ids.len()],
         token_ids,
+        captures: Vec::new(),
     }
 }
 

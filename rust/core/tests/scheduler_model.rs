@@ -167,6 +167,7 @@ impl Pair {
             token_ids: vec![1; rows],
             status: vec![RowStatus::Ok; rows],
             logprobs: vec![None; rows],
+            captures: Vec::new(),
         };
         let mut expected = self.naive.update();
         late.splice(0..0, std::mem::take(&mut self.naive.told));

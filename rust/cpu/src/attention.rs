@@ -1,4 +1,4 @@
-//! Causal attention over blocks: all query heads of a KV head in one pass over K and V.
+//! Attention over blocks, causal or of whole sequences: all query heads of a KV head in one pass over K and V.
 //!
 //! One definition for decode and prefill, for every cut into units, and for every tier:
 //!
@@ -58,6 +58,8 @@ pub(crate) struct Unit {
     pub(crate) head: usize,
     /// First tile and one past the last.
     pub(crate) tiles: (usize, usize),
+    /// The last position that any of its rows sees.
+    pub(crate) last: usize,
     /// Where the first tile's result goes, if the rows' tiles are spread over several units: an index into the partials.
     pub(crate) partial: Option<usize>,
 }
@@ -86,6 +88,8 @@ pub(crate) struct AttentionTask<'a> {
     /// A score per query head that takes part in the softmax and adds nothing.
     pub(crate) sinks: Option<&'a [f32]>,
     pub(crate) window: Option<usize>,
+    /// Whether every row sees its whole sequence.
+    pub(crate) bidirectional: bool,
     pub(crate) cache: LayerCache,
     pub(crate) positions: &'a [i32],
     pub(crate) block_tables: &'a [i32],
@@ -215,9 +219,8 @@ impl Tile<'_> {
 /// The block ids of a tile of a unit, up to the last one that the unit's rows see.
 #[inline(always)]
 fn blocks_of<'a>(task: &AttentionTask<'a>, unit: Unit, tile: usize) -> &'a [i32] {
-    let last = task.positions[unit.row + unit.rows - 1].unsigned_abs() as usize;
     let first = tile * TILE_BLOCKS;
-    let end = (last / BLOCK_SIZE + 1).min(first + TILE_BLOCKS);
+    let end = (unit.last / BLOCK_SIZE + 1).min(first + TILE_BLOCKS);
     &task.block_tables[unit.table..][first.min(end)..end]
 }
 
@@ -236,9 +239,14 @@ unsafe fn load_queries<I: Isa, E: KvElement>(
     };
     for r in 0..unit.rows {
         let position = task.positions[unit.row + r].unsigned_abs() as usize;
+        let last = if task.bidirectional {
+            unit.last
+        } else {
+            position
+        };
         for g in 0..per_head {
             let query = r * per_head + g;
-            scratch.seen[query] = (first_seen(position, task.window), position + 1);
+            scratch.seen[query] = (first_seen(position, task.window), last + 1);
             // SAFETY: the row holds `num_heads * dim` queries; the scratch holds MAX_QUERIES and 16 floats more, for
             // the zeros that follow a width that is no multiple of 16.
             unsafe {

@@ -22,6 +22,8 @@ pub(crate) struct Shape {
     pub(crate) per_head: usize,
     pub(crate) v_head_dim: usize,
     pub(crate) window: Option<usize>,
+    /// Whether every row sees its whole sequence, which is in this step.
+    pub(crate) bidirectional: bool,
 }
 
 /// Cut the batch into attention units per KV group; returns the floats per partial result.
@@ -37,6 +39,7 @@ pub(crate) fn plan_attention(
             per_head: (executor.num_heads(g) / group.num_kv_heads.max(1)).max(1),
             v_head_dim: group.v_head_dim,
             window: group.window,
+            bidirectional: group.bidirectional,
         };
         let tables = &batch.groups[g].block_table_start_loc;
         let (units, merges) = (&mut workspace.units[g], &mut workspace.merges[g]);
@@ -72,24 +75,30 @@ pub(crate) fn cut(
     let chunk = rows_wanted.clamp((FEWEST_QUERIES / per_head).clamp(1, most), most);
     let position = |row: usize| batch.positions[row].unsigned_abs() as usize;
     let start_of = |i: usize| batch.query_start_loc[i].unsigned_abs() as usize;
-    // Rows, and the tiles that any of them sees.
+    // Rows, the tiles that any of them sees, and the last position.
     let chunks = |sequence: usize| {
         let (start, end) = (start_of(sequence), start_of(sequence + 1));
+        let seq_len = batch.seq_lens[sequence].unsigned_abs() as usize;
         (start..end).step_by(chunk).map(move |row| {
             let rows = chunk.min(end - row);
             let first = first_seen(position(row), shape.window) / TILE;
-            (row, rows, (first, position(row + rows - 1) / TILE + 1))
+            let last = if shape.bidirectional {
+                seq_len - 1
+            } else {
+                position(row + rows - 1)
+            };
+            (row, rows, (first, last / TILE + 1), last)
         })
     };
     let total: usize = (0..batch.num_seqs())
         .flat_map(chunks)
-        .map(|(_, _, tiles)| (tiles.1 - tiles.0) * shape.num_kv_heads)
+        .map(|(_, _, tiles, _)| (tiles.1 - tiles.0) * shape.num_kv_heads)
         .sum();
     let fair = total.div_ceil(workers).max(1);
     let mut used = 0;
     for sequence in 0..batch.num_seqs() {
         let table = tables[sequence].unsigned_abs() as usize;
-        for (row, rows, tiles) in chunks(sequence) {
+        for (row, rows, tiles, last) in chunks(sequence) {
             let count = tiles.1 - tiles.0;
             let parts = if rows * per_head <= SPLIT_QUERIES {
                 count.div_ceil(fair).min(count)
@@ -103,6 +112,7 @@ pub(crate) fn cut(
                     table,
                     head,
                     tiles,
+                    last,
                     partial,
                 };
                 if parts == 1 {

@@ -135,7 +135,9 @@ fn uses(program: &Program, step: &Step) -> Vec<Access> {
 fn row_uses(program: &Program, op: &RowOp) -> Vec<Access> {
     match *op {
         RowOp::Angles { .. } => Vec::new(),
-        RowOp::Embedding { out, .. } | RowOp::PositionEmbedding { out, .. } => vec![writes(out)],
+        RowOp::Embedding { out, .. }
+        | RowOp::PositionEmbedding { out, .. }
+        | RowOp::SegmentEmbedding { out, .. } => vec![writes(out)],
         RowOp::LayerNorm { x, out, .. } | RowOp::Activation { x, out, .. } => {
             vec![reads(x), writes(out)]
         }
@@ -148,8 +150,12 @@ fn row_uses(program: &Program, op: &RowOp) -> Vec<Access> {
             vec![reads(x), write]
         }
         RowOp::Rope { x, .. } => vec![reads(x), writes_part(x)],
-        RowOp::StoreKv { x, .. } | RowOp::Pack { x, .. } => vec![reads(x)],
-        RowOp::ActAndMul { x, out, .. } | RowOp::Gather { x, out } => vec![reads(x), writes(out)],
+        RowOp::StoreKv { x, .. } | RowOp::Pack { x, .. } | RowOp::Capture { x, .. } => {
+            vec![reads(x)]
+        }
+        RowOp::ActAndMul { x, out, .. } | RowOp::Gather { x, out } | RowOp::Pool { x, out, .. } => {
+            vec![reads(x), writes(out)]
+        }
         RowOp::Add { a, b, out } => vec![reads(a), reads(b), writes(out)],
     }
 }

@@ -1,5 +1,6 @@
 //! What a batch must fulfil before raw pointers follow it.
 
+use inferlib_program::program::{Program, Rows};
 use inferlib_program::{BLOCK_SIZE, Batch};
 
 use crate::error::CpuError;
@@ -49,6 +50,16 @@ pub(crate) fn check_batch(executor: &CpuExecutor, batch: &Batch) -> Result<(), C
     {
         return Err(invalid("logits_indices", "a row is outside the batch"));
     }
+    if batch.num_sampled() > 0 && !executor.program.has_lm_head() {
+        return Err(invalid("sampled", "the program has no logits"));
+    }
+    let segments = &batch.segment_ids;
+    if !(segments.is_empty() || segments.len() == tokens)
+        || segments.iter().any(|id| !(0..=1).contains(id))
+    {
+        return Err(invalid("segment_ids", "they must be 0 or 1, one per token"));
+    }
+    check_captures(&executor.program, batch)?;
     for row in &batch.sampled {
         let end = u64::from(row.history_start)
             + u64::from(row.history_prompt_len)
@@ -103,6 +114,17 @@ pub(crate) fn check_batch(executor: &CpuExecutor, batch: &Batch) -> Result<(), C
             let covered = (start(&group.block_table_start_loc, sequence + 1)
                 - start(&group.block_table_start_loc, sequence))
                 * BLOCK_SIZE;
+            if cache.group.bidirectional {
+                let whole = (0_i32..).take(end - first);
+                if !batch.positions[first..end].iter().copied().eq(whole)
+                    || batch.seq_lens[sequence].unsigned_abs() as usize != end - first
+                {
+                    return Err(invalid(
+                        "seq_lens",
+                        "a sequence of a bidirectional model is not whole",
+                    ));
+                }
+            }
             for &position in &batch.positions[first..end] {
                 if usize::try_from(position).map_or(true, |position| position >= covered) {
                     return Err(invalid(
@@ -112,6 +134,32 @@ pub(crate) fn check_batch(executor: &CpuExecutor, batch: &Batch) -> Result<(), C
                 }
             }
         }
+    }
+    Ok(())
+}
+
+/// Every entry names rows that there are, of a point whose rows are kept, and no row twice.
+fn check_captures(program: &Program, batch: &Batch) -> Result<(), CpuError> {
+    let mut ends = Vec::new();
+    for rows in &batch.captures {
+        if ends.is_empty() {
+            let kinds = program
+                .captures()
+                .map(|(_, x)| program.buffers[x.0 as usize].rows);
+            ends.extend(kinds.map(|kind| (kind, 0)));
+        }
+        let Some((kind, end)) = ends.get_mut(rows.point as usize) else {
+            return Err(invalid("captures", "there is no such capture point"));
+        };
+        let total = match kind {
+            Rows::Tokens => batch.num_tokens(),
+            Rows::Sequences => batch.num_seqs(),
+            Rows::Sampled => 0, // not kept
+        };
+        if rows.start < *end || rows.end <= rows.start || rows.end as usize > total {
+            return Err(invalid("captures", "rows are out of range or overlap"));
+        }
+        *end = rows.end;
     }
     Ok(())
 }

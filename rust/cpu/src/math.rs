@@ -64,6 +64,7 @@ pub(crate) unsafe fn activate<I: Isa>(x: I::F, activation: Activation) -> I::F {
             Activation::GeluTanh => gelu_tanh::<I>(x),
             Activation::Gelu => gelu::<I>(x),
             Activation::Relu => I::max(I::zero(), x), // the second operand where it is NaN
+            Activation::Tanh => tanh::<I>(x),
             Activation::ClampedSwiglu => clamped_gate::<I>(x),
         }
     }

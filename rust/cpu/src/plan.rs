@@ -5,7 +5,7 @@
 //! linear (o) → rows (add, norm, pack) → linear (gate, up, activation) → rows (pack) → linear (down).
 
 use inferlib_program::program::{
-    Activation, BufferId, KvLayer, Op, Program, RopeId, Routing, Rows, WeightId,
+    Activation, BufferId, KvLayer, Op, PooledRow, Program, RopeId, Routing, Rows, WeightId,
 };
 
 use crate::activations::Need;
@@ -24,6 +24,11 @@ pub(crate) enum RowOp {
     },
     /// Of the row's position.
     PositionEmbedding {
+        weight: WeightId,
+        out: BufferId,
+    },
+    /// Of the text that the row belongs to.
+    SegmentEmbedding {
         weight: WeightId,
         out: BufferId,
     },
@@ -77,6 +82,18 @@ pub(crate) enum RowOp {
     Gather {
         x: BufferId,
         out: BufferId,
+    },
+    /// The row is a sequence.
+    Pool {
+        x: BufferId,
+        row: PooledRow,
+        out: BufferId,
+    },
+    /// Hand the row out, if the batch says so.
+    Capture {
+        /// The point's number in the program.
+        point: usize,
+        x: BufferId,
     },
     /// Into the tiles that the next linear reads.
     Pack {
@@ -161,6 +178,7 @@ pub(crate) fn build(
     let mut builder = Builder {
         program,
         steps: Vec::new(),
+        num_captures: 0,
     };
     for rope in 0..program.ropes.len() {
         builder.row(Rows::Tokens, RowOp::Angles { rope });
@@ -176,6 +194,8 @@ pub(crate) fn build(
 struct Builder<'a> {
     program: &'a Program,
     steps: Vec<Step>,
+    /// Capture points so far.
+    num_captures: usize,
 }
 
 impl Builder<'_> {
@@ -229,6 +249,9 @@ impl Builder<'_> {
             }
             Op::PositionEmbedding { weight, out } => {
                 self.row(Rows::Tokens, RowOp::PositionEmbedding { weight, out });
+            }
+            Op::SegmentEmbedding { weight, out } => {
+                self.row(Rows::Tokens, RowOp::SegmentEmbedding { weight, out });
             }
             Op::LayerNorm {
                 x,
@@ -341,6 +364,7 @@ impl Builder<'_> {
             }
             Op::Add { a, b, out } => self.row(self.rows_of(out), RowOp::Add { a, b, out }),
             Op::GatherRows { x, out } => self.row(Rows::Sampled, RowOp::Gather { x, out }),
+            Op::Pool { x, row, out } => self.row(Rows::Sequences, RowOp::Pool { x, row, out }),
             Op::Linear {
                 x,
                 weight,
@@ -417,7 +441,15 @@ impl Builder<'_> {
                     softcap,
                 });
             }
-            Op::Capture { .. } => {} // off unless a request asks for it
+            Op::Capture { x, .. } => {
+                let point = self.num_captures;
+                self.num_captures += 1;
+                let rows = self.rows_of(x);
+                // Logits are not kept: `Step::Logits` works on a few rows at a time.
+                if rows != Rows::Sampled {
+                    self.row(rows, RowOp::Capture { point, x });
+                }
+            }
         }
     }
 }

@@ -78,6 +78,7 @@ fn activated(x: f32, activation: Activation) -> f32 {
         Activation::Gelu => of_lane(x, math::gelu::<Portable>),
         Activation::Relu if x.is_nan() => x,
         Activation::Relu => x.max(0.0),
+        Activation::Tanh => of_lane(x, math::tanh::<Portable>),
         Activation::ClampedSwiglu => {
             let gate = if x > 7.0 { 7.0 } else { x };
             gate / (1.0 + of_lane(-1.702 * gate, math::exp::<Portable>))

@@ -1,5 +1,6 @@
 //! One step: the plan over one batch, on all workers, phase by phase.
 
+mod captured;
 mod experts;
 mod head_linear;
 mod logits;
@@ -21,6 +22,7 @@ use crate::linear::{LinearTask, linear};
 use crate::phases::Share;
 use crate::plan::Step;
 use crate::workspace::{Buffer, Worker, Workspace};
+use captured::Captured;
 
 /// Most rows of a phase of rows that becomes the tail of the phase before: one worker's time for them is less than that of
 /// one more agreement of all.
@@ -47,10 +49,12 @@ pub(crate) fn run_step(
     workspace.phases.begin_step();
     let activations = workspace.activations.view();
     let partials = workspace.partials.as_mut_ptr();
+    let mut captures = captured::room(&executor.program, batch);
     let run = Run {
         executor,
         batch,
         workspace,
+        captured: captured::places(&executor.program, batch, &mut captures),
         activations,
         partials,
         partial_stride,
@@ -60,7 +64,10 @@ pub(crate) fn run_step(
     if run.aborted.load(Ordering::Acquire) {
         return Err(CpuError::Aborted);
     }
-    let mut output = StepOutput::default();
+    let mut output = StepOutput {
+        captures,
+        ..StepOutput::default()
+    };
     for cell in &mut workspace.results[..batch.num_sampled()] {
         let result = cell.0.get_mut().take();
         let Some(result) = result else {
@@ -80,6 +87,8 @@ struct Run<'a> {
     executor: &'a CpuExecutor,
     batch: &'a Batch,
     workspace: &'a Workspace,
+    /// By capture point; empty if nothing is captured.
+    captured: Vec<Captured>,
     activations: ActivationsView,
     partials: *mut f32,
     partial_stride: usize,
@@ -266,6 +275,7 @@ impl Run<'_> {
             softcap,
             sinks: sinks.and_then(|sinks| self.executor.vector(sinks)),
             window: cache.group.window,
+            bidirectional: cache.group.bidirectional,
             cache: cache.layer(kv.layer),
             positions: &self.batch.positions,
             block_tables: &self.batch.groups[kv.group].block_tables,

@@ -68,6 +68,17 @@ pub struct SampledRow {
     pub mask: Option<Arc<[u32]>>,
 }
 
+/// Rows of a capture point that a request asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CapturedRows {
+    /// Number of the point in the program.
+    pub point: u32,
+    /// First row: a token's, or a sequence's where the point's rows are sequences.
+    pub start: u32,
+    /// One past the last row.
+    pub end: u32,
+}
+
 /// The input of one step.
 #[derive(Clone, Debug, Default)]
 pub struct Batch {
@@ -77,6 +88,8 @@ pub struct Batch {
     pub token_ids: Vec<i32>,
     /// `[num_tokens]`: absolute positions.
     pub positions: Vec<i32>,
+    /// `[num_tokens]`: 1 for tokens of a sequence's second text, else 0. Empty if all are 0.
+    pub segment_ids: Vec<i32>,
     /// `[num_seqs + 1]`.
     pub query_start_loc: Vec<i32>,
     /// `[num_seqs]`: tokens in the cache after this step (`num_computed_tokens` + scheduled).
@@ -89,6 +102,8 @@ pub struct Batch {
     pub sampled: Vec<SampledRow>,
     /// Token histories that sampling needs, flattened.
     pub history: Vec<i32>,
+    /// What is to be handed out of the forward pass, sequence after sequence.
+    pub captures: Vec<CapturedRows>,
 }
 
 impl Batch {
@@ -142,4 +157,6 @@ pub struct StepOutput {
     pub status: Vec<RowStatus>,
     /// `[num_sampled]`: present where the request asked for log-probabilities.
     pub logprobs: Vec<Option<RowLogprobs>>,
+    /// Parallel to `Batch::captures`: the rows, one after another.
+    pub captures: Vec<Vec<f32>>,
 }

@@ -1,6 +1,6 @@
 //! What an op is called, what it reads and what it writes: for checks, texts and executors that plan buffers.
 
-use crate::program::{Activation, BufferId, Op, Rows, Scoring, WeightId};
+use crate::program::{Activation, BufferId, Op, PooledRow, Rows, Scoring, WeightId};
 
 impl Op {
     /// The op's name, the same for the recorder's call, the kernels and the tests.
@@ -9,6 +9,7 @@ impl Op {
         match self {
             Self::Embedding { .. } => "embedding",
             Self::PositionEmbedding { .. } => "position_embedding",
+            Self::SegmentEmbedding { .. } => "segment_embedding",
             Self::RmsNorm { .. } => "rms_norm",
             Self::LayerNorm { .. } => "layer_norm",
             Self::Linear { .. } => "linear",
@@ -22,6 +23,7 @@ impl Op {
             Self::Moe { .. } => "moe",
             Self::Add { .. } => "add",
             Self::GatherRows { .. } => "gather_rows",
+            Self::Pool { .. } => "pool",
             Self::LmHead { .. } => "lm_head",
             Self::Capture { .. } => "capture",
         }
@@ -31,7 +33,9 @@ impl Op {
     #[must_use]
     pub fn reads(&self) -> [Option<BufferId>; 2] {
         match *self {
-            Self::Embedding { .. } | Self::PositionEmbedding { .. } => [None, None],
+            Self::Embedding { .. }
+            | Self::PositionEmbedding { .. }
+            | Self::SegmentEmbedding { .. } => [None, None],
             Self::Add { a, b, .. } => [Some(a), Some(b)],
             Self::Moe {
                 x, router_logits, ..
@@ -47,6 +51,7 @@ impl Op {
             | Self::Activation { x, .. }
             | Self::Scale { x, .. }
             | Self::GatherRows { x, .. }
+            | Self::Pool { x, .. }
             | Self::LmHead { x, .. }
             | Self::Capture { x, .. } => [Some(x), None],
         }
@@ -58,6 +63,7 @@ impl Op {
         match *self {
             Self::Embedding { out, .. }
             | Self::PositionEmbedding { out, .. }
+            | Self::SegmentEmbedding { out, .. }
             | Self::RmsNorm { out, .. }
             | Self::LayerNorm { out, .. }
             | Self::Linear { out, .. }
@@ -70,6 +76,7 @@ impl Op {
             | Self::Moe { out, .. }
             | Self::Add { out, .. }
             | Self::GatherRows { out, .. }
+            | Self::Pool { out, .. }
             | Self::LmHead { out, .. } => Some(out),
             Self::StoreKv { .. } | Self::Capture { .. } => None,
         }
@@ -81,6 +88,7 @@ impl Op {
         match *self {
             Self::Embedding { weight, .. }
             | Self::PositionEmbedding { weight, .. }
+            | Self::SegmentEmbedding { weight, .. }
             | Self::RmsNorm { weight, .. }
             | Self::HeadLinear { weight, .. }
             | Self::LmHead { weight, .. } => vec![weight],
@@ -106,6 +114,7 @@ impl Op {
             | Self::Scale { .. }
             | Self::Add { .. }
             | Self::GatherRows { .. }
+            | Self::Pool { .. }
             | Self::Capture { .. } => Vec::new(),
         }
     }
@@ -152,15 +161,16 @@ impl Scoring {
 
 impl Activation {
     /// All of them.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Silu,
         Self::GeluTanh,
         Self::Gelu,
         Self::Relu,
+        Self::Tanh,
         Self::ClampedSwiglu,
     ];
 
-    /// `silu`, `gelu_tanh`, `gelu`, `relu` or `clamped_swiglu`.
+    /// `silu`, `gelu_tanh`, `gelu`, `relu`, `tanh` or `clamped_swiglu`.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -168,6 +178,7 @@ impl Activation {
             Self::GeluTanh => "gelu_tanh",
             Self::Gelu => "gelu",
             Self::Relu => "relu",
+            Self::Tanh => "tanh",
             Self::ClampedSwiglu => "clamped_swiglu",
         }
     }
@@ -178,5 +189,24 @@ impl Activation {
         Self::ALL
             .into_iter()
             .find(|activation| activation.name() == name)
+    }
+}
+
+impl PooledRow {
+    /// `first` or `last`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::First => "first",
+            Self::Last => "last",
+        }
+    }
+
+    /// The reverse of [`PooledRow::name`].
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::First, Self::Last]
+            .into_iter()
+            .find(|row| row.name() == name)
     }
 }

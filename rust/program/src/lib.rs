@@ -21,7 +21,8 @@ pub mod sampling;
 pub mod validation;
 
 pub use batch::{
-    Batch, GroupBatch, LogitsRow, RequestId, RowLogprobs, RowStatus, SampledRow, StepOutput,
+    Batch, CapturedRows, GroupBatch, LogitsRow, RequestId, RowLogprobs, RowStatus, SampledRow,
+    StepOutput,
 };
 pub use program::Program;
 pub use record_error::RecordError;

@@ -17,7 +17,7 @@ impl Program {
                 self.needs_rows(kind, out, Rows::Tokens)?;
                 self.needs_width(kind, out, shape[1])
             }
-            Op::PositionEmbedding { weight, out } => {
+            Op::PositionEmbedding { weight, out } | Op::SegmentEmbedding { weight, out } => {
                 let shape = self.matrix(kind, weight)?;
                 self.needs_rows(kind, out, Rows::Tokens)?;
                 self.needs_width(kind, out, shape[1])
@@ -176,6 +176,11 @@ impl Program {
             Op::GatherRows { x, out } => {
                 self.needs_rows(kind, x, Rows::Tokens)?;
                 self.needs_rows(kind, out, Rows::Sampled)?;
+                self.needs_width(kind, out, self.width_of(x))
+            }
+            Op::Pool { x, out, .. } => {
+                self.needs_rows(kind, x, Rows::Tokens)?;
+                self.needs_rows(kind, out, Rows::Sequences)?;
                 self.needs_width(kind, out, self.width_of(x))
             }
             Op::LmHead {

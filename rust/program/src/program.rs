@@ -72,6 +72,8 @@ pub struct KvGroup {
     pub v_head_dim: usize,
     /// Tokens that a query may see, itself included; `None` means all.
     pub window: Option<usize>,
+    /// Whether a query sees what comes behind it, too: then a sequence is one step, and nothing of it is kept.
+    pub bidirectional: bool,
 }
 
 /// Where one layer's K and V live: group and layer within the group.
@@ -94,6 +96,8 @@ pub enum Activation {
     Gelu,
     /// `max(x, 0)`.
     Relu,
+    /// `tanh(x)`.
+    Tanh,
     /// Of gated MLPs alone (gpt-oss): with `g = min(gate, 7)` and `u = clamp(up, -7, 7)`,
     /// `g * sigmoid(1.702 g) * (u + 1)`.
     ClampedSwiglu,
@@ -145,6 +149,15 @@ impl Default for Routing {
     }
 }
 
+/// Which row of a sequence stands for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum PooledRow {
+    /// Its first one in the step (`[CLS]`).
+    First,
+    /// Its last one in the step.
+    Last,
+}
+
 /// One step of the forward pass. Widths are those of the named buffers; every op reads whole rows.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Op {
@@ -160,6 +173,13 @@ pub enum Op {
     /// `out[t] = weight[positions[t]]`: learned positions.
     PositionEmbedding {
         /// `[max_positions, hidden_size]`.
+        weight: WeightId,
+        /// `[tokens, hidden_size]`.
+        out: BufferId,
+    },
+    /// `out[t] = weight[segment_ids[t]]`: which of two texts a token belongs to (BERT's token types).
+    SegmentEmbedding {
+        /// `[segments, hidden_size]`.
         weight: WeightId,
         /// `[tokens, hidden_size]`.
         out: BufferId,
@@ -240,7 +260,8 @@ pub enum Op {
         /// Where to.
         kv: KvLayer,
     },
-    /// Causal attention from this step's queries to their sequences' blocks (this step's K and V included).
+    /// Attention from this step's queries to their sequences' blocks (this step's K and V included): causal, unless the
+    /// group is bidirectional.
     Attention {
         /// Rows that hold the queries at `q_start`, `num_heads * head_dim` of them.
         q: BufferId,
@@ -248,7 +269,7 @@ pub enum Op {
         q_start: usize,
         /// Query heads.
         num_heads: usize,
-        /// Where from; the group gives KV heads, dimensions and window.
+        /// Where from; the group gives KV heads, dimensions, window and direction.
         kv: KvLayer,
         /// Multiplies the scores.
         scale: f32,
@@ -326,6 +347,15 @@ pub enum Op {
         /// `[sampled, width]`.
         out: BufferId,
     },
+    /// `out[s] = x[first or last row of sequence s]`.
+    Pool {
+        /// `[tokens, width]`.
+        x: BufferId,
+        /// Which row.
+        row: PooledRow,
+        /// `[sequences, width]`.
+        out: BufferId,
+    },
     /// `out = x @ weight.T`, then `softcap * tanh(out / softcap)` if given: the logits.
     LmHead {
         /// `[sampled, hidden_size]`.
@@ -337,7 +367,7 @@ pub enum Op {
         /// `[sampled, vocab_size]`.
         out: BufferId,
     },
-    /// Off by default; when a request asks for `name`, the rows of `x` are handed out here.
+    /// Off by default; when a request asks for `name`, rows of `x` are handed out here (see [`crate::CapturedRows`]).
     Capture {
         /// Stable name, e.g. `blocks.3.hook_resid_pre`.
         name: String,
@@ -359,6 +389,28 @@ pub struct Program {
     pub kv_groups: Vec<KvGroup>,
     /// In order of execution.
     pub ops: Vec<Op>,
-    /// Width of the logits.
+    /// Token ids are below this: the width of the logits, or the rows of the embedding if there are none.
     pub vocab_size: usize,
+}
+
+impl Program {
+    /// The capture points in order: a point's number is its place here.
+    pub fn captures(&self) -> impl Iterator<Item = (&str, BufferId)> {
+        self.ops.iter().filter_map(|op| match op {
+            Op::Capture { name, x } => Some((name.as_str(), *x)),
+            _ => None,
+        })
+    }
+
+    /// Whether there are logits.
+    #[must_use]
+    pub fn has_lm_head(&self) -> bool {
+        self.ops.iter().any(|op| matches!(op, Op::LmHead { .. }))
+    }
+
+    /// Whether tokens see what comes behind them, so that every sequence has to be one step.
+    #[must_use]
+    pub fn is_bidirectional(&self) -> bool {
+        self.kv_groups.iter().any(|group| group.bidirectional)
+    }
 }

@@ -15,10 +15,13 @@ impl fmt::Display for Program {
             if group.v_head_dim != group.k_head_dim {
                 write!(f, " (V {})", group.v_head_dim)?;
             }
-            match group.window {
-                Some(window) => writeln!(f, ", window {window}")?,
-                None => writeln!(f)?,
+            if let Some(window) = group.window {
+                write!(f, ", window {window}")?;
             }
+            if group.bidirectional {
+                write!(f, ", bidirectional")?;
+            }
+            writeln!(f)?;
         }
         for (index, rope) in self.ropes.iter().enumerate() {
             let pairs = rope.inv_freq.len();
@@ -50,7 +53,7 @@ impl Program {
                 let (out, weight) = (self.buffer_name(*out), self.weight_name(*weight));
                 write!(f, "{out} = {kind}({weight}, scale={scale})")
             }
-            Op::PositionEmbedding { weight, out } => {
+            Op::PositionEmbedding { weight, out } | Op::SegmentEmbedding { weight, out } => {
                 let (out, weight) = (self.buffer_name(*out), self.weight_name(*weight));
                 write!(f, "{out} = {kind}({weight})")
             }
@@ -201,6 +204,10 @@ impl Program {
             Op::GatherRows { x, out } => {
                 let (out, x) = (self.buffer_name(*out), self.buffer_name(*x));
                 write!(f, "{out} = {kind}({x})")
+            }
+            Op::Pool { x, row, out } => {
+                let (out, x) = (self.buffer_name(*out), self.buffer_name(*x));
+                write!(f, "{out} = {kind}({x}, {})", row.name())
             }
             Op::LmHead {
                 x,

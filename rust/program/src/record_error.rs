@@ -138,8 +138,8 @@ pub enum RecordError {
         /// Its name.
         name: String,
     },
-    /// A program without logits, or with two of them.
-    #[error("a program has one lm_head, this one has {found}")]
+    /// A program without any result, or with two heads.
+    #[error("a program has one lm_head, or none and a capture point; this one has {found}")]
     LmHeads {
         /// How many there are.
         found: usize,

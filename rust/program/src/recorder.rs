@@ -102,13 +102,14 @@ impl ProgramRecorder {
         }))))
     }
 
-    /// Room for one more layer's K and V, in the group of all layers with the same dimensions and window.
+    /// Room for one more layer's K and V, in the group of all layers with the same dimensions, window and direction.
     pub fn kv_layer(
         &mut self,
         num_kv_heads: usize,
         k_head_dim: usize,
         v_head_dim: usize,
         window: Option<usize>,
+        bidirectional: bool,
     ) -> Result<KvLayer> {
         let sizes = [
             ("num_kv_heads", num_kv_heads),
@@ -126,7 +127,8 @@ impl ProgramRecorder {
                 group.k_head_dim,
                 group.v_head_dim,
                 group.window,
-            ) == (num_kv_heads, k_head_dim, v_head_dim, window)
+                group.bidirectional,
+            ) == (num_kv_heads, k_head_dim, v_head_dim, window, bidirectional)
         };
         let group = groups.iter().position(same).unwrap_or_else(|| {
             groups.push(KvGroup {
@@ -135,6 +137,7 @@ impl ProgramRecorder {
                 k_head_dim,
                 v_head_dim,
                 window,
+                bidirectional,
             });
             self.stored.push(Vec::new());
             groups.len() - 1
@@ -156,6 +159,9 @@ impl ProgramRecorder {
         match op {
             Op::StoreKv { kv, .. } => self.stored[kv.group][kv.layer] = true,
             Op::LmHead { out, .. } => self.program.vocab_size = self.program.width_of(out),
+            Op::Embedding { weight, .. } if !self.program.has_lm_head() => {
+                self.program.vocab_size = self.program.weights[weight.0 as usize].shape[0];
+            }
             _ => {}
         }
         self.program.ops.push(op);
@@ -174,8 +180,21 @@ impl ProgramRecorder {
             .iter()
             .filter(|op| matches!(op, Op::LmHead { .. }))
             .count();
-        if found != 1 {
+        // Without logits something else has to be handed out.
+        if found > 1 || found == 0 && program.captures().next().is_none() {
             return Err(RecordError::LmHeads { found });
+        }
+        let directions = program.kv_groups.iter().map(|group| group.bidirectional);
+        let mixed = directions.clone().any(|both| both) && !directions.clone().all(|both| both);
+        if program.is_bidirectional() && (found > 0 || mixed) {
+            return Err(RecordError::InvalidValue {
+                what: "the attention of a program".to_owned(),
+                expected: "causal in all layers, or bidirectional in all layers and without lm_head",
+                found: format!(
+                    "{found} lm_head, bidirectional: {:?}",
+                    directions.collect::<Vec<_>>()
+                ),
+            });
         }
         if let Some((buffer, _)) = program.buffers.iter().zip(written).find(|(_, used)| !used) {
             return Err(RecordError::Unused {

@@ -4,7 +4,9 @@
     reason = "a test that unwraps says what it expects"
 )]
 
-use inferlib_program::program::{Activation, BufferId, KvLayer, Op, RopeId, Rows, WeightId};
+use inferlib_program::program::{
+    Activation, BufferId, KvLayer, Op, PooledRow, RopeId, Rows, WeightId,
+};
 use inferlib_program::{ProgramRecorder, RecordError};
 
 /// A recorder with everything that one attention layer over rows of 8 needs, the embedding recorded.
@@ -42,7 +44,7 @@ fn setup() -> Setup {
         sampled: recorder.buffer("sampled", Rows::Sampled, 8).unwrap(),
         logits: recorder.buffer("logits", Rows::Sampled, 11).unwrap(),
         rope: recorder.rope(vec![1.0, 0.5], 1.0).unwrap(),
-        kv: recorder.kv_layer(1, 4, 4, None).unwrap(),
+        kv: recorder.kv_layer(1, 4, 4, None, false).unwrap(),
         recorder,
     }
 }
@@ -173,7 +175,7 @@ fn every_width_that_is_off_by_one_is_refused() {
             embed: recorder.weight("embed", &[11, 8]).unwrap(),
             norm: recorder.weight("norm", &[4]).unwrap(),
             rope: recorder.rope(vec![1.0, 0.5], 1.0).unwrap(),
-            kv: recorder.kv_layer(1, 4, 4, None).unwrap(),
+            kv: recorder.kv_layer(1, 4, 4, None, false).unwrap(),
             recorder,
             hidden,
             qkv,
@@ -331,7 +333,7 @@ fn equal_rotary_tables_are_one() {
 #[test]
 fn layers_are_grouped_by_dimensions_and_window() {
     let mut recorder = ProgramRecorder::new();
-    let mut layer = |heads, window| recorder.kv_layer(heads, 4, 4, window).unwrap();
+    let mut layer = |heads, window| recorder.kv_layer(heads, 4, 4, window, false).unwrap();
     let places = [
         layer(2, None),
         layer(2, Some(8)),
@@ -340,4 +342,90 @@ fn layers_are_grouped_by_dimensions_and_window() {
     ];
     let places = places.map(|kv| (kv.group, kv.layer));
     assert_eq!(places, [(0, 0), (1, 0), (0, 1), (2, 0)]);
+}
+
+#[test]
+fn an_encoder_is_a_program_without_logits() {
+    let mut recorder = ProgramRecorder::new();
+    let hidden = recorder.buffer("hidden", Rows::Tokens, 8).unwrap();
+    let pooled = recorder.buffer("pooled", Rows::Sequences, 8).unwrap();
+    let words = recorder.weight("words", &[20, 8]).unwrap();
+    let segments = recorder.weight("segments", &[2, 8]).unwrap();
+    let push = |recorder: &mut ProgramRecorder, op| recorder.push(op).unwrap();
+    push(
+        &mut recorder,
+        Op::SegmentEmbedding {
+            weight: segments,
+            out: hidden,
+        },
+    );
+    push(
+        &mut recorder,
+        Op::Embedding {
+            weight: words,
+            scale: 1.0,
+            out: hidden,
+        },
+    );
+    let pool = |x, out| Op::Pool {
+        x,
+        row: PooledRow::First,
+        out,
+    };
+    assert!(matches!(
+        recorder.push(pool(hidden, hidden)),
+        Err(RecordError::WrongRows { .. })
+    ));
+    push(&mut recorder, pool(hidden, pooled));
+    assert!(matches!(
+        recorder.clone().finish(),
+        Err(RecordError::LmHeads { found: 0 })
+    ));
+    for (name, x) in [("states", hidden), ("vector", pooled)] {
+        let name = name.to_owned();
+        push(&mut recorder, Op::Capture { name, x });
+    }
+    let program = recorder.finish().unwrap();
+    assert_eq!(program.vocab_size, 20);
+    assert!(!program.has_lm_head() && !program.is_bidirectional());
+    assert_eq!(
+        program.captures().collect::<Vec<_>>(),
+        [("states", hidden), ("vector", pooled)]
+    );
+    assert!(program.to_string().contains("pooled = pool(hidden, first)"));
+}
+
+#[test]
+fn directions_are_not_mixed_and_an_encoder_has_no_logits() {
+    let layers = |directions: &[bool]| {
+        let mut recorder = ProgramRecorder::new();
+        let x = recorder.buffer("x", Rows::Tokens, 12).unwrap();
+        let weight = recorder.weight("words", &[20, 12]).unwrap();
+        let embedding = Op::Embedding {
+            weight,
+            scale: 1.0,
+            out: x,
+        };
+        recorder.push(embedding).unwrap();
+        for &bidirectional in directions {
+            let kv = recorder.kv_layer(1, 4, 4, None, bidirectional).unwrap();
+            let store = Op::StoreKv {
+                x,
+                k_start: 4,
+                v_start: 8,
+                kv,
+            };
+            recorder.push(store).unwrap();
+        }
+        let name = "x".to_owned();
+        recorder.push(Op::Capture { name, x }).unwrap();
+        recorder
+    };
+    let both = layers(&[true, true]).finish().unwrap();
+    assert!(both.is_bidirectional());
+    assert!(both.to_string().contains("bidirectional"));
+    assert!(matches!(
+        layers(&[true, false]).finish(),
+        Err(RecordError::InvalidValue { .. })
+    ));
 }

@@ -82,6 +82,22 @@ impl PyBatch {
         self.array(py, |batch| &batch.positions)
     }
 
+    /// `[num_tokens]`: 1 for tokens of a sequence's second text, else 0; empty if all are 0.
+    #[getter]
+    fn segment_ids<'py>(&self, py: Python<'py>) -> PyResult<Array<'py, i32>> {
+        self.array(py, |batch| &batch.segment_ids)
+    }
+
+    /// Rows that are to be handed out: (capture point, first row, one past the last).
+    #[getter]
+    fn captures(&self) -> Vec<(u32, u32, u32)> {
+        let batch = lock(&self.batch);
+        let captures = batch.captures.iter();
+        captures
+            .map(|rows| (rows.point, rows.start, rows.end))
+            .collect()
+    }
+
     /// `[num_seqs + 1]`: first token row of each sequence.
     #[getter]
     fn query_start_loc<'py>(&self, py: Python<'py>) -> PyResult<Array<'py, i32>> {

@@ -232,6 +232,8 @@ fn describe_submit(error: &SubmitError) -> PyError {
         SubmitError::InvalidParams(error) => request(error.field),
         SubmitError::InvalidN { .. } => request("n"),
         SubmitError::InvalidDeadline => request("deadline"),
+        SubmitError::InvalidCaptures => request("captures"),
+        SubmitError::WholePrompts { field } => request(field),
         SubmitError::Overloaded { .. } => PyError::new("OverloadedError", &message),
         SubmitError::Sequence(error) => describe_sequence(*error),
     }

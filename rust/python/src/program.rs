@@ -4,8 +4,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use inferlib_program::program::{
-    Activation, BufferId, ExpertGroups, KvLayer, Op, Program, RopeId, Routing, Rows, Scoring,
-    WeightId,
+    Activation, BufferId, ExpertGroups, KvLayer, Op, PooledRow, Program, RopeId, Routing, Rows,
+    Scoring, WeightId,
 };
 use inferlib_program::{ProgramRecorder, RecordError};
 use pyo3::prelude::*;
@@ -68,19 +68,22 @@ pub(crate) struct PyKvGroup {
     v_head_dim: usize,
     /// Tokens that a query may see, itself included; None means all.
     window: Option<usize>,
+    /// Whether a query sees what comes behind it, too.
+    bidirectional: bool,
 }
 
 #[pymethods]
 impl PyKvGroup {
     fn __repr__(&self) -> String {
         format!(
-            "KvGroup(num_layers={}, num_kv_heads={}, k_head_dim={}, v_head_dim={}, window={})",
+            "KvGroup(num_layers={}, num_kv_heads={}, k_head_dim={}, v_head_dim={}, window={}, bidirectional={})",
             self.num_layers,
             self.num_kv_heads,
             self.k_head_dim,
             self.v_head_dim,
             self.window
-                .map_or("None".to_owned(), |window| window.to_string())
+                .map_or("None".to_owned(), |window| window.to_string()),
+            if self.bidirectional { "True" } else { "False" }
         )
     }
 }
@@ -143,8 +146,8 @@ impl PyProgramRecorder {
         })
     }
 
-    /// Room for one more layer's K and V, in the KV group of all layers with the same dimensions and window.
-    #[pyo3(signature = (*, num_kv_heads, k_head_dim, v_head_dim, window))]
+    /// Room for one more layer's K and V, in the KV group of all layers with the same dimensions, window and direction.
+    #[pyo3(signature = (*, num_kv_heads, k_head_dim, v_head_dim, window, bidirectional = false))]
     fn kv_layer(
         &self,
         py: Python<'_>,
@@ -152,9 +155,10 @@ impl PyProgramRecorder {
         k_head_dim: usize,
         v_head_dim: usize,
         window: Option<usize>,
+        bidirectional: bool,
     ) -> PyResult<PyKvLayer> {
         let kv = self.record(py, |recorder| {
-            recorder.kv_layer(num_kv_heads, k_head_dim, v_head_dim, window)
+            recorder.kv_layer(num_kv_heads, k_head_dim, v_head_dim, window, bidirectional)
         })?;
         Ok(PyKvLayer {
             recorder: self.number,
@@ -185,6 +189,13 @@ impl PyProgramRecorder {
     ) -> PyResult<()> {
         let (weight, out) = (self.weight_id(py, weight)?, self.buffer_id(py, out)?);
         self.push(py, Op::PositionEmbedding { weight, out })
+    }
+
+    /// `out[t] = weight[segment_ids[t]]`: which of two texts a token belongs to.
+    #[pyo3(signature = (weight, *, out))]
+    fn segment_embedding(&self, py: Python<'_>, weight: &PyWeight, out: &PyBuffer) -> PyResult<()> {
+        let (weight, out) = (self.weight_id(py, weight)?, self.buffer_id(py, out)?);
+        self.push(py, Op::SegmentEmbedding { weight, out })
     }
 
     /// `out = (x - mean(x)) / sqrt(var(x) + eps) * weight + bias`, over whole rows; `out` may be `x`.
@@ -313,7 +324,7 @@ impl PyProgramRecorder {
         self.push(py, op)
     }
 
-    /// Attend causally from the queries at `q_start` of each row to their sequences' blocks.
+    /// Attend from the queries at `q_start` of each row to their sequences' blocks, causally unless `kv` is bidirectional.
     ///
     /// `sinks` is a score per head that takes part in the softmax and adds nothing.
     #[pyo3(signature = (q, kv, *, num_heads, scale, out, q_start = 0, softcap = None, sinks = None))]
@@ -343,8 +354,8 @@ impl PyProgramRecorder {
         self.push(py, op)
     }
 
-    /// `out = act(x[:, :half]) * x[:, half:]`; `activation` is `"silu"`, `"gelu_tanh"`, `"gelu"`, `"relu"` or
-    /// `"clamped_swiglu"`.
+    /// `out = act(x[:, :half]) * x[:, half:]`; `activation` is `"silu"`, `"gelu_tanh"`, `"gelu"`, `"relu"`,
+    /// `"tanh"` or `"clamped_swiglu"`.
     #[pyo3(signature = (x, activation, *, out))]
     fn act_and_mul(
         &self,
@@ -358,7 +369,7 @@ impl PyProgramRecorder {
         self.push(py, Op::ActAndMul { x, activation, out })
     }
 
-    /// `out = act(x)`; `activation` is `"silu"`, `"gelu_tanh"`, `"gelu"` or `"relu"`, `out` may be `x`.
+    /// `out = act(x)`; `activation` is `"silu"`, `"gelu_tanh"`, `"gelu"`, `"relu"` or `"tanh"`, `out` may be `x`.
     #[pyo3(signature = (x, activation, *, out))]
     fn activation(
         &self,
@@ -467,6 +478,15 @@ impl PyProgramRecorder {
     fn gather_rows(&self, py: Python<'_>, x: &PyBuffer, out: &PyBuffer) -> PyResult<()> {
         let (x, out) = (self.buffer_id(py, x)?, self.buffer_id(py, out)?);
         self.push(py, Op::GatherRows { x, out })
+    }
+
+    /// `out[s] = x[row of sequence s]`: its `"first"` row in the step, or its `"last"`.
+    #[pyo3(signature = (x, row, *, out))]
+    fn pool(&self, py: Python<'_>, x: &PyBuffer, row: &str, out: &PyBuffer) -> PyResult<()> {
+        let row = PooledRow::from_name(row)
+            .ok_or_else(|| invalid(py, "row", row, r#""first" or "last""#))?;
+        let (x, out) = (self.buffer_id(py, x)?, self.buffer_id(py, out)?);
+        self.push(py, Op::Pool { x, row, out })
     }
 
     /// `out = x @ weight.T`, then `softcap * tanh(out / softcap)` if given: the logits.
@@ -599,6 +619,7 @@ impl PyProgram {
                 k_head_dim: group.k_head_dim,
                 v_head_dim: group.v_head_dim,
                 window: group.window,
+                bidirectional: group.bidirectional,
             })
             .collect()
     }
@@ -614,7 +635,19 @@ impl PyProgram {
         .collect()
     }
 
-    /// Width of the logits.
+    /// Whether there are logits.
+    #[getter]
+    fn has_lm_head(&self) -> bool {
+        self.program.has_lm_head()
+    }
+
+    /// Whether tokens see those behind them, so that every sequence has to be one step.
+    #[getter]
+    fn is_bidirectional(&self) -> bool {
+        self.program.is_bidirectional()
+    }
+
+    /// Token ids are below this: the width of the logits, where there are any.
     #[getter]
     fn vocab_size(&self) -> usize {
         self.program.vocab_size

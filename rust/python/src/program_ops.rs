@@ -25,7 +25,8 @@ pub(crate) fn op_dict<'py>(
             dict.set_item("scale", scale)?;
             dict.set_item("out", buffer(*out))?;
         }
-        Op::PositionEmbedding { weight: table, out } => {
+        Op::PositionEmbedding { weight: table, out }
+        | Op::SegmentEmbedding { weight: table, out } => {
             dict.set_item("weight", weight(*table))?;
             dict.set_item("out", buffer(*out))?;
         }
@@ -170,6 +171,11 @@ pub(crate) fn op_dict<'py>(
         }
         Op::GatherRows { x, out } => {
             dict.set_item("x", buffer(*x))?;
+            dict.set_item("out", buffer(*out))?;
+        }
+        Op::Pool { x, row, out } => {
+            dict.set_item("x", buffer(*x))?;
+            dict.set_item("row", row.name())?;
             dict.set_item("out", buffer(*out))?;
         }
         Op::LmHead {

@@ -59,6 +59,13 @@ impl PyRequestOutput {
         self.output.prompt_logprobs_start
     }
 
+    /// Rows of the capture points that were asked for, in their order: `[rows * width]` each.
+    #[getter]
+    fn captures<'py>(&self, py: Python<'py>) -> PyResult<Vec<Array<'py, f32>>> {
+        let captures = self.output.captures.iter();
+        captures.map(|rows| Array::read_only(py, rows)).collect()
+    }
+
     /// Prompt tokens whose K and V were found in the prefix cache when the request first ran.
     #[getter]
     fn num_cached_tokens(&self) -> usize {

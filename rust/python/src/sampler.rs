@@ -66,6 +66,7 @@ impl PyLogitsSampler {
                 token_ids: token_ids.to_vec(),
                 status: failed.iter().map(status).collect(),
                 logprobs: vec![None; batch.num_sampled()],
+                captures: Vec::new(),
             };
             let mut sampler = self.sampler.lock().unwrap_or_else(PoisonError::into_inner);
             let mut values = Vec::with_capacity(self.vocab_size);

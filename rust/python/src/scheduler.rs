@@ -11,10 +11,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use inferlib_core::kv_cache::{GroupConfig, PrefixHash};
 use inferlib_core::{
-    Continuation, FinishReason, NewRequest, Policy, PromptLookup, RequestStatus, Scheduler,
-    SchedulerConfig, SequenceId, Standing, TenantStats, WaitReason,
+    CapturePoint, Captures, Continuation, FinishReason, NewRequest, Policy, PromptLookup,
+    RequestStatus, Scheduler, SchedulerConfig, SequenceId, Standing, TenantStats, WaitReason,
 };
 use inferlib_program::RequestId;
+use inferlib_program::program::Rows;
 use pyo3::exceptions::PyKeyError;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -94,6 +95,9 @@ impl PyScheduler {
     /// looked up among its earlier ones, and up to that many tokens that followed are drafted, as long as the step has
     /// no more than `rows_per_pass` rows.
     ///
+    /// With `whole_prompts` every prompt is one step and nothing is kept of it: for models whose tokens see those behind
+    /// them.
+    ///
     /// `policy` is `"fcfs"`, `"priority"` (better by a class for every `steps_per_class` steps), `"fair"` (per tenant; a
     /// prompt token costs `input_weight`, a generated one `output_weight`) or `"deadline"` (a request without one has
     /// `patience_seconds`).
@@ -103,7 +107,7 @@ impl PyScheduler {
         num_speculative_tokens = None, prompt_lookup_max = 4, prompt_lookup_min = 1, rows_per_pass = 6,
         policy = "fcfs", steps_per_class = Policy::STEPS_PER_CLASS, input_weight = Policy::INPUT_WEIGHT,
         output_weight = Policy::OUTPUT_WEIGHT, patience_seconds = Policy::PATIENCE_SECONDS,
-        max_chunk = None, max_waiting = None, max_waiting_tokens = None, prefix_hash_key = None,
+        whole_prompts = false, max_chunk = None, max_waiting = None, max_waiting_tokens = None, prefix_hash_key = None,
     ))]
     #[expect(clippy::too_many_arguments, reason = "keyword-only in Python")]
     fn new(
@@ -123,6 +127,7 @@ impl PyScheduler {
         input_weight: u32,
         output_weight: u32,
         patience_seconds: f64,
+        whole_prompts: bool,
         max_chunk: Option<usize>,
         max_waiting: Option<usize>,
         max_waiting_tokens: Option<usize>,
@@ -161,6 +166,7 @@ impl PyScheduler {
             rows_per_pass,
             policy,
             enable_prefix_caching,
+            whole_prompts,
             max_chunk,
             max_waiting,
             max_waiting_tokens,
@@ -211,9 +217,13 @@ impl PyScheduler {
     ///
     /// It goes on from the held `sequence`, whose salt it has; with `keep` its tokens are the sequence's once it ended.
     /// `SequenceBusyError` if another such request runs. At `deadline`, a moment like `now`, it ends with what it has.
+    ///
+    /// Of the `captures`, by number and kind of rows (`"tokens"` from `capture_start` on, or `"sequences"`), the rows of
+    /// the prompt are handed out: `RequestOutput.captures`. The second of two texts begins at `second_segment`.
     #[pyo3(signature = (
         prompt, params, *, n = 1, seed = 0, cache_salt = None, priority = 0, tenant = None, deadline = None,
-        speculation = true, sequence = None, keep = false, now = None
+        speculation = true, sequence = None, keep = false, captures = vec![], capture_start = 0, second_segment = None,
+        now = None
     ))]
     #[expect(clippy::too_many_arguments, reason = "keyword-only in Python")]
     #[expect(
@@ -234,12 +244,29 @@ impl PyScheduler {
         speculation: bool,
         sequence: Option<u64>,
         keep: bool,
+        captures: Vec<(u32, String)>,
+        capture_start: usize,
+        second_segment: Option<usize>,
         now: Option<f64>,
     ) -> PyResult<u64> {
         let now = clock(py, now)?;
         let prompt = prompt.view().to_vec();
         let params = params.shared();
+        let point = |(point, rows): (u32, String)| match Rows::from_name(&rows) {
+            Some(rows @ (Rows::Tokens | Rows::Sequences)) => Ok(CapturePoint { point, rows }),
+            _ => {
+                let message = format!(r#"rows must be "tokens" or "sequences", not {rows:?}"#);
+                let field = "captures";
+                Err(to_py_err(py, Error::Request { field, message }))
+            }
+        };
+        let captures = Captures {
+            points: captures.into_iter().map(point).collect::<PyResult<_>>()?,
+            start: capture_start,
+        };
         let new = NewRequest {
+            captures,
+            second_segment,
             prompt,
             params,
             n,

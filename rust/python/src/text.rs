@@ -88,6 +88,25 @@ impl Tokenizer {
         Ok(Array(ids.into_pyarray(py)))
     }
 
+    /// The ids of one text, or of two that an encoder reads together, with the special tokens around them; where the
+    /// second one begins, if the vocabulary tells them apart; and how many tokens the last text lost, so that there
+    /// are at most `max_tokens`.
+    #[pyo3(signature = (first, second = None, *, max_tokens = None))]
+    fn encode_segments<'py>(
+        &self,
+        py: Python<'py>,
+        first: &Bound<'py, PyString>,
+        second: Option<&Bound<'py, PyString>>,
+        max_tokens: Option<usize>,
+    ) -> PyResult<(Array<'py, i32>, Option<usize>, usize)> {
+        let first = utf8(first, "text")?;
+        let second = second.map(|text| utf8(text, "text")).transpose()?;
+        let encode = || self.inner.encode_segments(first, second, max_tokens);
+        let segments = enter(py, encode)?;
+        let ids = Array(to_int32(segments.ids).into_pyarray(py));
+        Ok((ids, segments.second_segment, segments.num_dropped))
+    }
+
     /// The text of token ids. Bytes that are no UTF-8 become U+FFFD.
     #[pyo3(signature = (token_ids, *, skip_special = true))]
     fn decode(

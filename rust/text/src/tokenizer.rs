@@ -31,6 +31,17 @@ impl Default for EncodeOptions {
     }
 }
 
+/// One text or two, as an encoder reads them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Segments {
+    /// Special tokens included.
+    pub ids: Vec<u32>,
+    /// First token that the vocabulary counts to the second text; `None` if it makes no difference between them.
+    pub second_segment: Option<usize>,
+    /// Tokens that the last text lost, because all would have been too many.
+    pub num_dropped: usize,
+}
+
 /// Text to token ids and back. Immutable; any number of threads may use one.
 #[derive(Debug)]
 pub struct Tokenizer {
@@ -69,6 +80,46 @@ impl Tokenizer {
         match &self.engine {
             Engine::Native(tokenizer) => Ok(tokenizer.encode(text, options)),
             Engine::Json(tokenizer) => tokenizer.encode(text, options),
+        }
+    }
+
+    /// The ids of one text, or of two that an encoder reads together, with the special tokens that belong around them.
+    ///
+    /// The last text loses its end if all are more than `max_tokens`. Of two texts, the first is never cut.
+    pub fn encode_segments(
+        &self,
+        first: &str,
+        second: Option<&str>,
+        max_tokens: Option<usize>,
+    ) -> Result<Segments, TextError> {
+        for text in [Some(first), second].into_iter().flatten() {
+            if text.len() > MAX_TEXT_BYTES {
+                return Err(TextError::TextTooLong {
+                    bytes: text.len(),
+                    limit: MAX_TEXT_BYTES,
+                });
+            }
+        }
+        match &self.engine {
+            Engine::Native(_) if second.is_some() => Err(TextError::Unencodable {
+                problem: "this vocabulary does not say how two texts are joined".to_owned(),
+            }),
+            Engine::Native(tokenizer) => {
+                let mut ids = tokenizer.encode(first, EncodeOptions::default());
+                let num_dropped = ids.len().saturating_sub(max_tokens.unwrap_or(usize::MAX));
+                if num_dropped > 0 {
+                    // What stands behind the text stays.
+                    let end = usize::from(tokenizer.special.add_eos).min(ids.len() - num_dropped);
+                    let kept = ids.len() - num_dropped - end;
+                    ids.drain(kept..kept + num_dropped);
+                }
+                Ok(Segments {
+                    ids,
+                    second_segment: None,
+                    num_dropped,
+                })
+            }
+            Engine::Json(tokenizer) => tokenizer.encode_segments(first, second, max_tokens),
         }
     }
 

@@ -7,15 +7,15 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use tokenizers::tokenizer::pre_tokenizer::PreTokenizedString;
 use tokenizers::{
-    AddedVocabulary, Model, ModelWrapper, NormalizerWrapper, OffsetType, PostProcessor,
-    PostProcessorWrapper, PreTokenizer, PreTokenizerWrapper,
+    AddedVocabulary, Encoding, Model, ModelWrapper, NormalizerWrapper, OffsetType, PostProcessor,
+    PostProcessorWrapper, PreTokenizer, PreTokenizerWrapper, TruncationDirection,
 };
 
 use crate::error::TextError;
 use crate::json_decoder::TokenSpelling;
 use crate::special_tokens::{self, SpecialTokens};
 use crate::token_table::{TokenKind, TokenTable};
-use crate::tokenizer::EncodeOptions;
+use crate::tokenizer::{EncodeOptions, Segments};
 use crate::tokenizer_config::TokenizerConfig;
 
 /// Ids may leave holes, but not more of them than this beyond twice the number of tokens: tables are as long as the
@@ -117,9 +117,60 @@ impl JsonTokenizer {
     }
 
     pub(crate) fn encode(&self, text: &str, options: EncodeOptions) -> Result<Vec<u32>, TextError> {
-        let failed = |error: tokenizers::Error| TextError::Unencodable {
-            problem: error.to_string(),
-        };
+        let mut encoding = self.stages(text, options, 0)?;
+        if let Some(post_processor) = self.post_processor.as_ref().filter(|_| options.add_special) {
+            encoding = post_processor
+                .process(encoding, None, true)
+                .map_err(failed)?;
+        }
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    /// One text or two as an encoder reads them, with special tokens; the last text is cut to fit `max_tokens`.
+    pub(crate) fn encode_segments(
+        &self,
+        first: &str,
+        second: Option<&str>,
+        max_tokens: Option<usize>,
+    ) -> Result<Segments, TextError> {
+        let options = EncodeOptions::default();
+        let mut first = self.stages(first, options, 0)?;
+        let mut second = second
+            .map(|text| self.stages(text, options, 1))
+            .transpose()?;
+        let post_processor = self.post_processor.as_ref();
+        let num_special = post_processor.map_or(0, |p| p.added_tokens(second.is_some()));
+        let before = second.as_ref().map_or(0, |_| first.len());
+        let last = second.as_mut().unwrap_or(&mut first);
+        let room = max_tokens.map_or(usize::MAX, |most| most.saturating_sub(num_special + before));
+        let num_dropped = last.len().saturating_sub(room);
+        if num_dropped > 0 {
+            last.truncate(room, 0, TruncationDirection::Right);
+        }
+        let joined = match post_processor {
+            Some(post_processor) => post_processor.process(first, second, true),
+            None => <dyn PostProcessor>::default_process(
+                std::iter::once(first).chain(second).collect(),
+                true,
+            )
+            .map(|parts| Encoding::merge(parts, false)),
+        }
+        .map_err(failed)?;
+        let types = joined.get_type_ids();
+        Ok(Segments {
+            ids: joined.get_ids().to_vec(),
+            second_segment: types.iter().position(|&id| id > 0),
+            num_dropped,
+        })
+    }
+
+    /// Everything but the post-processor.
+    fn stages(
+        &self,
+        text: &str,
+        options: EncodeOptions,
+        type_id: u32,
+    ) -> Result<Encoding, TextError> {
         let added = if options.parse_special {
             &self.added
         } else {
@@ -132,15 +183,8 @@ impl JsonTokenizer {
         }
         text.tokenize(|piece| self.model.tokenize(piece.get()))
             .map_err(failed)?;
-        let mut encoding = text
-            .into_encoding(None, 0, OffsetType::None)
-            .map_err(failed)?;
-        if let Some(post_processor) = self.post_processor.as_ref().filter(|_| options.add_special) {
-            encoding = post_processor
-                .process(encoding, None, true)
-                .map_err(failed)?;
-        }
-        Ok(encoding.get_ids().to_vec())
+        text.into_encoding(None, type_id, OffsetType::None)
+            .map_err(failed)
     }
 
     pub(crate) fn id_to_token(&self, id: u32) -> Option<String> {
@@ -152,6 +196,12 @@ impl JsonTokenizer {
 
     pub(crate) fn token_to_id(&self, token: &str) -> Option<u32> {
         self.added.token_to_id(token, &self.model)
+    }
+}
+
+fn failed(error: tokenizers::Error) -> TextError {
+    TextError::Unencodable {
+        problem: error.to_string(),
     }
 }
 

@@ -245,3 +245,75 @@ fn every_cut_and_many_changes_of_a_file_end_in_an_error_or_a_tokenizer() {
         ));
     }
 }
+
+/// BERT's pipeline: words in lower case, cut into pieces, between `[CLS]` and `[SEP]`.
+fn bert() -> Tokenizer {
+    let tokens = [
+        "[PAD]", "[UNK]", "[CLS]", "[SEP]", "cat", "dog", "##s", "sat", ".",
+    ];
+    let vocab: serde_json::Map<_, _> = (0..)
+        .zip(tokens)
+        .map(|(id, token): (u32, &str)| (token.to_owned(), id.into()))
+        .collect();
+    let special = |token: &str, type_id| json!({"SpecialToken": {"id": token, "type_id": type_id}});
+    let text = |name: &str, type_id| json!({"Sequence": {"id": name, "type_id": type_id}});
+    let added: Vec<Value> = (0..4)
+        .map(|id| {
+            json!({"id": id, "content": tokens[id], "single_word": false, "lstrip": false, "rstrip": false,
+                "normalized": false, "special": true})
+        })
+        .collect();
+    let json = json!({
+        "version": "1.0",
+        "truncation": {"direction": "Right", "max_length": 5, "strategy": "LongestFirst", "stride": 0},
+        "padding": {"strategy": {"Fixed": 12}, "direction": "Right", "pad_to_multiple_of": null, "pad_id": 0,
+            "pad_type_id": 0, "pad_token": "[PAD]"},
+        "added_tokens": added,
+        "normalizer": {"type": "BertNormalizer", "clean_text": true, "handle_chinese_chars": true,
+            "strip_accents": null, "lowercase": true},
+        "pre_tokenizer": {"type": "BertPreTokenizer"},
+        "post_processor": {
+            "type": "TemplateProcessing",
+            "single": [special("[CLS]", 0), text("A", 0), special("[SEP]", 0)],
+            "pair": [special("[CLS]", 0), text("A", 0), special("[SEP]", 0), text("B", 1), special("[SEP]", 1)],
+            "special_tokens": {
+                "[CLS]": {"id": "[CLS]", "ids": [2], "tokens": ["[CLS]"]},
+                "[SEP]": {"id": "[SEP]", "ids": [3], "tokens": ["[SEP]"]},
+            },
+        },
+        "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": true},
+        "model": {"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##",
+            "max_input_chars_per_word": 100, "vocab": vocab},
+    });
+    Tokenizer::from_json(json.to_string().as_bytes(), &TokenizerConfig::default()).unwrap()
+}
+
+#[test]
+fn words_are_cut_into_pieces_and_neither_padded_nor_truncated() {
+    let bert = bert();
+    let ids = bert.encode("Cats sat. Dög bird", EncodeOptions::default());
+    assert_eq!(ids.unwrap(), [2, 4, 6, 7, 8, 5, 1, 3]);
+    assert_eq!(bert.decode(&[2, 4, 6, 7, 8, 3], true).unwrap(), "cats sat.");
+}
+
+#[test]
+fn two_texts_are_told_apart_and_the_last_one_is_cut() {
+    let bert = bert();
+    let encode = |second, max_tokens| {
+        let found = bert.encode_segments("cats", second, max_tokens).unwrap();
+        (found.ids, found.second_segment, found.num_dropped)
+    };
+    assert_eq!(encode(None, None), (vec![2, 4, 6, 3], None, 0));
+    assert_eq!(encode(None, Some(3)), (vec![2, 4, 3], None, 1));
+    assert_eq!(encode(None, Some(0)), (vec![2, 3], None, 2));
+    let both = vec![2, 4, 6, 3, 5, 6, 7, 3];
+    assert_eq!(encode(Some("dogs sat"), None), (both.clone(), Some(4), 0));
+    assert_eq!(encode(Some("dogs sat"), Some(8)), (both, Some(4), 0));
+    let cut = vec![2, 4, 6, 3, 5, 3];
+    assert_eq!(encode(Some("dogs sat"), Some(6)), (cut, Some(4), 2));
+    // The first text is never cut: then they are too many all the same.
+    assert_eq!(
+        encode(Some("dogs sat"), Some(2)),
+        (vec![2, 4, 6, 3, 3], Some(4), 3)
+    );
+}

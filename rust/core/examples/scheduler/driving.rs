@@ -28,6 +28,7 @@ pub(crate) fn config(
         rows_per_pass: ROWS_PER_PASS,
         policy: Policy::Fcfs,
         enable_prefix_caching: true,
+        whole_prompts: false,
         max_chunk: None,
         max_waiting: None,
         max_waiting_tokens: None,

@@ -27,6 +27,7 @@ pub(super) fn write_config(config: &SchedulerConfig, out: &mut Vec<u8>) {
     ] {
         out.optional(limit.map(|limit| limit as u64));
     }
+    out.flag(config.whole_prompts);
     out.flag(config.enable_prefix_caching);
     out.fixed(config.prefix_hash.key[0]);
     out.fixed(config.prefix_hash.key[1]);
@@ -77,6 +78,7 @@ pub(super) fn read_config(payload: &[u8]) -> Result<SchedulerConfig, Damage> {
         max_chunk: input.optional("max_chunk")?,
         max_waiting: input.optional("max_waiting")?,
         max_waiting_tokens: input.optional("max_waiting_tokens")?,
+        whole_prompts: input.flag("whole_prompts")?,
         enable_prefix_caching: input.flag("enable_prefix_caching")?,
         prefix_hash: PrefixHash {
             key: [input.fixed("prefix_hash")?, input.fixed("prefix_hash")?],

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use super::codec::{Damage, Decoder, Digest, Encode};
-use crate::request::{Continuation, FinishReason, NewRequest, SequenceId};
+use crate::request::{CapturePoint, Continuation, FinishReason, NewRequest, SequenceId};
 use crate::scheduler::Events;
 use inferlib_program::RequestId;
 use inferlib_program::SamplingParams;
+use inferlib_program::program::Rows;
 use inferlib_program::{Batch, LogitsRow, RowLogprobs, RowStatus, StepOutput};
 
 /// What a record begins with.
@@ -148,6 +149,13 @@ pub(super) fn write_request(request: &NewRequest, out: &mut Vec<u8>) {
         out.number(sequence.0);
         out.flag(keep);
     }
+    out.count(request.captures.points.len());
+    for point in &request.captures.points {
+        out.number(u64::from(point.point));
+        out.flag(point.rows == Rows::Sequences);
+    }
+    out.count(request.captures.start);
+    out.optional(request.second_segment.map(|start| start as u64));
 }
 
 fn read_request(input: &mut Decoder<'_>) -> Result<NewRequest, Damage> {
@@ -181,6 +189,18 @@ fn read_request(input: &mut Decoder<'_>) -> Result<NewRequest, Damage> {
             keep: input.flag("keep")?,
         });
     }
+    for _ in 0..input.length("captures")? {
+        request.captures.points.push(CapturePoint {
+            point: input.whole("captures")?,
+            rows: if input.flag("captures")? {
+                Rows::Sequences
+            } else {
+                Rows::Tokens
+            },
+        });
+    }
+    request.captures.start = input.whole("captures")?;
+    request.second_segment = input.optional("second_segment")?;
     Ok(request)
 }
 
@@ -220,6 +240,10 @@ pub(super) fn write_output(output: &StepOutput, out: &mut Vec<u8>) {
     if any {
         flags.for_each(|flags| out.byte(flags));
     }
+    out.count(output.captures.len());
+    for _ in &output.captures {
+        out.byte(0); // what was captured decides nothing: how often is enough
+    }
 }
 
 fn read_output(input: &mut Decoder<'_>) -> Result<StepOutput, Damage> {
@@ -228,6 +252,7 @@ fn read_output(input: &mut Decoder<'_>) -> Result<StepOutput, Damage> {
         status: vec![RowStatus::Ok; token_ids.len()],
         logprobs: vec![None; token_ids.len()],
         token_ids,
+        captures: Vec::new(),
     };
     if input.flag("flags")? {
         for (status, logprobs) in output.status.iter_mut().zip(&mut output.logprobs) {
@@ -240,6 +265,12 @@ fn read_output(input: &mut Decoder<'_>) -> Result<StepOutput, Damage> {
             }
             *logprobs = (flags & 2 != 0).then(RowLogprobs::default);
         }
+    }
+    for _ in 0..input.length("captures")? {
+        if input.byte("captures")? != 0 {
+            return Err(Damage::Field { field: "captures" });
+        }
+        output.captures.push(Vec::new());
     }
     Ok(output)
 }
@@ -255,6 +286,7 @@ pub(super) fn batch_digest(batch: &Batch) -> u64 {
         &batch.seq_lens,
         &batch.logits_indices,
         &batch.history,
+        &batch.segment_ids,
     ] {
         digest.add_all(array);
     }
@@ -263,6 +295,10 @@ pub(super) fn batch_digest(batch: &Batch) -> u64 {
         digest.add_all(&group.block_table_start_loc);
         digest.add_all(&group.block_tables);
         digest.add_all(&group.block_copies);
+    }
+    for rows in &batch.captures {
+        digest.add(u64::from(rows.point));
+        digest.add(u64::from(rows.start) << 32 | u64::from(rows.end));
     }
     for row in &batch.sampled {
         digest.add(match row.kind {

@@ -31,6 +31,7 @@ fn config() -> SchedulerConfig {
         rows_per_pass: 6,
         policy: Policy::Fcfs,
         enable_prefix_caching: true,
+        whole_prompts: false,
         max_chunk: None,
         max_waiting: None,
         max_waiting_tokens: None,
@@ -80,6 +81,7 @@ fn sample() -> Vec<Vec<u8>> {
             token_ids: vec![7; rows],
             status: vec![RowStatus::Ok; rows],
             logprobs: vec![None; rows],
+            captures: Vec::new(),
         };
         scheduler.update(&output, 1.0).unwrap();
     }

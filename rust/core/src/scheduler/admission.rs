@@ -34,7 +34,7 @@ impl Scheduler {
         let max_running = self.config.max_running();
         while self.waiting.num_deferred() < MAX_DEFERRED {
             let next = self.next_in_turn()?;
-            let refusal = if *budget == 0 {
+            let refusal = if *budget < self.least_tokens(next.slot) {
                 WaitReason::TokenBudget
             } else if self.running.len() >= max_running {
                 WaitReason::MaxNumSeqs
@@ -60,6 +60,15 @@ impl Scheduler {
             }
         }
         None
+    }
+
+    /// Fewest tokens of a sequence that a step can begin with.
+    fn least_tokens(&self, slot: usize) -> usize {
+        if self.config.whole_prompts {
+            self.sequences.num_tokens[slot]
+        } else {
+            1
+        }
     }
 
     /// Whose turn it is to be let in.
@@ -88,7 +97,7 @@ impl Scheduler {
     fn admit_or_evict(&mut self, slot: usize) -> Admission {
         loop {
             let admission = self.admit(slot);
-            let spare = self.running.len();
+            let spare = self.spare_blocks();
             let needed =
                 self.sequences.num_tokens[slot].div_ceil(inferlib_program::BLOCK_SIZE) + spare;
             if admission != Admission::Refused || !self.can_evict(needed) {
@@ -105,7 +114,7 @@ impl Scheduler {
     fn admit(&mut self, slot: usize) -> Admission {
         let request = &self.requests[self.sequences.request[slot]];
         let num_tokens = self.sequences.num_tokens[slot];
-        let spare = self.running.len();
+        let spare = self.spare_blocks();
         if let Some(source) = self.fork_source(request, slot) {
             let fits = self.kv.can_grow(1 + spare) && self.fork(source, slot);
             return if fits {
@@ -144,6 +153,15 @@ impl Scheduler {
         self.kv.admit(slot, &found, num_tokens);
         self.sequences.num_computed_tokens[slot] = found.num_blocks * inferlib_program::BLOCK_SIZE;
         Admission::Admitted
+    }
+
+    /// Blocks that stay free for those who run: one each, but for whole prompts, which need no more and end with the step.
+    fn spare_blocks(&self) -> usize {
+        if self.config.whole_prompts {
+            0
+        } else {
+            self.running.len()
+        }
     }
 
     /// Whether a sequence's tenant may be so far behind somebody who runs that it had better not wait for anything.

@@ -27,7 +27,10 @@ pub struct SchedulerConfig {
     pub policy: Policy,
     /// Keep full blocks for requests with an equal prefix.
     pub enable_prefix_caching: bool,
-    /// Most tokens of one prefill chunk; `None` leaves it to the budget.
+    /// Every prompt is one whole step and nothing is kept of it (bidirectional models): no chunks, no prefix cache, no
+    /// tokens generated.
+    pub whole_prompts: bool,
+    /// Most tokens of one prefill chunk; `None` leaves it to the budget. Whole prompts have no chunks.
     pub max_chunk: Option<usize>,
     /// Most requests that wait for their first step.
     pub max_waiting: Option<usize>,

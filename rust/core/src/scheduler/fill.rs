@@ -4,11 +4,13 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::Scheduler;
+use super::requests::Request;
 use crate::kv_cache::{BlockId, KvCache, TokenView};
 use inferlib_program::BLOCK_SIZE;
 use inferlib_program::RequestId;
 use inferlib_program::SamplingParams;
-use inferlib_program::{Batch, GroupBatch, LogitsRow, SampledRow};
+use inferlib_program::program::Rows as RowKind;
+use inferlib_program::{Batch, CapturedRows, GroupBatch, LogitsRow, SampledRow};
 
 /// Counts, positions and slots are limited at construction so that they fit.
 #[expect(
@@ -67,6 +69,9 @@ impl Scheduler {
             ) && end == tokens.len()
             {
                 (entry.num_scored, entry.num_sampled) = (0, 1);
+                if !batch.segment_ids.is_empty() {
+                    batch.segment_ids.resize(first_row + 1, 0);
+                }
                 batch.token_ids.push(token);
                 batch.positions.push(int32(start));
                 batch.query_start_loc.push(int32(first_row + 1));
@@ -85,6 +90,8 @@ impl Scheduler {
             for (group, arrays) in batch.groups.iter_mut().enumerate() {
                 fill_group(&self.kv, slot, group, start..end, arrays);
             }
+            fill_segments(batch, first_row, start..end, request.second_segment);
+            entry.num_captures = fill_captures(batch, request, (first_row, sequence), start..end);
             // The logits of position p - 1 score the prompt token at p.
             let scored = request.next_scored.max(start + 1)
                 ..(end + 1).min(request.num_prompt_tokens()).max(start + 1);
@@ -196,8 +203,53 @@ impl Rows<'_> {
     }
 }
 
+/// The segments of the rows from `first_row` on, once any token is of a second text.
+fn fill_segments(batch: &mut Batch, first_row: usize, positions: Range<usize>, second: usize) {
+    if batch.segment_ids.is_empty() && second >= positions.end {
+        return;
+    }
+    batch.segment_ids.resize(first_row, 0);
+    let segment = |position: usize| i32::from(position >= second);
+    batch.segment_ids.extend(positions.map(segment));
+}
+
+/// What a request wants of the rows of these positions; how many entries that is. Tokens that were generated, or computed
+/// again after a preemption, are not handed out.
+fn fill_captures(
+    batch: &mut Batch,
+    request: &Request,
+    (first_row, sequence): (usize, usize),
+    positions: Range<usize>,
+) -> usize {
+    let before = batch.captures.len();
+    let prompt_end = positions.end.min(request.num_prompt_tokens());
+    let wanted = request.next_captured.max(positions.start)..prompt_end;
+    for point in &request.captures.points {
+        let rows = match point.rows {
+            RowKind::Sequences
+                if !request.prompt_done && positions.end == request.num_prompt_tokens() =>
+            {
+                sequence..sequence + 1
+            }
+            RowKind::Tokens if !wanted.is_empty() => {
+                let row = |position: usize| first_row + position - positions.start;
+                row(wanted.start)..row(wanted.end)
+            }
+            _ => continue,
+        };
+        batch.captures.push(CapturedRows {
+            point: point.point,
+            start: uint32(rows.start),
+            end: uint32(rows.end),
+        });
+    }
+    batch.captures.len() - before
+}
+
 fn clear(batch: &mut Batch, num_groups: usize) {
     batch.token_ids.clear();
+    batch.segment_ids.clear();
+    batch.captures.clear();
     batch.positions.clear();
     batch.query_start_loc.clear();
     batch.query_start_loc.push(0);

@@ -61,6 +61,9 @@ impl Scheduler {
                     "slot {slot}: {blocks} blocks for {tokens} tokens and {drafts} drafts"
                 ));
             }
+            if self.config.whole_prompts && computed > 0 {
+                return Err(format!("slot {slot}: a part of a whole prompt is computed"));
+            }
             if computed >= tokens {
                 return Err(format!(
                     "slot {slot}: {computed} of {tokens} tokens computed, none left"

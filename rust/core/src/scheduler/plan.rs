@@ -21,6 +21,8 @@ pub(super) struct Scheduled {
     pub(super) num_scored: usize,
     /// Further rows, from which tokens are drawn: the next one, and the one behind each drafted token.
     pub(super) num_sampled: usize,
+    /// Its entries in `Batch::captures`.
+    pub(super) num_captures: usize,
 }
 
 impl Scheduled {
@@ -122,8 +124,11 @@ impl Scheduler {
     }
 
     pub(super) fn plan_chunk(&mut self, slot: usize, budget: &mut usize) {
-        let most = self.config.max_chunk.unwrap_or(usize::MAX).min(*budget);
+        let chunk = self.config.max_chunk.filter(|_| !self.config.whole_prompts);
+        let most = chunk.unwrap_or(usize::MAX).min(*budget);
         let num_tokens = self.sequences.remaining(slot).min(most);
+        // Who runs was let in by one step, which had room for all of them.
+        debug_assert!(!self.config.whole_prompts || num_tokens == self.sequences.num_tokens[slot]);
         self.plan(slot, num_tokens, budget);
         if !self.waiting.is_empty() {
             let tokens = self.requests[self.sequences.request[slot]]
@@ -143,6 +148,7 @@ impl Scheduler {
             draft_start: 0,
             num_scored: 0,
             num_sampled: 0,
+            num_captures: 0,
         });
     }
 }

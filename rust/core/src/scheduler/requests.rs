@@ -5,10 +5,12 @@ use std::sync::Arc;
 
 use crate::kv_cache::TokenView;
 use crate::request::{
-    Continuation, NewRequest, RequestOutput, RunRecord, SequenceOutput, Timestamps, WaitReason,
+    Captures, Continuation, NewRequest, RequestOutput, RunRecord, SequenceOutput, Timestamps,
+    WaitReason,
 };
 use inferlib_program::RequestId;
 use inferlib_program::SamplingParams;
+use inferlib_program::program::Rows;
 
 #[derive(Debug)]
 pub(super) struct Request {
@@ -29,6 +31,12 @@ pub(super) struct Request {
     pub(super) prompt_done: bool,
     /// Position of the next prompt token whose log-probability is wanted; the prompt's length when there is none.
     pub(super) next_scored: usize,
+    /// What is handed out of the forward pass over the prompt.
+    pub(super) captures: Captures,
+    /// Position of the next prompt token whose rows are handed out; the prompt's length when there is none.
+    pub(super) next_captured: usize,
+    /// Position at which the second of two texts begins; the prompt's length when there is none.
+    pub(super) second_segment: usize,
     /// Most drafted tokens of a sequence in one step.
     pub(super) max_drafts: usize,
     /// The scheduler's counts of steps that let nobody in, by reason, when it was submitted.
@@ -66,7 +74,18 @@ impl Request {
             started: false,
             prompt_done: false,
             next_scored: if scored { start } else { new.prompt.len() },
-            max_drafts: if new.speculation { max_drafts } else { 0 },
+            next_captured: if captures(&new.captures, Rows::Tokens) {
+                new.captures.start
+            } else {
+                new.prompt.len()
+            },
+            second_segment: new.second_segment.unwrap_or(new.prompt.len()),
+            // A sequence's last row is that of its last token, not of a guess.
+            max_drafts: if new.speculation && !captures(&new.captures, Rows::Sequences) {
+                max_drafts
+            } else {
+                0
+            },
             refusals: [0; WaitReason::ALL.len()],
             needs_history: params.needs_history(),
             output: RequestOutput {
@@ -74,6 +93,7 @@ impl Request {
                 sequences: (0..new.n).map(|_| sequence()).collect(),
                 prompt_logprobs: scored.then(|| Vec::with_capacity(new.prompt.len() - start)),
                 prompt_logprobs_start: start,
+                captures: vec![Vec::new(); new.captures.points.len()],
                 prompt_token_ids: new.prompt,
                 num_cached_tokens: 0,
                 num_preemptions: 0,
@@ -85,6 +105,7 @@ impl Request {
                 },
                 run: RunRecord::default(),
             },
+            captures: new.captures,
             params,
         }
     }
@@ -101,14 +122,24 @@ impl Request {
     }
 
     /// Most tokens that may come from the prefix cache when a sequence of `num_tokens` is admitted: the last one is
-    /// computed for its logits, and so is every position whose successor's log-probability is wanted.
+    /// computed for its logits, and so is every position whose successor's log-probability is wanted, or whose rows are.
     pub(super) fn max_cached_tokens(&self, num_tokens: usize) -> usize {
-        if self.next_scored < self.num_prompt_tokens() {
+        let unscored = if self.next_scored < self.num_prompt_tokens() {
             self.next_scored - 1
         } else {
             num_tokens - 1
+        };
+        if self.next_captured < self.num_prompt_tokens() {
+            unscored.min(self.next_captured)
+        } else {
+            unscored
         }
     }
+}
+
+/// Whether such rows are wanted.
+fn captures(captures: &Captures, rows: Rows) -> bool {
+    captures.points.iter().any(|point| point.rows == rows)
 }
 
 /// Requests by index; an id is the index and a generation.

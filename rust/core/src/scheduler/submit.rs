@@ -101,15 +101,24 @@ impl Scheduler {
         {
             return Err(SubmitError::InvalidDeadline);
         }
+        self.check_whole(new)?;
+        let points = &new.captures.points;
+        let in_order = points.is_sorted_by(|a, b| a.point < b.point);
+        if !points.is_empty() && (new.captures.start >= prompt_tokens || !in_order) {
+            return Err(SubmitError::InvalidCaptures);
+        }
         // The last generated token's K and V are never needed: a sequence of T tokens computes T - 1.
         let wanted = new.params.max_tokens as usize;
         let context = self.config.max_model_len - wanted.min(1).min(self.config.max_model_len);
         let capacity = self.kv.capacity();
-        let (limit, because) = if context <= capacity {
+        let (mut limit, mut because) = if context <= capacity {
             (context, PromptLimit::Context)
         } else {
             (capacity, PromptLimit::KvCache)
         };
+        if self.config.whole_prompts && self.config.max_num_batched_tokens < limit {
+            (limit, because) = (self.config.max_num_batched_tokens, PromptLimit::Step);
+        }
         if prompt_tokens > limit {
             return Err(SubmitError::PromptTooLong {
                 prompt_tokens,
@@ -136,4 +145,26 @@ impl Scheduler {
         let room = (self.config.max_model_len - prompt_tokens).min(capacity + 1 - prompt_tokens);
         Ok(wanted.min(room))
     }
+
+    /// Refuse what whole prompts cannot have.
+    fn check_whole(&self, new: &NewRequest) -> Result<(), SubmitError> {
+        let refused = [
+            ("max_tokens", new.params.max_tokens > 0),
+            ("prompt_logprobs", wants_scores(new)),
+            ("n", new.n > 1),
+            ("sequence", new.continues.is_some()),
+        ];
+        match refused.into_iter().find(|&(_, asked)| asked) {
+            Some((field, _)) if self.config.whole_prompts => {
+                Err(SubmitError::WholePrompts { field })
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Whether log-probabilities of prompt tokens are wanted.
+fn wants_scores(new: &NewRequest) -> bool {
+    new.params.prompt_logprobs.is_some()
+        && (new.params.prompt_logprobs_start.max(1) as usize) < new.prompt.len()
 }

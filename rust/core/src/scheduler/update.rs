@@ -6,6 +6,7 @@ use super::plan::Scheduled;
 use super::sequences::SequenceStatus;
 use crate::request::FinishReason;
 use inferlib_program::RequestId;
+use inferlib_program::program::Rows;
 use inferlib_program::{RowStatus, StepOutput};
 
 /// What a step brought, as parallel arrays that are valid until the next one: no object per request.
@@ -43,11 +44,11 @@ pub enum UpdateError {
     #[error("no step is in flight")]
     NoStep,
     /// The arrays have the wrong length.
-    #[error("the step has {expected} rows of logits but `{array}` holds {found}")]
+    #[error("the step needs {expected} entries but `{array}` holds {found}")]
     Length {
         /// Which array of the output.
         array: &'static str,
-        /// Rows of the batch.
+        /// Rows of logits of the batch, or its captures.
         expected: usize,
         /// As given.
         found: usize,
@@ -66,14 +67,16 @@ impl Scheduler {
         self.check_output(output)?;
         self.events.clear();
         let mut scheduled = std::mem::take(&mut self.scheduled);
-        let mut row = 0;
+        let (mut row, mut capture) = (0, 0);
         let num_seqs = scheduled.len() as u64;
         for entry in scheduled.drain(..) {
             if self.sequences.generation[entry.slot] == entry.generation {
                 self.record(&entry, num_seqs);
+                self.take_captures(&entry, &output.captures[capture..]);
                 self.advance(entry, output, row, now);
             }
             row += entry.num_rows();
+            capture += entry.num_captures;
         }
         self.scheduled = scheduled;
         self.end_overdue(now);
@@ -102,6 +105,18 @@ impl Scheduler {
                 });
             }
         }
+        let (expected, found) = (
+            self.scheduled.iter().map(|entry| entry.num_captures).sum(),
+            output.captures.len(),
+        );
+        if found != expected {
+            let array = "captures";
+            return Err(UpdateError::Length {
+                array,
+                expected,
+                found,
+            });
+        }
         if !self.wants_logprobs {
             return Ok(()); // no need to visit every request
         }
@@ -121,6 +136,36 @@ impl Scheduler {
             first += entry.num_rows();
         }
         Ok(())
+    }
+
+    /// Append the rows that were captured for a sequence's request; `rows` begins with its own.
+    fn take_captures(&mut self, entry: &Scheduled, rows: &[Vec<f32>]) {
+        if entry.num_captures == 0 {
+            return;
+        }
+        let slot = entry.slot;
+        let end = self.sequences.num_computed_tokens[slot] + entry.num_tokens;
+        let request = &mut self.requests[self.sequences.request[slot]];
+        let num_prompt_tokens = request.num_prompt_tokens();
+        let mut rows = rows.iter();
+        for (point, taken) in request
+            .captures
+            .points
+            .iter()
+            .zip(&mut request.output.captures)
+        {
+            // As `fill_captures` chose them.
+            let given = match point.rows {
+                Rows::Tokens => request.next_captured < end.min(num_prompt_tokens),
+                _ => !request.prompt_done && end == num_prompt_tokens,
+            };
+            if given && let Some(rows) = rows.next() {
+                taken.extend_from_slice(rows);
+            }
+        }
+        if request.next_captured < num_prompt_tokens {
+            request.next_captured = request.next_captured.max(end.min(num_prompt_tokens));
+        }
     }
 
     /// Account for one sequence of the step; `first_row` is its first row of logits.

@@ -531,6 +531,7 @@ fn arbitrary_config(random: &mut Random) -> SchedulerConfig {
         rows_per_pass: 1 + random.below(12),
         policy: Policy::from_name(Policy::NAMES[random.below(4)]).unwrap(),
         enable_prefix_caching: !random.one_in(5),
+        whole_prompts: false,
         max_chunk: random.one_in(3).then(|| 1 + random.below(20)),
         max_waiting: None,
         max_waiting_tokens: None,

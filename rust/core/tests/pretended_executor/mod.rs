@@ -61,6 +61,15 @@ fn logprobs(state: u64, token: i32) -> RowLogprobs {
     }
 }
 
+/// The capture points of the pretended model: a row per token, and a row per sequence.
+pub const TOKEN_POINT: u32 = 2;
+pub const SEQUENCE_POINT: u32 = 5;
+
+/// What a capture point gives of a state, `[1]`.
+fn handed_out(state: u64) -> f32 {
+    (state % (1 << 24)) as f32
+}
+
 /// K and V of one token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Entry {
@@ -107,6 +116,16 @@ impl FakeExecutor {
                 sampled,
                 &mut output,
             );
+        }
+        for captured in &batch.captures {
+            let rows = captured.start as usize..captured.end as usize;
+            output.captures.push(if captured.point == SEQUENCE_POINT {
+                let last = |sequence: usize| batch.query_start_loc[sequence + 1] as usize - 1;
+                rows.map(|sequence| handed_out(states[last(sequence)]))
+                    .collect()
+            } else {
+                rows.map(|row| handed_out(states[row])).collect()
+            });
         }
         output
     }
@@ -365,6 +384,41 @@ pub fn oracle_prompt_logprobs(request: &NewRequest) -> Option<Vec<RowLogprobs>> 
     Some(all)
 }
 
+/// The rows that a request must be given, by point.
+pub fn oracle_captures(request: &NewRequest) -> Vec<Vec<f32>> {
+    let states = request
+        .prompt
+        .iter()
+        .enumerate()
+        .scan(0, |before, (p, &token)| {
+            *before = state(*before, token, p);
+            Some(handed_out(*before))
+        });
+    let states: Vec<f32> = states.collect();
+    let first = |point: u32| {
+        if point == SEQUENCE_POINT {
+            states.len() - 1
+        } else {
+            request.captures.start
+        }
+    };
+    let points = request.captures.points.iter();
+    points
+        .map(|point| states[first(point.point)..].to_vec())
+        .collect()
+}
+
+/// No step computes the later part of a prompt, so that each is whole: that it ends in its step is an invariant of
+/// `check_integrity`.
+pub fn check_whole(batch: &Batch) {
+    for rows in batch.query_start_loc.windows(2) {
+        assert_eq!(
+            batch.positions[rows[0] as usize], 0,
+            "a part was computed before"
+        );
+    }
+}
+
 pub fn group(num_blocks: u32) -> GroupConfig {
     GroupConfig {
         num_blocks,
@@ -384,6 +438,7 @@ pub fn config() -> SchedulerConfig {
         rows_per_pass: ROWS_PER_PASS,
         policy: Policy::Fcfs,
         enable_prefix_caching: true,
+        whole_prompts: false,
         max_chunk: None,
         max_waiting: None,
         max_waiting_tokens: None,

@@ -10,14 +10,17 @@
 pub mod operations;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use inferlib_core::{
     Continuation, Events, FinishReason, NewRequest, RequestOutput, Scheduler, SchedulerConfig,
     SequenceError, SequenceId, SequenceOutput,
 };
-use inferlib_program::{Batch, RequestId};
+use inferlib_program::{Batch, RequestId, SamplingParams};
 
-use crate::pretended_executor::{FakeExecutor, oracle, oracle_prompt_logprobs};
+use crate::pretended_executor::{
+    FakeExecutor, check_whole, oracle, oracle_captures, oracle_prompt_logprobs,
+};
 use operations::{HeldChange, Operation};
 
 /// What a stop string does to a request whose seed says so: the caller ends the sequence at this token.
@@ -40,6 +43,22 @@ pub fn expected_sequences(request: &NewRequest, config: &SchedulerConfig) -> Vec
         }
     }
     sequences
+}
+
+/// The same prompt, only computed.
+fn without_output(request: NewRequest) -> NewRequest {
+    let params = SamplingParams {
+        max_tokens: 0,
+        min_tokens: 0,
+        prompt_logprobs: Some(0),
+        prompt_logprobs_start: u32::MAX,
+        ..(*request.params).clone()
+    };
+    NewRequest {
+        params: Arc::new(params),
+        n: 1,
+        ..request
+    }
 }
 
 pub struct Run {
@@ -71,6 +90,9 @@ impl Run {
 
     pub fn submit(&mut self, mut request: NewRequest) {
         request.deadline = request.deadline.map(|seconds| self.now + seconds);
+        if self.scheduler.config().whole_prompts {
+            request = without_output(request);
+        }
         if let Ok(id) = self.scheduler.submit(request.clone(), self.now) {
             self.requests.insert(id, request);
             self.living.push(id);
@@ -233,6 +255,9 @@ impl Run {
             self.scheduler.check_integrity().unwrap();
             return true;
         }
+        if limits.whole_prompts {
+            check_whole(batch);
+        }
         let output = self.executor.run(batch);
         self.scheduler.check_integrity().unwrap();
         if let Some(operation) = interruption {
@@ -318,6 +343,15 @@ impl Run {
             (Some(found), Some(expected)) if complete => assert_eq!(found, expected),
             (Some(found), Some(expected)) => assert_eq!(found, expected[..found.len()]),
             (found, expected) => assert_eq!(found.is_some(), expected.is_some()),
+        }
+        let expected = oracle_captures(request);
+        assert_eq!(output.captures.len(), expected.len());
+        for (found, expected) in output.captures.iter().zip(expected) {
+            if complete {
+                assert_eq!(found, &expected);
+            } else {
+                assert_eq!(found, &expected[..found.len()]);
+            }
         }
         let times = output.timestamps;
         let order = [

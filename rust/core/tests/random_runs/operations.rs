@@ -2,11 +2,14 @@
 
 use std::sync::Arc;
 
-use inferlib_core::{NewRequest, Policy, PrefixHash, PromptLookup, SchedulerConfig};
+use inferlib_core::{
+    CapturePoint, Captures, NewRequest, Policy, PrefixHash, PromptLookup, SchedulerConfig,
+};
 use inferlib_program::SamplingParams;
+use inferlib_program::program::Rows;
 use proptest::prelude::*;
 
-use crate::pretended_executor::{config, group, prompt};
+use crate::pretended_executor::{SEQUENCE_POINT, TOKEN_POINT, config, group, prompt};
 
 #[derive(Clone, Debug)]
 pub enum Operation {
@@ -108,10 +111,13 @@ pub fn arbitrary_request() -> impl Strategy<Value = NewRequest> {
         (
             prop::option::weighted(0.7, prop_oneof![Just("x".to_owned()), Just("y".to_owned())]),
             prop::option::weighted(0.2, 0..40_u32),
+            prop::option::weighted(0.25, (0..60_usize, 1..4_u8)),
         ),
     )
         .prop_map(
             |(prompt, params, (n, seed), cache_salt, priority, speculation, whose)| NewRequest {
+                captures: captures(whose.2, prompt.len()),
+                second_segment: None,
                 prompt,
                 params: Arc::new(params),
                 n,
@@ -124,6 +130,24 @@ pub fn arbitrary_request() -> impl Strategy<Value = NewRequest> {
                 continues: None,
             },
         )
+}
+
+/// Some of both points, from some token of the prompt on.
+fn captures(wanted: Option<(usize, u8)>, prompt_len: usize) -> Captures {
+    let Some((start, which)) = wanted else {
+        return Captures::default();
+    };
+    let points = [
+        (1, TOKEN_POINT, Rows::Tokens),
+        (2, SEQUENCE_POINT, Rows::Sequences),
+    ];
+    let wanted = points.into_iter().filter(|&(bit, ..)| which & bit != 0);
+    Captures {
+        points: wanted
+            .map(|(_, point, rows)| CapturePoint { point, rows })
+            .collect(),
+        start: start % prompt_len.max(1),
+    }
 }
 
 pub fn arbitrary_held_change() -> impl Strategy<Value = HeldChange> {
@@ -196,7 +220,11 @@ pub fn arbitrary_config() -> impl Strategy<Value = SchedulerConfig> {
         any::<bool>(),
         prop::option::of(1..20_usize),
         prop_oneof![Just(128_u32), Just(4), Just(1)],
-        (arbitrary_speculation(), 1..14_usize),
+        (
+            arbitrary_speculation(),
+            1..14_usize,
+            prop::bool::weighted(0.15),
+        ),
         arbitrary_policy(),
     )
         .prop_map(
@@ -219,6 +247,7 @@ pub fn arbitrary_config() -> impl Strategy<Value = SchedulerConfig> {
                     rows_per_pass: drafts.1,
                     policy,
                     enable_prefix_caching: caching,
+                    whole_prompts: drafts.2,
                     max_chunk,
                     prefix_hash: PrefixHash {
                         bits,

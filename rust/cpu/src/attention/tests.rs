@@ -22,6 +22,7 @@ struct Layout {
     window: Option<usize>,
     softcap: Option<f32>,
     sinks: bool,
+    bidirectional: bool,
 }
 
 const fn heads(num_heads: usize, num_kv_heads: usize, k_dim: usize, v_dim: usize) -> Layout {
@@ -33,6 +34,7 @@ const fn heads(num_heads: usize, num_kv_heads: usize, k_dim: usize, v_dim: usize
         window: None,
         softcap: None,
         sinks: false,
+        bidirectional: false,
     }
 }
 
@@ -106,6 +108,7 @@ impl World {
             k_head_dim: heads.k_dim,
             v_head_dim: heads.v_dim,
             window: heads.window,
+            bidirectional: heads.bidirectional,
         };
         let cache = GroupCache::new(&group, num_blocks, dtype).expect("memory");
         let world = Self {
@@ -179,6 +182,7 @@ impl World {
             per_head: heads.num_heads / heads.num_kv_heads,
             v_head_dim: heads.v_dim,
             window: heads.window,
+            bidirectional: heads.bidirectional,
         };
         let (mut units, mut merges) = (Vec::new(), Vec::new());
         let used = cut(
@@ -206,6 +210,7 @@ impl World {
             softcap: heads.softcap,
             sinks: heads.sinks.then_some(&sinks),
             window: heads.window,
+            bidirectional: heads.bidirectional,
             cache: self.cache.layer(1),
             positions: &batch.positions,
             block_tables: &group.block_tables,
@@ -249,10 +254,15 @@ impl World {
         let heads = self.heads;
         let scale = 1.0 / f64::from(u32::try_from(heads.k_dim).expect("small")).sqrt();
         let first = first_seen(position, heads.window);
-        let k: Vec<_> = (first..=position)
+        let last = if heads.bidirectional {
+            self.k[sequence].len() - 1
+        } else {
+            position
+        };
+        let k: Vec<_> = (first..=last)
             .map(|p| self.rounded(&self.k[sequence][p], heads.k_dim))
             .collect();
-        let v: Vec<_> = (first..=position)
+        let v: Vec<_> = (first..=last)
             .map(|p| self.rounded(&self.v[sequence][p], heads.v_dim))
             .collect();
         let mut out = Vec::new();
@@ -463,6 +473,41 @@ fn chunks_batches_and_cuts_do_not_matter() {
     }
 }
 
+/// Rows that see all of their sequence, also what this very step computes behind them.
+#[test]
+fn whole_sequences_are_seen_from_every_row_alone_and_in_any_batch() {
+    let lengths = [1, 2, 17, 128, 129, 300];
+    for dtype in KvDtype::ALL {
+        for heads in [
+            heads(12, 12, 32, 32),
+            heads(4, 2, 64, 64),
+            heads(3, 1, 33, 17),
+        ] {
+            let heads = Layout {
+                bidirectional: true,
+                ..heads
+            };
+            let world = World::new(heads, dtype, &lengths);
+            let alone: Vec<_> = (0..lengths.len())
+                .map(|s| {
+                    let out = world.step(Tier::Scalar, 1, &[(s, 0, lengths[s])]);
+                    let error = world.error(s, 0, &out);
+                    assert!(error < tolerance(dtype), "{dtype:?} {heads:?} {s}: {error}");
+                    bits(&out)
+                })
+                .collect();
+            for tier in Tier::available() {
+                for (threads, order) in [(1, [0, 1, 2, 3, 4, 5]), (16, [5, 3, 1, 0, 4, 2])] {
+                    let pieces = order.map(|s| (s, 0, lengths[s]));
+                    let together = bits(&world.step(tier, threads, &pieces));
+                    let want: Vec<_> = order.iter().flat_map(|&s| alone[s].clone()).collect();
+                    assert!(together == want, "{tier:?} {dtype:?} {heads:?} {threads}");
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn a_later_tokens_nan_reaches_nobody_before_it_and_everybody_after() {
     for tier in Tier::available() {
@@ -507,7 +552,9 @@ proptest! {
         num_kv_heads in 1_usize..5,
         window in prop::option::of(1_usize..700),
         threads in 1_usize..40,
+        bidirectional in any::<bool>(),
     ) {
+        let window = window.filter(|_| !bidirectional);
         let id = |n: usize| i32::try_from(n).expect("small");
         let mut batch = Batch { query_start_loc: vec![0], ..Batch::default() };
         let mut tables = vec![0];
@@ -518,7 +565,7 @@ proptest! {
             batch.seq_lens.push(id(first + rows));
             tables.push(tables[tables.len() - 1] + id((first + rows).div_ceil(BLOCK_SIZE)));
         }
-        let shape = Shape { num_kv_heads, per_head, v_head_dim: 64, window };
+        let shape = Shape { num_kv_heads, per_head, v_head_dim: 64, window, bidirectional };
         let (mut units, mut merges) = (Vec::new(), Vec::new());
         let used = cut(shape, &batch, &tables, threads, &mut units, &mut merges);
         let mut partials = vec![0; used];
@@ -540,7 +587,13 @@ proptest! {
         prop_assert_eq!(merges.iter().map(|merge| merge.count).sum::<usize>(), used);
         for (row, &position) in batch.positions.iter().enumerate() {
             let position = usize::try_from(position).expect("a position");
-            let sees = first_seen(position, window) / TILE..position / TILE + 1;
+            let sequence = batch.query_start_loc.partition_point(|&start| start <= id(row)) - 1;
+            let last = if bidirectional {
+                usize::try_from(batch.seq_lens[sequence]).expect("a length") - 1
+            } else {
+                position
+            };
+            let sees = first_seen(position, window) / TILE..last / TILE + 1;
             for head in 0..num_kv_heads {
                 for tile in sees.clone() {
                     prop_assert_eq!(done[(row * num_kv_heads + head) * tiles + tile], 1);

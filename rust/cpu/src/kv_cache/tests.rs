@@ -15,6 +15,7 @@ fn group(k_head_dim: usize, v_head_dim: usize) -> KvGroup {
         k_head_dim,
         v_head_dim,
         window: None,
+        bidirectional: false,
     }
 }
 
@@ -161,6 +162,7 @@ fn bytes_per_block_are_the_types_own() {
         k_head_dim: 64,
         v_head_dim: 64,
         window: None,
+        bidirectional: false,
     };
     let bytes = |dtype| GroupCache::bytes_per_block(&group, dtype) / BLOCK_SIZE;
     assert_eq!(bytes(KvDtype::F32), 30 * 3 * 128 * 4);

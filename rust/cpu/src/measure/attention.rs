@@ -57,6 +57,7 @@ impl Attention {
             k_head_dim: shape.head_dim,
             v_head_dim: shape.head_dim,
             window: shape.window,
+            bidirectional: false,
         };
         let buffer = |name: &str, width| Buffer {
             name: name.to_owned(),

@@ -1,5 +1,7 @@
 //! Row-local ops: what a phase of rows, or the tail of another phase, does to each row.
 
+use inferlib_program::program::PooledRow;
+
 use crate::activations::TILE_SIZES;
 use crate::phases::Share;
 use crate::plan::{RowOp, Step};
@@ -99,6 +101,15 @@ impl Run<'_> {
                         matrix.row(position, to);
                     }
                 }
+                RowOp::SegmentEmbedding { weight, out } => {
+                    let width = self.buffer(out).width;
+                    if let Some(matrix) = executor.matrix(weight) {
+                        // None means that all are of the first text.
+                        let segment = self.batch.segment_ids.get(row).copied().unwrap_or(0);
+                        let to = std::slice::from_raw_parts_mut(self.row(out, row), width);
+                        matrix.row(segment.unsigned_abs() as usize, to);
+                    }
+                }
                 RowOp::LayerNorm {
                     x,
                     weight,
@@ -187,6 +198,26 @@ impl Run<'_> {
                 RowOp::Gather { x, out } => {
                     let from = self.row(x, self.batch.logits_indices[row].unsigned_abs() as usize);
                     std::ptr::copy_nonoverlapping(from, self.row(out, row), self.buffer(out).width);
+                }
+                RowOp::Pool {
+                    x,
+                    row: pooled,
+                    out,
+                } => {
+                    let start = |sequence: usize| {
+                        self.batch.query_start_loc[sequence].unsigned_abs() as usize
+                    };
+                    let from = match pooled {
+                        PooledRow::First => start(row),
+                        PooledRow::Last => start(row + 1) - 1,
+                    };
+                    let from = self.row(x, from);
+                    std::ptr::copy_nonoverlapping(from, self.row(out, row), self.buffer(out).width);
+                }
+                RowOp::Capture { point, x } => {
+                    if let Some(Some(to)) = self.captured.get(point).map(|rows| rows.row(row)) {
+                        std::ptr::copy_nonoverlapping(self.row(x, row), to, self.buffer(x).width);
+                    }
                 }
                 RowOp::Pack { x, need } => {
                     (kernels.pack_row)(

@@ -1,0 +1,249 @@
+//! Rows that are handed out of the forward pass, and prompts that are whole steps.
+
+#![allow(clippy::unwrap_used, clippy::allow_attributes, reason = "tests")]
+
+mod pretended_executor;
+
+use std::sync::Arc;
+
+use inferlib_core::{
+    CapturePoint, Captures, NewRequest, PromptLimit, Scheduler, SchedulerConfig, SubmitError,
+    UpdateError,
+};
+use inferlib_program::program::Rows;
+use inferlib_program::{SamplingParams, StepOutput};
+use pretended_executor::{
+    FakeExecutor, SEQUENCE_POINT, TOKEN_POINT, config, group, oracle_captures, prompt,
+};
+
+fn points(points: &[(u32, Rows)]) -> Vec<CapturePoint> {
+    let point = |&(point, rows)| CapturePoint { point, rows };
+    points.iter().map(point).collect()
+}
+
+/// Only computed; of every token from `start` on, and of the sequence.
+fn request(prompt: Vec<i32>, start: usize) -> NewRequest {
+    let params = SamplingParams {
+        max_tokens: 0,
+        prompt_logprobs: Some(0),
+        prompt_logprobs_start: u32::MAX,
+        ..SamplingParams::default()
+    };
+    NewRequest {
+        captures: Captures {
+            points: points(&[
+                (TOKEN_POINT, Rows::Tokens),
+                (SEQUENCE_POINT, Rows::Sequences),
+            ]),
+            start,
+        },
+        ..NewRequest::new(prompt, Arc::new(params))
+    }
+}
+
+fn whole() -> SchedulerConfig {
+    SchedulerConfig {
+        whole_prompts: true,
+        ..config()
+    }
+}
+
+/// Run all that there is; tokens per sequence of each step.
+fn drain(scheduler: &mut Scheduler, executor: &mut FakeExecutor) -> Vec<Vec<i32>> {
+    let mut steps = Vec::new();
+    while let Some(batch) = scheduler.schedule(0.0) {
+        let rows = batch.query_start_loc.windows(2);
+        steps.push(rows.map(|pair| pair[1] - pair[0]).collect());
+        let output = executor.run(batch);
+        scheduler.check_integrity().unwrap();
+        scheduler.update(&output, 0.0).unwrap();
+        scheduler.check_integrity().unwrap();
+    }
+    steps
+}
+
+#[test]
+fn a_cache_hit_stops_where_rows_are_wanted() {
+    let config = config();
+    let mut executor = FakeExecutor::new(&config.groups);
+    let mut scheduler = Scheduler::new(config).unwrap();
+    for (start, cached) in [(0, 0), (0, 0), (40, 32), (99, 96), (16, 16)] {
+        let new = request(prompt(1, 100), start);
+        let id = scheduler.submit(new.clone(), 0.0).unwrap();
+        drain(&mut scheduler, &mut executor);
+        let output = scheduler.take(id).unwrap();
+        assert_eq!(output.num_cached_tokens, cached, "start {start}");
+        assert_eq!(output.captures, oracle_captures(&new), "start {start}");
+    }
+}
+
+#[test]
+fn rows_are_collected_over_chunks() {
+    let config = SchedulerConfig {
+        max_num_batched_tokens: 7,
+        ..config()
+    };
+    let mut executor = FakeExecutor::new(&config.groups);
+    let mut scheduler = Scheduler::new(config).unwrap();
+    let new = request(prompt(1, 50), 3);
+    let id = scheduler.submit(new.clone(), 0.0).unwrap();
+    assert_eq!(drain(&mut scheduler, &mut executor).len(), 8);
+    assert_eq!(scheduler.take(id).unwrap().captures, oracle_captures(&new));
+}
+
+#[test]
+fn a_result_without_the_rows_is_refused() {
+    let config = config();
+    let mut executor = FakeExecutor::new(&config.groups);
+    let mut scheduler = Scheduler::new(config).unwrap();
+    scheduler.submit(request(prompt(1, 20), 0), 0.0).unwrap();
+    let output = executor.run(scheduler.schedule(0.0).unwrap());
+    let short = StepOutput {
+        captures: output.captures[1..].to_vec(),
+        ..output.clone()
+    };
+    assert_eq!(
+        scheduler.update(&short, 0.0).unwrap_err(),
+        UpdateError::Length {
+            array: "captures",
+            expected: 2,
+            found: 1
+        }
+    );
+    scheduler.update(&output, 0.0).unwrap();
+}
+
+#[test]
+fn captures_that_cannot_be_are_refused() {
+    let mut scheduler = Scheduler::new(config()).unwrap();
+    let mut twice = request(prompt(1, 20), 0);
+    twice.captures.points = points(&[(TOKEN_POINT, Rows::Tokens), (TOKEN_POINT, Rows::Tokens)]);
+    for new in [request(prompt(1, 20), 20), twice] {
+        assert_eq!(
+            scheduler.submit(new, 0.0).unwrap_err(),
+            SubmitError::InvalidCaptures
+        );
+    }
+}
+
+#[test]
+fn whole_prompts_fill_steps_and_are_never_cut() {
+    let config = SchedulerConfig {
+        max_chunk: Some(5),
+        ..whole()
+    };
+    let mut executor = FakeExecutor::new(&config.groups);
+    let mut scheduler = Scheduler::new(config).unwrap();
+    let requests: Vec<_> = [30, 30, 10, 64, 1, 1]
+        .into_iter()
+        .map(|length| request(prompt(1, length), 0))
+        .collect();
+    let ids: Vec<_> = requests
+        .iter()
+        .map(|new| scheduler.submit(new.clone(), 0.0).unwrap())
+        .collect();
+    let steps = drain(&mut scheduler, &mut executor);
+    assert_eq!(steps, [vec![30, 30], vec![10], vec![64], vec![1, 1]]);
+    for (id, new) in ids.into_iter().zip(requests) {
+        let output = scheduler.take(id).unwrap();
+        assert_eq!(output.num_cached_tokens, 0);
+        assert_eq!(output.captures, oracle_captures(&new));
+    }
+    let stats = scheduler.stats();
+    assert!(stats.groups.iter().all(|g| g.num_free == g.num_blocks));
+}
+
+#[test]
+fn whole_prompts_use_all_blocks() {
+    // 4 blocks: two prompts of 2 blocks each run together, though none is left for them to grow.
+    let config = SchedulerConfig {
+        groups: vec![group(4)],
+        ..whole()
+    };
+    let mut executor = FakeExecutor::new(&config.groups);
+    let mut scheduler = Scheduler::new(config).unwrap();
+    for _ in 0..3 {
+        scheduler.submit(request(prompt(1, 20), 0), 0.0).unwrap();
+    }
+    let steps = drain(&mut scheduler, &mut executor);
+    assert_eq!(steps, [vec![20, 20], vec![20]]);
+}
+
+#[test]
+fn a_discarded_step_of_whole_prompts_is_planned_again() {
+    let config = whole();
+    let mut executor = FakeExecutor::new(&config.groups);
+    let mut scheduler = Scheduler::new(config).unwrap();
+    let new = request(prompt(1, 40), 0);
+    let id = scheduler.submit(new.clone(), 0.0).unwrap();
+    scheduler.submit(request(prompt(2, 20), 0), 0.0).unwrap();
+    executor.interrupt(scheduler.schedule(0.0).unwrap());
+    scheduler.discard_step();
+    scheduler.check_integrity().unwrap();
+    scheduler.submit(request(prompt(3, 20), 0), 0.0).unwrap();
+    let steps = drain(&mut scheduler, &mut executor);
+    assert_eq!(steps, [vec![40, 20], vec![20]]);
+    assert_eq!(scheduler.take(id).unwrap().captures, oracle_captures(&new));
+}
+
+#[test]
+fn what_whole_prompts_cannot_have_is_refused_by_name() {
+    let mut scheduler = Scheduler::new(whole()).unwrap();
+    let held = scheduler.open_sequence(None);
+    let new = |change: &dyn Fn(&mut NewRequest, &mut SamplingParams)| {
+        let mut new = request(prompt(1, 20), 0);
+        let mut params = (*new.params).clone();
+        change(&mut new, &mut params);
+        new.params = Arc::new(params);
+        new
+    };
+    let continues = inferlib_core::Continuation {
+        sequence: held,
+        keep: false,
+    };
+    for (field, new) in [
+        ("max_tokens", new(&|_, params| params.max_tokens = 1)),
+        (
+            "prompt_logprobs",
+            new(&|_, params| params.prompt_logprobs_start = 19),
+        ),
+        ("n", new(&|new, _| new.n = 2)),
+        ("sequence", new(&|new, _| new.continues = Some(continues))),
+    ] {
+        assert_eq!(
+            scheduler.submit(new, 0.0).unwrap_err(),
+            SubmitError::WholePrompts { field }
+        );
+    }
+    assert_eq!(
+        scheduler
+            .submit(request(prompt(1, 65), 0), 0.0)
+            .unwrap_err(),
+        SubmitError::PromptTooLong {
+            prompt_tokens: 65,
+            limit: 64,
+            because: PromptLimit::Step
+        }
+    );
+}
+
+#[test]
+fn second_texts_are_marked() {
+    let config = whole();
+    let mut executor = FakeExecutor::new(&config.groups);
+    let mut scheduler = Scheduler::new(config).unwrap();
+    let of = |second_segment| NewRequest {
+        second_segment,
+        ..request(prompt(1, 4), 0)
+    };
+    for second in [None, Some(3), None, Some(9)] {
+        scheduler.submit(of(second), 0.0).unwrap();
+    }
+    let batch = scheduler.schedule(0.0).unwrap();
+    let expected = [0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0];
+    assert_eq!(batch.segment_ids, expected);
+    let output = executor.run(batch);
+    scheduler.update(&output, 0.0).unwrap();
+    scheduler.submit(of(None), 0.0).unwrap();
+    assert!(scheduler.schedule(0.0).unwrap().segment_ids.is_empty());
+}
