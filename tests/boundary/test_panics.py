@@ -35,7 +35,7 @@ def test_what_a_library_panics_about_is_a_typed_error_and_writes_nothing():
         import inferlib
         from inferlib.testing import byte_tokenizer_files
         good = json.loads(byte_tokenizer_files()[0])
-        for decoder in ({"type": "Nothing"}, {"type": "ByteLeve", "add_prefix_space": False}):
+        for decoder in ({"type": "Nothing"}, {"type": "Byte", "add_prefix_space": False}):
             try:
                 inferlib.Tokenizer.from_json(json.dumps(good | {"decoder": decoder}).encode())
             except inferlib.ModelFormatError as error:
