@@ -136,8 +136,8 @@ CODE = {
             ]
             for thread in threads:
                 thread.start()
-            threading.Timer(0.002 * (turn % 10), signal.raise_signal, [signal.SIGINT]).start()
             try:
+                threading.Timer(0.002 * (turn % 10), signal.raise_signal, [signal.SIGINT]).start()
                 model.generate("x", max_tokens=400_000, ignore_eos=True)
             except KeyboardInterrupt:
                 pass
