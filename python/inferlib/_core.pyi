@@ -240,6 +240,11 @@ class CpuExecutor:
         """
         Give a vector, `[width]` float32.
         """
+    def plant_panic(self, /, *, in_caller: bool = False) -> None:
+        """
+        Let the next step panic, in every worker or, with `in_caller`, outside of them: `inferlib.testing` shows with it
+        that a bug ends neither the process nor the model.
+        """
     def residency(self, /) -> "dict[str, int]":
         """
         How the weights of `load_matrices` lie in memory now, as a plain dict; empty where the system does not tell.

@@ -6,9 +6,10 @@ import collections
 import threading
 
 from . import _core
-from .errors import RequestError
+from .errors import GrammarError, RequestError
 from .sampling_params import STRUCTURES, SamplingParams
 
+MAX_MESSAGE = 400
 MAX_KEPT = 64
 """Compiled descriptions that are kept for further requests; the least recently used one goes."""
 
@@ -55,12 +56,20 @@ class GrammarCompiler:
                 self._grammars = _core.Grammars(
                     self._tokenizer, list(self._eos_token_ids), self._vocab_size
                 )
-        grammar = _compile(self._grammars, params)  # may take long: nobody else waits for it
+        try:
+            grammar = _compile(self._grammars, params)  # may take long: nobody else waits for it
+        except GrammarError as error:  # it may hold the whole description
+            error.args = tuple(_shortened(str(arg)) for arg in error.args)
+            raise
         with self._lock:
             self._kept[key] = grammar
             if len(self._kept) > MAX_KEPT:
                 self._kept.popitem(last=False)
         return grammar
+
+
+def _shortened(message: str) -> str:
+    return message if len(message) <= MAX_MESSAGE else f"{message[:MAX_MESSAGE]}…"
 
 
 def _compile(grammars: _core.Grammars, params: SamplingParams) -> _core.Grammar:

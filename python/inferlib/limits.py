@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
-from .errors import RequestError
+from .errors import GrammarError, RequestError
 from .sampling_params import (
     MAX_BAD_WORDS,
     MAX_CHOICES,
@@ -73,6 +73,7 @@ class Limits:
 
         Raises:
             RequestError: One does; ``field`` names it.
+        GrammarError: The description of structured output is too long.
         """
         counts = {
             "n": params.n,
@@ -90,9 +91,8 @@ class Limits:
                 schema = params.output_schema
                 texts = [schema.json] if name == "schema" and schema is not None else value
                 texts = [texts] if isinstance(texts, str) else texts
-                _check(
-                    name, sum(len(text.encode()) for text in texts), self.structure_bytes, "bytes"
-                )
+                num_bytes = sum(len(text.encode()) for text in texts)
+                _check(name, num_bytes, self.structure_bytes, "bytes", GrammarError)
 
     def check_prompt(self, text: str) -> None:
         """Refuse a prompt that is too long to be tokenized.
@@ -109,10 +109,16 @@ AS_FAR_AS_ANY = Limits()
 """The defaults."""
 
 
-def _check(name: str, count: int, limit: int, unit: str = "") -> None:
+def _check(
+    name: str,
+    count: int,
+    limit: int,
+    unit: str = "",
+    error: type[RequestError] = RequestError,
+) -> None:
     if count > limit:
         of = f" {unit}" if unit else ""
-        raise RequestError(
+        raise error(
             f"{name} asks for {count:,}{of}, but this model was loaded with a limit of {limit:,}",
             field=name,
         )

@@ -41,3 +41,71 @@ def test_a_vendored_copy_works_beside_the_installed_one(tmp_path):
         assert {{"inferlib", "someframework._vendor.inferlib"}} <= names, names
         """
     )
+
+
+def test_two_vendored_copies_of_different_versions_work_in_one_process(tmp_path):
+    """The other one has another version, other arithmetic and a call that this one has not."""
+    ignored = shutil.ignore_patterns("__pycache__")
+    for framework in ("first", "second"):
+        vendor = tmp_path / framework / "_vendor"
+        shutil.copytree(PACKAGE, vendor / "inferlib", ignore=ignored)
+        for folder in (vendor, vendor.parent):
+            (folder / "__init__.py").write_text("")
+    copy = tmp_path / "second" / "_vendor" / "inferlib"
+    change(copy / "__init__.py", "__version__ = _core.__version__", '__version__ = "99.1"')
+    change(copy / "origin.py", "ARITHMETIC_VERSION = ", "ARITHMETIC_VERSION = 1000 + ")
+    change(
+        copy / "model_core.py",
+        "    def close(self)",
+        "    shut = lambda self: self.close()\n\n    def close(self)",
+    )
+    change(copy / "errors.py", 'code = "sequence_mismatch"', 'code = "another_version"')
+    run(
+        f"""
+        import importlib, pathlib, sys, threading
+        sys.path.insert(0, {str(tmp_path)!r})
+        from first._vendor import inferlib as first
+        from second._vendor import inferlib as second
+        for package in (first, second):
+            importlib.import_module(f"{{package.__name__}}.testing")
+
+        assert "inferlib" not in sys.modules
+        assert first.__version__ != second.__version__ == "99.1"
+        options = dict(max_tokens=20, temperature=0, ignore_eos=True)
+        one, other = first.testing.tiny_model(threads=2), second.testing.tiny_model(threads=2)
+        assert not hasattr(one, "shut")
+        expected = one.generate("x", **options).token_ids
+        answers = []
+        threads = [
+            threading.Thread(
+                target=lambda model=model: answers.append(model.generate("x", **options).token_ids)
+            )
+            for model in (one, other) * 4
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert answers == [expected] * 8
+
+        path = pathlib.Path({str(tmp_path)!r}) / "sequence"
+        one.prefill("Once").save(path)
+        one.load_sequence(path).close()
+        try:
+            other.load_sequence(path)
+        except second.SequenceMismatchError as error:
+            assert not isinstance(error, first.InferlibError)
+            assert (error.code, error.field) == ("another_version", "arithmetic")
+        else:
+            raise AssertionError("the other version read it")
+        other.shut()
+        assert one.generate("x", **options).token_ids == expected
+        one.close()
+        """
+    )
+
+
+def change(path, old, new):
+    text = path.read_text(encoding="utf8")
+    assert old in text
+    path.write_text(text.replace(old, new, 1), encoding="utf8")

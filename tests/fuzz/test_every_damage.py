@@ -112,7 +112,7 @@ def config_of(folder: Path) -> Callable[[bytes], None]:
 
 def parse_tokenizer(data: bytes) -> None:
     made = _core.Tokenizer.from_json(data)
-    made.decode(made.encode("ab ba<s>"))
+    made.decode(made.encode("ab aab<s>"))
 
 
 def parse_template(data: bytes) -> None:

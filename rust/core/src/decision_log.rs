@@ -15,9 +15,13 @@
 //! every other one a call. Off, it costs a branch per call; on, a few bytes per row, and a write
 //! per call.
 
+#[cfg_attr(not(test), deny(clippy::expect_used, clippy::unwrap_used))]
 mod codec;
+#[cfg_attr(not(test), deny(clippy::expect_used, clippy::unwrap_used))]
 mod config;
+#[cfg_attr(not(test), deny(clippy::expect_used, clippy::unwrap_used))]
 mod records;
+#[cfg_attr(not(test), deny(clippy::expect_used, clippy::unwrap_used))]
 mod replay;
 #[cfg(test)]
 mod tests;

@@ -1,6 +1,7 @@
 //! The executor: packed weights, KV cache, workspaces and threads of one model.
 
 use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -64,6 +65,15 @@ pub struct Options {
     pub num_blocks: Vec<usize>,
 }
 
+/// Where a panic is planted for tests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PlantedPanic {
+    /// In every worker that takes part in the step.
+    Workers,
+    /// On the calling thread, outside of the workers' job.
+    Caller,
+}
+
 /// One part of a weight: a tensor's rows, stacked below those of the part before.
 #[derive(Clone, Copy, Debug)]
 pub struct Part<'a> {
@@ -104,6 +114,7 @@ pub struct CpuExecutor {
     /// What the loaded matrices lie in.
     images: Vec<Arc<Mapping>>,
     workspace: Option<Workspace>,
+    planted_panic: Option<PlantedPanic>,
 }
 
 impl CpuExecutor {
@@ -170,6 +181,7 @@ impl CpuExecutor {
             arena: Arena::default(),
             images: Vec::new(),
             workspace: None,
+            planted_panic: None,
             program,
         })
     }
@@ -346,9 +358,23 @@ impl CpuExecutor {
                 names: "seal() was not called".to_owned(),
             });
         };
-        let result = run_step(self, &mut workspace, batch);
+        let planted = self.planted_panic.take();
+        // A panic outside of the workers must not take the buffers with it: the next step needs them.
+        let result = catch_unwind(AssertUnwindSafe(|| {
+            match planted {
+                Some(PlantedPanic::Workers) => self.pool.run(&|_| panic!("planted in a worker"))?,
+                Some(PlantedPanic::Caller) => panic!("planted in the caller"),
+                None => {}
+            }
+            run_step(self, &mut workspace, batch)
+        }));
         self.workspace = Some(workspace);
-        result
+        result.unwrap_or_else(|panic| resume_unwind(panic))
+    }
+
+    /// Let the next step panic: tests of what becomes of a bug.
+    pub fn plant_panic(&mut self, place: PlantedPanic) {
+        self.planted_panic = Some(place);
     }
 
     /// Raise the flag that ends the running step before its next phase; lowered by the next `run`.

@@ -15,6 +15,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyDict;
 
+use crate::boundary::{silence_panics, with_place};
 use crate::decision_log;
 
 /// Name → class, handed over by `inferlib/__init__.py`.
@@ -26,6 +27,7 @@ static CLASSES: PyOnceLock<Py<PyDict>> = PyOnceLock::new();
 pub(crate) fn set_error_classes(py: Python<'_>, classes: Bound<'_, PyDict>) {
     // A second import of the same module hands over the same classes.
     let _ = CLASSES.set(py, classes.unbind());
+    silence_panics();
 }
 
 /// Every error that crosses the boundary.
@@ -184,7 +186,9 @@ fn describe_cpu(error: &CpuError) -> PyError {
             with_path(PyError::new("ModelFormatError", &message), Path::new(path))
                 .with_text("hint", "load it again once it is complete")
         }
-        CpuError::Batch { .. } | CpuError::Panic { .. } => PyError::new("InternalError", message)
+        CpuError::Panic { .. } => PyError::new("InternalError", with_place(&message))
+            .with_text("hint", "this is a bug; please report it"),
+        CpuError::Batch { .. } => PyError::new("InternalError", message)
             .with_text("hint", "this is a bug; please report it"),
         CpuError::Aborted => PyError::new("ExecutorError", message),
         CpuError::Closed => PyError::new("ClosedError", message),

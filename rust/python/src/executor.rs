@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use inferlib_cpu::{
-    CpuError, CpuExecutor, KvDtype, MatrixSource, Options, Part, Precision, Tier, WeightLoader,
-    WeightMemory, WeightsOrigin,
+    CpuError, CpuExecutor, KvDtype, MatrixSource, Options, Part, PlantedPanic, Precision, Tier,
+    WeightLoader, WeightMemory, WeightsOrigin,
 };
 use inferlib_weights::{Dtype, Tensor};
 use numpy::PyReadonlyArray1;
@@ -260,6 +260,21 @@ impl PyCpuExecutor {
             result => result.map(Some),
         })?;
         Ok(output.map(PyStepOutput::from_output))
+    }
+
+    /// Let the next step panic, in every worker or, with `in_caller`, outside of them: `inferlib.testing` shows with it
+    /// that a bug ends neither the process nor the model.
+    #[pyo3(signature = (*, in_caller = false))]
+    fn plant_panic(&self, py: Python<'_>, in_caller: bool) -> PyResult<()> {
+        let place = if in_caller {
+            PlantedPanic::Caller
+        } else {
+            PlantedPanic::Workers
+        };
+        self.with(py, |executor| {
+            executor.plant_panic(place);
+            Ok(())
+        })
     }
 
     /// End the running step at its next barrier, from any thread.

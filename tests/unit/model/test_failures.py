@@ -83,3 +83,29 @@ class TestFailures:
         assert len(model.scheduler.requests) == 1
         assert handle.result().text == text_of("other", 30)
         assert_idle(model)
+
+    @pytest.mark.parametrize("place", ["schedule", "update"])
+    def test_a_scheduler_that_panicked_leaves_nobody_waiting(self, model, place):
+        """Its lock is poisoned: it answers every call with an error from then on."""
+
+        def refuse(*_, **__):
+            raise InternalError("the scheduler failed in an earlier call")
+
+        def panic(*_, **__):
+            for name in ("schedule", "update", "discard_step", "cancel", "take", "submit"):
+                setattr(model.scheduler, name, refuse)
+            raise InternalError("a panic")
+
+        handle = model.submit("other")
+        setattr(model.scheduler, place, panic)
+
+        async def ask():
+            return await asyncio.gather(
+                model.agenerate("x"), model.agenerate("y"), return_exceptions=True
+            )
+
+        assert [type(error) for error in asyncio.run(ask())] == [InternalError] * 2
+        for call in (handle.result, lambda: model.generate("x"), lambda: next(model.stream("x"))):
+            with pytest.raises(InternalError):
+                call()
+        model.close()

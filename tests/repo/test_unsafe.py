@@ -1,0 +1,30 @@
+"""``unsafe`` is where the design says, and nowhere else."""
+
+from __future__ import annotations
+
+import pytest
+from tests.repo.unsafe_count import RUST, Count, count_in, counts
+
+
+def test_it_is_in_the_kernels_and_where_files_are_mapped():
+    elsewhere = {path for path in counts() if not path.startswith("cpu/")}
+    assert elsewhere == {"weights/src/mapping.rs", "python/src/weights.rs"}
+
+
+@pytest.mark.parametrize("crate", ["core", "text", "program"])
+def test_crates_without_it_forbid_it(crate):
+    assert "#![forbid(unsafe_code)]" in (RUST / crate / "src" / "lib.rs").read_text("utf8")
+
+
+def test_the_count_sees_code_only():
+    source = """
+    // unsafe { no }
+    const A: &str = "unsafe { no }"; const B: char = '{';
+    unsafe fn f() { unsafe {
+        g();
+    } }
+    unsafe impl Send for A {}
+    #[cfg(test)]
+    mod tests { fn t() { unsafe { g() } } }
+    """
+    assert count_in(source) == Count(blocks=1, lines=3, functions=1, others=1)
