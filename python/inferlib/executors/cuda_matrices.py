@@ -15,13 +15,9 @@ import numpy as np
 
 from ..errors import ModelFormatError, UnsupportedModelError
 from .cuda_files import files_of_layout
-from .cuda_weights import (
-    PAIR_COLUMNS,
-    QuantizedMatrix,
-    pack_experts,
-    pack_float,
-    pack_quantized,
-)
+from .cuda_parts import is_float, pack, rows_of, runs, shape_of, to_bfloat16
+from .cuda_weights import FUSED_LAYOUTS, PAIR_COLUMNS
+from .fp8_weights import Fp8Matrix, refuse_no_numbers
 from .gguf_blocks import READABLE, read_blocks
 
 if TYPE_CHECKING:
@@ -32,12 +28,14 @@ if TYPE_CHECKING:
 
     from .._core import Program, Weights
     from ..devices import Device, DeviceArray
+    from .cuda_parts import Part
+    from .fp8_weights import Fp8
 
-    Part: TypeAlias = "NDArray[Any] | QuantizedMatrix"
 
 Kind: TypeAlias = Literal["f32", "bf16", "f16"]
 _LOADED_COLUMNS = 8
 """Of 16 bits, that a load of a box takes at least."""
+_FP8: dict[str, Fp8] = {"F8_E4M3": "e4m3", "F8_E5M2": "e5m2"}
 _STORED_FLOATS = {"BF16": np.uint16, "F16": np.float16}
 _LOOKED_UP = {"embedding", "position_embedding"}
 _MULTIPLIED = {"linear", "lm_head"}
@@ -151,7 +149,7 @@ class DeviceWeights:
             for tensor, order in parts:
                 part = self._read(checkpoint, tensor, is_mixed=len(types) > 1)
                 if order is not None:
-                    part = part.rows(order) if isinstance(part, QuantizedMatrix) else part[order]
+                    part = rows_of(part, order)
                 arrays.append(part)
             self._add(name, arrays)
             for tensor, _ in parts:
@@ -164,13 +162,17 @@ class DeviceWeights:
         rows, columns = math.prod(shape[:-1]), shape[-1]  # GGUF has experts in a third dimension
         if dtype in _STORED_FLOATS and not (is_mixed and self._kind == "f32"):
             return checkpoint.raw(tensor).view(_STORED_FLOATS[dtype]).reshape(rows, columns)
+        if dtype in _FP8 and self._kind != "f32":
+            codes = checkpoint.raw(tensor).reshape(rows, columns)
+            refuse_no_numbers(tensor, _FP8[dtype], codes)
+            return Fp8Matrix(dtype=_FP8[dtype], codes=codes)
         if dtype in READABLE and self._kind != "f32":
             return read_blocks(dtype, checkpoint.raw(tensor), (rows, columns))
         return checkpoint.array(tensor).reshape(rows, columns)
 
     def _add(self, name: str, parts: list[Part]) -> None:
-        rows = sum(_shape(part)[0] for part in parts)
-        self._check_shape(name, (rows, _shape(parts[0])[1]))
+        rows = sum(shape_of(part)[0] for part in parts)
+        self._check_shape(name, (rows, shape_of(parts[0])[1]))
         if name in self._of_experts:
             self.experts[name] = self._experts(name, parts)
             return
@@ -191,17 +193,16 @@ class DeviceWeights:
 
     def _is_looked_up_packed(self, name: str, parts: list[Part]) -> bool:
         """Whether tokens are looked up in a packed matrix, which is there once and as stored."""
-        if self._kind == "f32" or name not in self._looked_up or len(list(_runs(parts))) > 1:
+        if self._kind == "f32" or name not in self._looked_up or len(list(runs(parts))) > 1:
             return False
-        if isinstance(parts[0], QuantizedMatrix):
-            return True
+        if not is_float(parts[0]):
+            return _is_fused(parts[0])
         return name in self._multiplied and not self.has_rows
 
     def _segments(self, name: str, parts: list[Part]) -> Iterator[Segment]:
         first_row = 0
-        for run in [parts] if self._kind == "f32" else _runs(parts):
-            quantized = [part for part in run if isinstance(part, QuantizedMatrix)]
-            if self.has_rows and (self._kind == "f32" or not quantized):
+        for run in [parts] if self._kind == "f32" else runs(parts):
+            if self.has_rows and (self._kind == "f32" or is_float(run[0])):
                 segment = self._rows(name, run, first_row, is_whole=len(run) == len(parts))
             else:
                 segment = self._packed(name, run, first_row)
@@ -226,11 +227,7 @@ class DeviceWeights:
 
     def _packed(self, name: str, run: Sequence[Part], first_row: int) -> Segment:
         self._check_columns(name, run, PAIR_COLUMNS)
-        quantized = [part for part in run if isinstance(part, QuantizedMatrix)]
-        if quantized:
-            packed = pack_quantized(_stacked(quantized))
-        else:
-            packed = pack_float(np.concatenate([self._floats(part) for part in run]))
+        packed = pack([self._floats(part) if is_float(part) else part for part in run])
         return Segment(
             layout=packed.layout,
             first_row=first_row,
@@ -241,20 +238,16 @@ class DeviceWeights:
         )
 
     def _experts(self, name: str, parts: list[Part]) -> ExpertMatrices:
-        """All experts in one layout: quantized if they are alike, else as floats."""
+        """All experts in one layout: as they are stored if they are alike, else as floats."""
         experts, n, k = self._shapes[name]
-        quantized = [part for part in parts if isinstance(part, QuantizedMatrix)]
-        scales, group = None, 0
+        layout, scales, group = "rows", None, 0
         if self._kind == "f32":
-            layout, codes = "rows", np.concatenate([self._floats(part) for part in parts])
+            codes = np.concatenate([self._floats(part) for part in parts])
         else:
-            values: Part
-            if len(quantized) == len(parts) and len(list(_runs(parts))) == 1:
-                values = _stacked(quantized)
-            else:
+            if len(list(runs(parts))) > 1 or is_float(parts[0]) or not _is_fused(parts[0]):
                 self._check_columns(name, parts, _LOADED_COLUMNS)
-                values = np.concatenate([self._floats(part) for part in parts])
-            packed = pack_experts(values, experts)
+                parts = [self._floats(part) for part in parts]
+            packed = pack(parts, experts)
             layout, codes, group = packed.layout, packed.codes, packed.group
             if packed.scales is not None:
                 scales = self._upload(packed.scales, name)
@@ -270,16 +263,16 @@ class DeviceWeights:
         )
 
     def _check_columns(self, name: str, run: Sequence[Part], multiple: int) -> None:
-        if _shape(run[0])[1] % multiple:
+        if shape_of(run[0])[1] % multiple:
             raise UnsupportedModelError(
-                f"{name} has {_shape(run[0])[1]} columns; the CUDA kernels of reduced precision "
+                f"{name} has {shape_of(run[0])[1]} columns; the CUDA kernels of reduced precision "
                 f"want a multiple of {multiple}",
                 hint='give precision="exact"',
             )
 
     def _floats(self, part: Part) -> NDArray[Any]:
         """Values as the kernels of this kind read floats."""
-        if isinstance(part, QuantizedMatrix):
+        if not isinstance(part, np.ndarray):
             part = part.values()
         if self._kind == "f32" or part.dtype == (np.uint16 if self._kind == "bf16" else np.float16):
             return part
@@ -301,44 +294,11 @@ class DeviceWeights:
             raise ModelFormatError(f"{name} has shape {found}, the program wants {shape}")
 
 
-def to_bfloat16(values: NDArray[np.float32]) -> NDArray[np.uint16]:
-    """The nearest bf16 numbers, ties to even, as their bits."""
-    bits = np.ascontiguousarray(values).view(np.uint32)
-    rounded = (bits + (0x7FFF + ((bits >> 16) & 1)).astype(np.uint32)) >> 16
-    return np.where(np.isnan(values), 0x7FFF, rounded).astype(np.uint16)
-
-
-def _shape(part: Part) -> tuple[int, int]:
-    shape = part.codes.shape if isinstance(part, QuantizedMatrix) else part.shape
-    return int(shape[0]), int(shape[1])
+def _is_fused(part: Part) -> bool:
+    """Whether what is looked up, or belongs to experts, may be stored like that."""
+    return not isinstance(part, Fp8Matrix) or part.dtype in FUSED_LAYOUTS
 
 
 def _flat(shape: tuple[int, ...]) -> tuple[int, ...]:
     """Of a weight as it is given: the matrices of experts are stacked by rows."""
     return (math.prod(shape[:-1]), shape[-1]) if len(shape) > 1 else shape
-
-
-def _runs(parts: Sequence[Part]) -> Iterator[list[Part]]:
-    """Neighbours that can be one segment."""
-    run: list[Part] = []
-    for part in parts:
-        if run and _layout(run[-1]) != _layout(part):
-            yield run
-            run = []
-        run.append(part)
-    yield run
-
-
-def _layout(part: Part) -> tuple[bool, int]:
-    if isinstance(part, QuantizedMatrix):
-        return part.minimums is not None, part.group
-    return False, 0
-
-
-def _stacked(parts: Sequence[QuantizedMatrix]) -> QuantizedMatrix:
-    minimums = [part.minimums for part in parts if part.minimums is not None]
-    return QuantizedMatrix(
-        codes=np.concatenate([part.codes for part in parts]),
-        scales=np.concatenate([part.scales for part in parts]),
-        minimums=np.concatenate(minimums) if minimums else None,
-    )

@@ -16,7 +16,7 @@ import numpy as np
 
 from ..errors import ExecutorError
 from .cuda_attention import decode_shared_bytes, plan_attention, prefill_shared_bytes
-from .cuda_matrices import to_bfloat16
+from .cuda_parts import to_bfloat16
 from .cuda_sm90 import (
     ATTENTION_HEAD_DIMS,
     ATTENTION_THREADS,

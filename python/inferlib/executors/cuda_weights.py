@@ -133,21 +133,21 @@ def pack_experts(values: NDArray[Any] | QuantizedMatrix, experts: int) -> Packed
         minimums = values.minimums
         packed = pack_quantized(
             QuantizedMatrix(
-                codes=_expert_panels(values.codes, experts),
-                scales=_expert_panels(values.scales, experts),
-                minimums=None if minimums is None else _expert_panels(minimums, experts),
+                codes=expert_panels(values.codes, experts),
+                scales=expert_panels(values.scales, experts),
+                minimums=None if minimums is None else expert_panels(minimums, experts),
             )
         )
         rows, k = values.codes.shape
     else:
         rows, k = values.shape
         wide = np.pad(values, ((0, 0), (0, -k % PAIR_COLUMNS)))
-        packed = pack_float(_expert_panels(wide, experts))
+        packed = pack_float(expert_panels(wide, experts))
     return replace(packed, shape=(rows // experts, k))
 
 
-def _expert_panels(array: NDArray[Any], experts: int) -> NDArray[Any]:
-    """Each expert's rows filled up to a multiple of 16."""
+def expert_panels(array: NDArray[Any], experts: int) -> NDArray[Any]:
+    """``[experts * n, k]`` with each expert's rows filled up to a multiple of 16."""
     of_each = array.reshape(experts, -1, array.shape[1])
     filled = np.pad(of_each, ((0, 0), (0, -of_each.shape[1] % PANEL_ROWS), (0, 0)))
     return filled.reshape(-1, array.shape[1])

@@ -6,6 +6,7 @@ checkpoints (``weight_scale_inv``), the scales of a tensor or of a row those of 
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
@@ -19,6 +20,45 @@ if TYPE_CHECKING:
 Fp8: TypeAlias = Literal["e4m3", "e5m2"]
 # The first magnitude that is infinity or NaN.
 _NO_NUMBER = {"e4m3": 0x7F, "e5m2": 0x7C}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fp8Matrix:
+    """A matrix of 8-bit floats without scales.
+
+    Attributes:
+        dtype: Of the codes.
+        codes: ``[n, k]``, the bits.
+    """
+
+    dtype: Fp8
+    codes: NDArray[np.uint8]
+
+    def values(self) -> NDArray[np.float32]:
+        """The numbers, ``[n, k]``."""
+        return fp8_values(self.dtype)[self.codes]
+
+    def rows(self, order: NDArray[np.integer]) -> Fp8Matrix:
+        """The same rows in another order."""
+        return replace(self, codes=self.codes[order])
+
+    def packed(self) -> PackedMatrix:
+        """For the kernels.
+
+        Raises:
+            ModelFormatError: A code is NaN or infinite.
+        """
+        return pack_fp8(self.dtype, self.codes, np.ones(1, np.float32))
+
+
+def refuse_no_numbers(name: str, dtype: Fp8, codes: NDArray[np.uint8]) -> None:
+    """Kernels would read such codes as numbers.
+
+    Raises:
+        ModelFormatError: A code is NaN or infinite; the message begins with the name.
+    """
+    if (codes & 0x7F >= _NO_NUMBER[dtype]).any():
+        raise ModelFormatError(f"{name} has weights that are NaN or infinite")
 
 
 def pack_fp8(
@@ -41,8 +81,7 @@ def pack_fp8(
         ModelFormatError: A code is NaN or infinite, or the scales do not fit the codes.
     """
     n, k = codes.shape
-    if (codes & 0x7F >= _NO_NUMBER[dtype]).any():
-        raise ModelFormatError(f"a matrix of {dtype} has weights that are NaN or infinite")
+    refuse_no_numbers(f"a matrix of {dtype}", dtype, codes)
     scales = np.asarray(scales, np.float32)
     if block is None:
         if scales.size not in (1, n):
