@@ -42,10 +42,13 @@ pub struct NewRequest {
     pub speculation: bool,
     /// A held sequence that it goes on from, whose salt it then has.
     pub continues: Option<Continuation>,
+    /// What the executor adapts the model's weights with for it, 0 for nothing. K and V depend on it: whoever numbers the
+    /// adapters makes `cache_salt` differ with them.
+    pub adapter: u32,
 }
 
 impl NewRequest {
-    /// One sequence, seed 0, no salt, priority 0, no tenant, no deadline, drafts allowed, from the beginning.
+    /// One sequence, seed 0, no salt, priority 0, no tenant, no deadline, drafts allowed, from the beginning, no adapter.
     #[must_use]
     pub fn new(prompt: Vec<i32>, params: Arc<SamplingParams>) -> Self {
         Self {
@@ -59,6 +62,7 @@ impl NewRequest {
             deadline: None,
             speculation: true,
             continues: None,
+            adapter: 0,
         }
     }
 }

@@ -210,10 +210,11 @@ impl PyScheduler {
     /// Queue a request; its id. Raises `RequestError`, `PromptTooLongError` or `OverloadedError` at once.
     ///
     /// It goes on from the held `sequence`, whose salt it has; with `keep` its tokens are the sequence's once it ended.
-    /// `SequenceBusyError` if another such request runs. At `deadline`, a moment like `now`, it ends with what it has.
+    /// `SequenceBusyError` if another such request runs. It is computed with the executor's `adapter` of that number; its salt must
+    /// differ with it. At `deadline`, a moment like `now`, it ends with what it has.
     #[pyo3(signature = (
         prompt, params, *, n = 1, seed = 0, cache_salt = None, priority = 0, tenant = None, deadline = None,
-        speculation = true, sequence = None, keep = false, now = None
+        speculation = true, sequence = None, keep = false, adapter = 0, now = None
     ))]
     #[expect(clippy::too_many_arguments, reason = "keyword-only in Python")]
     #[expect(
@@ -234,6 +235,7 @@ impl PyScheduler {
         speculation: bool,
         sequence: Option<u64>,
         keep: bool,
+        adapter: u32,
         now: Option<f64>,
     ) -> PyResult<u64> {
         let now = clock(py, now)?;
@@ -253,6 +255,7 @@ impl PyScheduler {
                 sequence: SequenceId(id),
                 keep,
             }),
+            adapter,
         };
         self.with(py, |inner| Ok(inner.scheduler.submit(new, now)?.0))
     }

@@ -1,6 +1,7 @@
 //! Row-local ops: what a phase of rows, or the tail of another phase, does to each row.
 
 use crate::activations::TILE_SIZES;
+use crate::adapters::Adapter;
 use crate::phases::Share;
 use crate::plan::{RowOp, Step};
 use crate::rows::rope_angles;
@@ -188,6 +189,11 @@ impl Run<'_> {
                     let from = self.row(x, self.batch.logits_indices[row].unsigned_abs() as usize);
                     std::ptr::copy_nonoverlapping(from, self.row(out, row), self.buffer(out).width);
                 }
+                RowOp::Adapt { weight, x, out } => {
+                    for part in self.adapter(row).map_or(&[][..], |own| own.parts(weight)) {
+                        (kernels.adapt)(self.row(x, row), part, self.row(out, row));
+                    }
+                }
                 RowOp::Pack { x, need } => {
                     (kernels.pack_row)(
                         self.row(x, row),
@@ -200,6 +206,18 @@ impl Run<'_> {
                 }
             }
         }
+    }
+
+    /// What a row of tokens is adapted with.
+    fn adapter(&self, row: usize) -> Option<&Adapter> {
+        let adapters = &self.batch.adapters;
+        if adapters.is_empty() {
+            return None;
+        }
+        let starts = &self.batch.query_start_loc;
+        let ends_before = |&start: &i32| start.unsigned_abs() as usize <= row;
+        let sequence = starts.partition_point(ends_before) - 1;
+        self.executor.adapters.get(&adapters[sequence])
     }
 
     fn angles(&self, rope: usize, row: usize) -> (*mut f32, *mut f32) {
