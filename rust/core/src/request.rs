@@ -66,10 +66,13 @@ pub struct NewRequest {
     pub captures: Captures,
     /// Position at which the second of two texts begins.
     pub second_segment: Option<usize>,
+    /// What the executor adapts the model's weights with for it, 0 for nothing. K and V depend on it: whoever numbers the
+    /// adapters makes `cache_salt` differ with them.
+    pub adapter: u32,
 }
 
 impl NewRequest {
-    /// One sequence, seed 0, no salt, priority 0, no tenant, no deadline, drafts allowed, from the beginning.
+    /// One sequence, seed 0, no salt, priority 0, no tenant, no deadline, drafts allowed, from the beginning, no adapter.
     #[must_use]
     pub fn new(prompt: Vec<i32>, params: Arc<SamplingParams>) -> Self {
         Self {
@@ -85,6 +88,7 @@ impl NewRequest {
             continues: None,
             captures: Captures::default(),
             second_segment: None,
+            adapter: 0,
         }
     }
 }

@@ -156,6 +156,8 @@ fn row_uses(program: &Program, op: &RowOp) -> Vec<Access> {
         RowOp::ActAndMul { x, out, .. } | RowOp::Gather { x, out } | RowOp::Pool { x, out, .. } => {
             vec![reads(x), writes(out)]
         }
+        // Whatever row the product was for, `out` has all of its columns already.
+        RowOp::Adapt { x, out, .. } => vec![reads(x), reads(out), writes_part(out)],
         RowOp::Add { a, b, out } => vec![reads(a), reads(b), writes(out)],
     }
 }

@@ -72,6 +72,15 @@ pub(crate) fn check_batch(executor: &CpuExecutor, batch: &Batch) -> Result<(), C
             return Err(invalid("mask", "it has not one bit per token"));
         }
     }
+    let known = |&id: &u32| id == 0 || executor.adapters.contains_key(&id);
+    if !batch.adapters.is_empty() && batch.adapters.len() != seqs
+        || !batch.adapters.iter().all(known)
+    {
+        return Err(invalid(
+            "adapters",
+            "one per sequence is needed, each of them loaded",
+        ));
+    }
     if batch.groups.len() != executor.caches.len() {
         return Err(invalid(
             "groups",

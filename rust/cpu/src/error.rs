@@ -35,6 +35,12 @@ pub enum CpuError {
         /// As given.
         name: String,
     },
+    /// An adapter for a weight that is no matrix which rows of tokens are multiplied with.
+    #[error("the weight {name:?} cannot be adapted")]
+    NotAdaptable {
+        /// Canonical name.
+        name: String,
+    },
     /// A weight whose shape differs from the program's.
     #[error("weight {name:?} has shape {found:?} but the program declares {expected:?}")]
     WeightShape {

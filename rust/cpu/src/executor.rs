@@ -10,6 +10,7 @@ use inferlib_program::{Batch, StepOutput};
 use inferlib_weights::Tensor;
 
 use crate::activations::{Activations, Need};
+use crate::adapters::{Adapter, AdapterPart};
 use crate::arena::{Arena, Mapping};
 use crate::error::CpuError;
 use crate::experts::{MoeWeights, Room};
@@ -108,6 +109,7 @@ pub struct CpuExecutor {
     pub(crate) moes: Vec<MoeWeights>,
     /// Of each [`Step::HeadLinear`].
     pub(crate) head_linears: Vec<HeadMatrices>,
+    pub(crate) adapters: HashMap<u32, Adapter>,
     pub(crate) abort: Arc<AtomicBool>,
     names: HashMap<String, usize>,
     arena: Arena,
@@ -176,6 +178,7 @@ impl CpuExecutor {
             steps: Vec::new(),
             moes: Vec::new(),
             head_linears: Vec::new(),
+            adapters: HashMap::new(),
             abort: Arc::new(AtomicBool::new(false)),
             names,
             arena: Arena::default(),
@@ -272,8 +275,45 @@ impl CpuExecutor {
                 names: missing.join(", "),
             });
         }
+        self.plan(false)
+    }
+
+    /// Load an adapter under a number, which batches name it by. The first one makes the plan anew: what products read is
+    /// kept from then on.
+    ///
+    /// # Errors
+    /// 0, a number in use, a part that fits no matrix of the program, or no memory.
+    pub fn load_adapter(&mut self, id: u32, parts: Vec<AdapterPart>) -> Result<(), CpuError> {
+        if id == 0 || self.adapters.contains_key(&id) {
+            return Err(CpuError::Option {
+                field: "adapter",
+                value: id.to_string(),
+                expected: "a number above 0 that is not in use",
+            });
+        }
+        let adapter = Adapter::new(&self.program, parts)?;
+        if self.adapters.is_empty() && self.workspace.is_some() {
+            self.plan(true)?;
+        }
+        self.adapters.insert(id, adapter);
+        Ok(())
+    }
+
+    /// Forget an adapter; whether there was one.
+    pub fn unload_adapter(&mut self, id: u32) -> bool {
+        self.adapters.remove(&id).is_some()
+    }
+
+    /// Bytes of all adapters.
+    #[must_use]
+    pub fn adapter_bytes(&self) -> usize {
+        self.adapters.values().map(Adapter::bytes).sum()
+    }
+
+    fn plan(&mut self, adapts: bool) -> Result<(), CpuError> {
         self.steps = plan::build(
             &self.program,
+            adapts,
             |weight| self.need(weight),
             |weight| self.matrix(weight).is_some_and(Matrix::halves_alike),
         );

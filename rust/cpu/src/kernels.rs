@@ -4,6 +4,7 @@ use inferlib_program::SampledRow;
 use inferlib_program::program::{Activation, Scoring};
 
 use crate::activations::{self, ActivationsView, Need};
+use crate::adapters::AdapterPart;
 use crate::attention::{self, AttentionScratch, AttentionTask, Merge, Unit};
 use crate::formats::Format;
 use crate::kv_cache::{self, Bfloat, BfloatNative, Half, Int8, KvDtype, LayerCache, Single};
@@ -289,6 +290,8 @@ kernels! {
     fn add(a: *const f32, b: *const f32, width: usize, out: *mut f32) = rows::add;
     /// See [`rows::add_scaled`].
     fn add_scaled(x: *const f32, width: usize, weight: f32, out: *mut f32) = rows::add_scaled;
+    /// See [`rows::adapt`].
+    fn adapt(x: *const f32, part: &AdapterPart, out: *mut f32) = rows::adapt;
     /// See [`rows::route`].
     fn route(logits: &[f32], normalise: bool, chosen: &mut [i32], weights: &mut [f32]) = rows::route;
     /// See [`rows::scores`].

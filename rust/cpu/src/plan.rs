@@ -95,6 +95,12 @@ pub(crate) enum RowOp {
         point: usize,
         x: BufferId,
     },
+    /// Add what the row's adapter makes of `x` to the product of a matrix with it.
+    Adapt {
+        weight: WeightId,
+        x: BufferId,
+        out: BufferId,
+    },
     /// Into the tiles that the next linear reads.
     Pack {
         x: BufferId,
@@ -168,15 +174,18 @@ pub(crate) struct MoeStep {
     pub(crate) index: usize,
 }
 
-/// Builds the steps; `need` says what a matrix wants of its input, `halves` whether its halves are packed alike, so that
+/// Builds the steps; `adapts` is whether rows may have adapters (then gate and up are a product of their own, and what a
+/// product reads is kept until it is adapted); `need` says what a matrix wants of its input, `halves` whether its halves are packed alike, so that
 /// a gate and its up projection can be multiplied together.
 pub(crate) fn build(
     program: &Program,
+    adapts: bool,
     need: impl Fn(WeightId) -> Need,
     halves: impl Fn(WeightId) -> bool,
 ) -> Vec<Step> {
     let mut builder = Builder {
         program,
+        adapts,
         steps: Vec::new(),
         num_captures: 0,
     };
@@ -184,7 +193,7 @@ pub(crate) fn build(
         builder.row(Rows::Tokens, RowOp::Angles { rope });
     }
     for (i, op) in program.ops.iter().enumerate() {
-        if !builder.fuse_gate(op, &program.ops[i + 1..], &halves) {
+        if adapts || !builder.fuse_gate(op, &program.ops[i + 1..], &halves) {
             builder.push(op, &need);
         }
     }
@@ -193,6 +202,7 @@ pub(crate) fn build(
 
 struct Builder<'a> {
     program: &'a Program,
+    adapts: bool,
     steps: Vec<Step>,
     /// Capture points so far.
     num_captures: usize,
@@ -386,6 +396,9 @@ impl Builder<'_> {
                     gated: None,
                     out,
                 });
+                if self.adapts && rows == Rows::Tokens {
+                    self.row(rows, RowOp::Adapt { weight, x, out });
+                }
             }
             Op::HeadLinear {
                 x,
@@ -509,7 +522,7 @@ mod tests {
     }
 
     fn gated(program: &Program) -> Vec<bool> {
-        let steps = build(program, |_| Need::default(), |_| true);
+        let steps = build(program, false, |_| Need::default(), |_| true);
         let linear = |step: &Step| match step {
             Step::Linear { gated, .. } => Some(gated.is_some()),
             _ => None,

@@ -2,6 +2,7 @@
 
 use inferlib_program::program::{Activation, Scoring};
 
+use crate::adapters::AdapterPart;
 use crate::math;
 use crate::simd::{Isa, LANES};
 
@@ -198,6 +199,38 @@ pub(crate) unsafe fn add_scaled<I: Isa>(x: *const f32, width: usize, weight: f32
             let sum = I::fma(I::load_up_to(x.add(at), count), weight, sum);
             I::store_up_to(out.add(at), sum, count);
         });
+    }
+}
+
+/// `Σ x[i] * y[i]`. Order of sums: 16 lanes, ascending, then the fixed tree.
+#[inline(always)]
+pub(crate) unsafe fn dot<I: Isa>(x: *const f32, y: *const f32, count: usize) -> f32 {
+    // SAFETY: `count` values each.
+    unsafe {
+        let mut sum = I::zero();
+        each_vector!(count, |at, count| {
+            sum = I::fma(
+                I::load_up_to(x.add(at), count),
+                I::load_up_to(y.add(at), count),
+                sum,
+            );
+        });
+        I::sum(sum)
+    }
+}
+
+/// `out += scale * B (A x)`, an adapter's share of some rows of a product.
+#[inline(always)]
+pub(crate) unsafe fn adapt<I: Isa>(x: *const f32, part: &AdapterPart, out: *mut f32) {
+    let (columns, rows) = (part.in_features(), part.rows());
+    // SAFETY: `x` has the matrix's columns, `out` all of its rows: checked when the adapter was loaded.
+    unsafe {
+        let out = out.add(part.first_row);
+        let both = part.a.chunks_exact(columns).zip(part.b.chunks_exact(rows));
+        for (a, b) in both {
+            let weight = part.scale * dot::<I>(a.as_ptr(), x, columns);
+            add_scaled::<I>(b.as_ptr(), rows, weight, out);
+        }
     }
 }
 

@@ -94,6 +94,8 @@ pub struct Batch {
     pub query_start_loc: Vec<i32>,
     /// `[num_seqs]`: tokens in the cache after this step (`num_computed_tokens` + scheduled).
     pub seq_lens: Vec<i32>,
+    /// `[num_seqs]`: the adapter that each sequence is computed with, 0 for none; empty if nobody has one.
+    pub adapters: Vec<u32>,
     /// One per KV group of the program.
     pub groups: Vec<GroupBatch>,
     /// `[num_sampled]`: ascending token rows whose logits are wanted.

@@ -170,7 +170,8 @@ fn describe_cpu(error: &CpuError) -> PyError {
         CpuError::Option { field, .. } => {
             PyError::new("RequestError", message).with_text("field", *field)
         }
-        CpuError::UnknownWeight { .. }
+        CpuError::NotAdaptable { .. }
+        | CpuError::UnknownWeight { .. }
         | CpuError::WeightShape { .. }
         | CpuError::MissingWeights { .. } => PyError::new("ModelFormatError", message),
         CpuError::WeightType { .. } => PyError::new("UnsupportedModelError", message),

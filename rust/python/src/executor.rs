@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use inferlib_cpu::{
-    CpuError, CpuExecutor, KvDtype, MatrixSource, Options, Part, PlantedPanic, Precision, Tier,
-    WeightLoader, WeightMemory, WeightsOrigin,
+    AdapterPart, CpuError, CpuExecutor, KvDtype, MatrixSource, Options, Part, PlantedPanic,
+    Precision, Tier, WeightLoader, WeightMemory, WeightsOrigin,
 };
 use inferlib_weights::{Dtype, Tensor};
 use numpy::PyReadonlyArray1;
@@ -244,6 +244,43 @@ impl PyCpuExecutor {
         self.with(py, |executor| executor.load_vector(name, values))
     }
 
+    /// Load a low-rank adapter under a number above 0, which `submit` names it by: per part a weight's name, the first of
+    /// its rows that it adapts, A `[rank, in_features]`, B transposed `[rank, rows]`, and what multiplies `B (A x)`.
+    fn load_adapter(
+        &self,
+        py: Python<'_>,
+        adapter: u32,
+        parts: Vec<(String, usize, Matrix<'_, f32>, Matrix<'_, f32>, f32)>,
+    ) -> PyResult<()> {
+        let parts: Vec<AdapterPart> = parts
+            .into_iter()
+            .map(|(weight, first_row, a, b, scale)| {
+                let (a, b) = (a.view(), b.view());
+                let rank = a.nrows();
+                let b_is_whole = b.nrows() == rank;
+                AdapterPart {
+                    weight,
+                    first_row,
+                    a: a.iter().copied().collect(),
+                    // One with another rank fits nothing.
+                    b: if b_is_whole {
+                        b.iter().copied().collect()
+                    } else {
+                        Vec::new()
+                    },
+                    rank,
+                    scale,
+                }
+            })
+            .collect();
+        self.with(py, |executor| executor.load_adapter(adapter, parts))
+    }
+
+    /// Forget an adapter that no request uses any more; whether there was one.
+    fn unload_adapter(&self, py: Python<'_>, adapter: u32) -> PyResult<bool> {
+        self.with(py, |executor| Ok(executor.unload_adapter(adapter)))
+    }
+
     /// All weights are there: build the plan and the workspaces.
     fn seal(&self, py: Python<'_>) -> PyResult<()> {
         self.with(py, CpuExecutor::seal)
@@ -288,7 +325,7 @@ impl PyCpuExecutor {
     /// packed layout and which are held as floats: `{"name", "type", "held_as", "bytes", "file_bytes"}`.
     #[pyo3(signature = () -> "dict[str, object]")]
     fn info<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        let (tier, threads, weight_bytes, by_type, held, kv_dtype, kv_cache_bytes) =
+        let (tier, threads, weight_bytes, by_type, held, kv_dtype, kv_cache_bytes, adapter_bytes) =
             self.with(py, |executor| {
                 Ok((
                     executor.tier(),
@@ -298,6 +335,7 @@ impl PyCpuExecutor {
                     executor.held_weights(),
                     executor.kv_dtype(),
                     executor.kv_cache_bytes(),
+                    executor.adapter_bytes(),
                 ))
             })?;
         let fallbacks = PyList::empty(py);
@@ -321,6 +359,7 @@ impl PyCpuExecutor {
         info.set_item("weight_bytes", weight_bytes)?;
         info.set_item("weight_bytes_by_type", types)?;
         info.set_item("fallback_weights", fallbacks)?;
+        info.set_item("adapter_bytes", adapter_bytes)?;
         info.set_item("kv_cache_dtype", kv_dtype.name())?;
         info.set_item("kv_cache_bytes", kv_cache_bytes)?;
         Ok(info)

@@ -216,14 +216,15 @@ impl PyScheduler {
     /// Queue a request; its id. Raises `RequestError`, `PromptTooLongError` or `OverloadedError` at once.
     ///
     /// It goes on from the held `sequence`, whose salt it has; with `keep` its tokens are the sequence's once it ended.
-    /// `SequenceBusyError` if another such request runs. At `deadline`, a moment like `now`, it ends with what it has.
+    /// `SequenceBusyError` if another such request runs. It is computed with the executor's
+    /// `adapter` of that number; its salt must differ with it. At `deadline`, a moment like `now`, it ends with what it has.
     ///
     /// Of the `captures`, by number and kind of rows (`"tokens"` from `capture_start` on, or `"sequences"`), the rows of
     /// the prompt are handed out: `RequestOutput.captures`. The second of two texts begins at `second_segment`.
     #[pyo3(signature = (
         prompt, params, *, n = 1, seed = 0, cache_salt = None, priority = 0, tenant = None, deadline = None,
         speculation = true, sequence = None, keep = false, captures = vec![], capture_start = 0, second_segment = None,
-        now = None
+        adapter = 0, now = None
     ))]
     #[expect(clippy::too_many_arguments, reason = "keyword-only in Python")]
     #[expect(
@@ -247,6 +248,7 @@ impl PyScheduler {
         captures: Vec<(u32, String)>,
         capture_start: usize,
         second_segment: Option<usize>,
+        adapter: u32,
         now: Option<f64>,
     ) -> PyResult<u64> {
         let now = clock(py, now)?;
@@ -280,6 +282,7 @@ impl PyScheduler {
                 sequence: SequenceId(id),
                 keep,
             }),
+            adapter,
         };
         self.with(py, |inner| Ok(inner.scheduler.submit(new, now)?.0))
     }

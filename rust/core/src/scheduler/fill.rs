@@ -60,6 +60,10 @@ impl Scheduler {
             self.wants_logprobs |= request.params.logprobs.is_some();
             let first_row = batch.token_ids.len();
             batch.seq_lens.push(int32(end));
+            if request.adapter != 0 || !batch.adapters.is_empty() {
+                batch.adapters.resize(sequence, 0); // of those before the first that has one
+                batch.adapters.push(request.adapter);
+            }
             // Almost every row of almost every step: the token drawn last, and the next one is to be drawn.
             if let (1, 0, false, Some(&token)) = (
                 entry.num_tokens,
@@ -254,6 +258,7 @@ fn clear(batch: &mut Batch, num_groups: usize) {
     batch.query_start_loc.clear();
     batch.query_start_loc.push(0);
     batch.seq_lens.clear();
+    batch.adapters.clear();
     batch.logits_indices.clear();
     batch.history.clear();
     batch.groups.resize_with(num_groups, GroupBatch::default);

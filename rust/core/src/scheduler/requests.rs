@@ -21,6 +21,8 @@ pub(super) struct Request {
     pub(super) deadline: Option<f64>,
     /// The held sequence that it goes on from.
     pub(super) continues: Option<Continuation>,
+    /// What it is computed with; 0 is the model alone.
+    pub(super) adapter: u32,
     /// Effective: capped by context and KV cache.
     pub(super) max_tokens: usize,
     /// Slots of the living sequences, `[n]`.
@@ -69,6 +71,7 @@ impl Request {
             priority: new.priority,
             deadline: new.deadline,
             continues: new.continues,
+            adapter: new.adapter,
             max_tokens,
             slots: Vec::with_capacity(new.n as usize),
             started: false,

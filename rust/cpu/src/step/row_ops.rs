@@ -3,6 +3,7 @@
 use inferlib_program::program::PooledRow;
 
 use crate::activations::TILE_SIZES;
+use crate::adapters::Adapter;
 use crate::phases::Share;
 use crate::plan::{RowOp, Step};
 use crate::rows::rope_angles;
@@ -219,6 +220,11 @@ impl Run<'_> {
                         std::ptr::copy_nonoverlapping(self.row(x, row), to, self.buffer(x).width);
                     }
                 }
+                RowOp::Adapt { weight, x, out } => {
+                    for part in self.adapter(row).map_or(&[][..], |own| own.parts(weight)) {
+                        (kernels.adapt)(self.row(x, row), part, self.row(out, row));
+                    }
+                }
                 RowOp::Pack { x, need } => {
                     (kernels.pack_row)(
                         self.row(x, row),
@@ -231,6 +237,18 @@ impl Run<'_> {
                 }
             }
         }
+    }
+
+    /// What a row of tokens is adapted with.
+    fn adapter(&self, row: usize) -> Option<&Adapter> {
+        let adapters = &self.batch.adapters;
+        if adapters.is_empty() {
+            return None;
+        }
+        let starts = &self.batch.query_start_loc;
+        let ends_before = |&start: &i32| start.unsigned_abs() as usize <= row;
+        let sequence = starts.partition_point(ends_before) - 1;
+        self.executor.adapters.get(&adapters[sequence])
     }
 
     fn angles(&self, rope: usize, row: usize) -> (*mut f32, *mut f32) {
