@@ -85,6 +85,7 @@ class CallOptions(SamplingOptions, total=False):
             ``finish_reason="deadline"``, under every policy; looked at between steps. With
             ``scheduling_policy="deadline"`` the earliest runs first.
         speculation: ``"off"`` drafts no tokens for this request. No result depends on it.
+        adapter: Name of a LoRA adapter that ``load_adapter`` loaded; ``None`` is the model alone.
     """
 
     cache_salt: str | None
@@ -92,6 +93,7 @@ class CallOptions(SamplingOptions, total=False):
     tenant: str | None
     deadline: float | None
     speculation: SpeculationSwitch
+    adapter: str | None
 
 
 class ChatCallOptions(CallOptions, ChatOptions, total=False):
@@ -123,4 +125,4 @@ def split_options(
     )
 
 
-_REQUEST_KEYWORDS = ("cache_salt", "priority", "tenant", "deadline", "speculation")
+_REQUEST_KEYWORDS = ("cache_salt", "priority", "tenant", "deadline", "speculation", "adapter")

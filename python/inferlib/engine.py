@@ -29,7 +29,14 @@ import numpy as np
 from ._core import CpuExecutor
 from .atomic import move
 from .driving import StepDriver
-from .errors import ClosedError, ExecutorError, ForkedProcessError, InferlibError, InternalError
+from .errors import (
+    ClosedError,
+    ExecutorError,
+    ForkedProcessError,
+    InferlibError,
+    InternalError,
+    RequestError,
+)
 from .request import SEQUENCES_PER_REQUEST, Request
 from .request_grammars import RequestGrammars
 from .request_texts import RequestTexts, TextEnd
@@ -50,6 +57,7 @@ if TYPE_CHECKING:
         TextStreams,
     )
     from .executors.base import Executor
+    from .lora_files import AdapterMatrices
 
     SequenceView: TypeAlias = "SequenceOutput | SequenceTail"
     ByteArrays = tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]
@@ -86,6 +94,7 @@ class Engine:
         self._scheduler = scheduler
         self._clock = clock
         self._executor = executor
+        self._adapters: set[int] = set()
         self._details = executor.info()
         self._texts = RequestTexts(text, clock)
         self._grammars = RequestGrammars(vocab_size)
@@ -293,11 +302,14 @@ class Engine:
             captures=list(request.captures),
             capture_start=request.capture_start,
             second_segment=request.second_segment,
+            adapter=request.adapter,
             now=now,
         )
         with self._driver.lock:
             if self._is_closed:
                 raise ClosedError("the model is closed")
+            if request.adapter and request.adapter not in self._adapters:
+                raise RequestError("the adapter was unloaded", field="adapter")
             move(request.ids, submit, np.asarray(request.prompt_token_ids, np.int32))
             self._requests[request.id] = request
             self._texts.open(request)
@@ -427,6 +439,37 @@ class Engine:
             ExecutorError: Not on this device.
         """
         self.sequences.restore(sequence, token_ids, num_computed, self._cpu(), groups)
+
+    def load_adapter(self, number: int, parts: Iterable[AdapterMatrices]) -> None:
+        """Give the executor an adapter, between steps.
+
+        Raises:
+            ExecutorError: Not on this device.
+        """
+        if not isinstance(self._executor, CpuExecutor):
+            raise ExecutorError("adapters run on the CPU only", hint='load it with device="cpu"')
+        given = [(p.weight, p.first_row, p.a, p.b, p.scale) for p in parts]
+        self._executor.load_adapter(number, given)
+        with self._driver.lock:
+            self._adapters.add(number)
+
+    def unload_adapter(self, number: int) -> None:
+        """Take an adapter away.
+
+        Raises:
+            RequestError: Requests that use it have not ended.
+        """
+        with self._driver.lock:
+            users = sum(request.adapter == number for request in self._requests.values())
+            if users:
+                raise RequestError(
+                    f"{users} requests that use the adapter have not ended",
+                    field="name",
+                    hint="wait for them, or cancel them",
+                )
+            self._adapters.discard(number)
+        if isinstance(self._executor, CpuExecutor):
+            self._executor.unload_adapter(number)
 
     def _cpu(self) -> CpuExecutor:
         if not isinstance(self._executor, CpuExecutor):

@@ -6,6 +6,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Unpack
 
+from .adapting import Adapting
 from .beams import BeamSearching
 from .call_options import LoadOptions
 from .classifying import Classifying
@@ -37,6 +38,7 @@ class Model(
     GeneratingMany,
     Prefilling,
     Scoring,
+    Adapting,
     BeamSearching,
     Embedding,
     Classifying,

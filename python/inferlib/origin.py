@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,6 +34,7 @@ class Origin:
         precision: Numerics of the weights.
         kv_cache_dtype: What keys and values are stored as.
         hash_weights: Hashes what the model was loaded from.
+        adapter: A hash of the adapter's files; ``None`` is the model alone.
     """
 
     model: str
@@ -42,6 +43,7 @@ class Origin:
     precision: str
     kv_cache_dtype: str
     hash_weights: Callable[[], str]
+    adapter: str | None = None
     _known: list[str] = field(default_factory=list, repr=False, compare=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
@@ -62,10 +64,14 @@ class Origin:
                 self._known.append(self.hash_weights())
             return self._known[0]
 
+    def with_adapter(self, fingerprint: str) -> Origin:
+        """Return the same with an adapter; the weights are hashed once for both."""
+        return replace(self, adapter=fingerprint)
+
     def __reduce__(self) -> tuple[Callable[..., Origin], tuple[object, ...]]:
         """Pickle what is known: files may be others where the copy is read."""
         names = (self.model, self.device, self.tier, self.precision, self.kv_cache_dtype)
-        return _copy_of, (*names, list(self._known))
+        return _copy_of, (*names, self.adapter, list(self._known))
 
     def fingerprint(self) -> dict[str, str]:
         """Return all that results depend on.
@@ -82,7 +88,13 @@ class Origin:
 
 
 def _copy_of(  # the fields in order, for pickle
-    model: str, device: str, tier: str | None, precision: str, kv_cache_dtype: str, known: list[str]
+    model: str,
+    device: str,
+    tier: str | None,
+    precision: str,
+    kv_cache_dtype: str,
+    adapter: str | None,
+    known: list[str],
 ) -> Origin:
     origin = Origin(
         model=model,
@@ -91,6 +103,7 @@ def _copy_of(  # the fields in order, for pickle
         precision=precision,
         kv_cache_dtype=kv_cache_dtype,
         hash_weights=_not_hashed,
+        adapter=adapter,
     )
     origin._known.extend(known)  # noqa: SLF001  # a copy of one of these
     return origin

@@ -63,6 +63,7 @@ class Receipt:
             "device": self.origin.device,
             "tier": self.origin.tier,
             **self.origin.fingerprint(),
+            "adapter": self.origin.adapter,
             "prompt_token_ids": self.prompt_token_ids,
             "params": self.params.to_dict(),
             "outputs": [output.to_dict() for output in self.outputs],
@@ -75,12 +76,14 @@ class StoredReceipt:
 
     Attributes:
         fingerprint: As ``Origin.fingerprint``.
+        adapter: A hash of the adapter's files; ``None`` is the model alone.
         prompt_token_ids: What the model read.
         params: Options.
         outputs: What came out.
     """
 
     fingerprint: dict[str, str]
+    adapter: str | None
     prompt_token_ids: list[int]
     params: SamplingParams
     outputs: list[ReceiptOutput]
@@ -109,6 +112,7 @@ class StoredReceipt:
             names = ("weights", "precision", "kv_cache_dtype", "arithmetic")
             return cls(
                 fingerprint={name: str(values[name]) for name in names},
+                adapter=None if values.get("adapter") is None else str(values["adapter"]),
                 prompt_token_ids=[int(token_id) for token_id in values["prompt_token_ids"]],
                 params=SamplingParams(**params),
                 outputs=[

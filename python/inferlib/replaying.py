@@ -31,7 +31,8 @@ class Replaying(ModelCore):
 
         Raises:
             ReplayError: The model differs in ``field`` (``"weights"``, ``"precision"``,
-                ``"kv_cache_dtype"``, ``"arithmetic"``), or the result does (``"outputs"``).
+                ``"kv_cache_dtype"``, ``"arithmetic"``, ``"adapter"``), or the result does
+                (``"outputs"``).
             RequestError: This is no receipt.
             ModelError: The model's files were changed or removed since it was loaded.
             InferlibError: A step failed, or the model was closed.
@@ -63,7 +64,20 @@ class Replaying(ModelCore):
 
     def _replayed(self, stored: StoredReceipt) -> Request:
         prompt = EncodedPrompt(text=None, token_ids=stored.prompt_token_ids)
-        return self._parts.builder.build(prompt, stored.params)
+        builder, adapter = self._parts.builder, None
+        if stored.adapter is not None:
+            adapter = builder.adapters.by_fingerprint(stored.adapter)
+            if adapter is None:
+                raise ReplayError(
+                    "the receipt is of an adapter that is not loaded",
+                    field="adapter",
+                    expected=stored.adapter,
+                    found=builder.adapters.names(),
+                    hint="load_adapter(path) of the same files",
+                )
+        return builder.build(
+            prompt, stored.params, adapter=None if adapter is None else adapter.name
+        )
 
 
 def _verify(stored: StoredReceipt, completion: Completion) -> Completion:

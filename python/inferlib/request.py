@@ -41,6 +41,7 @@ class Request:
             count (``"tokens"`` or ``"sequences"``).
         capture_start: The first token whose rows it is given.
         second_segment: Where the second of two texts begins.
+        adapter: Number of the adapter that it is computed with; 0 is the model alone.
         grammar: What its texts must be; ``None`` if they are free.
         output: How its text is taken apart; ``None``: it is all content.
         origin: The model's, for the receipt.
@@ -73,6 +74,7 @@ class Request:
     captures: tuple[tuple[int, str], ...] = ()
     capture_start: int = 0
     second_segment: int | None = None
+    adapter: int = 0
     grammar: Grammar | None = None
     output: OutputReading | None = None
     origin: Origin | None = None

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, cast, get_args
 
 from . import _core
+from .adapter_table import AdapterTable
 from .config import SpeculationSwitch
 from .errors import RequestError
 from .grammar_compiler import GrammarCompiler
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ._core import Tokenizer
+    from .adapter_table import Adapter
     from .origin import Origin
     from .output_syntax.parser import OutputReading
 
@@ -44,6 +46,7 @@ class RequestBuilder:
         capture_points: By name: the point's number and what its rows count. Empty on a device that
             hands nothing out.
         grammars: Compiles structured output.
+        adapters: Those that are loaded.
     """
 
     tokenizer: Tokenizer | None
@@ -57,6 +60,9 @@ class RequestBuilder:
     generates: bool = True
     capture_points: Mapping[str, tuple[int, str]] = field(default_factory=dict)
     grammars: GrammarCompiler = field(init=False, repr=False, compare=False)
+    adapters: AdapterTable = field(
+        init=False, repr=False, compare=False, default_factory=AdapterTable
+    )
     _reading: dict[str, tuple[SamplingParams, SamplingParams, _core.SamplingParams]] = field(
         init=False, repr=False, compare=False, default_factory=dict
     )
@@ -75,6 +81,7 @@ class RequestBuilder:
         tenant: str | None = None,
         deadline: float | None = None,
         speculation: SpeculationSwitch = "auto",
+        adapter: str | None = None,
         sequence: int | None = None,
         keep: bool = False,
         output: OutputReading | None = None,
@@ -100,6 +107,9 @@ class RequestBuilder:
         check_tenant(tenant)
         if deadline is not None:
             deadline = number("deadline", deadline, 0.0, MAX_DEADLINE_SECONDS)
+        adapted = None if adapter is None else self.adapters.find(adapter)
+        if adapted is not None:
+            cache_salt = adapted.salt(cache_salt)
         resolved = params.resolve(self.generation_config)
         max_tokens = self._max_tokens(len(prompt.token_ids), resolved)
         resolved = replace(
@@ -124,9 +134,10 @@ class RequestBuilder:
             speculation=speculation == "auto",
             sequence=sequence,
             keep=keep,
+            adapter=0 if adapted is None else adapted.number,
             grammar=self.grammars.compile(resolved),
             output=output if resolved.detokenize else None,
-            origin=self.origin,
+            origin=_origin_of(self.origin, adapted),
             silent_token_ids=silent,
         )
 
@@ -305,3 +316,10 @@ def check_salt(cache_salt: object) -> None:
     """
     if cache_salt is not None:
         text("cache_salt", cache_salt, limit=MAX_NAME_BYTES)
+
+
+def _origin_of(origin: Origin | None, adapter: Adapter | None) -> Origin | None:
+    """Where the results of a request come from."""
+    if origin is None or adapter is None:
+        return origin
+    return origin.with_adapter(adapter.fingerprint)

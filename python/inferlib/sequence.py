@@ -381,6 +381,11 @@ class Sequence:
             raise RequestError(
                 "a sequence has the cache_salt that it was prefilled with", field="cache_salt"
             )
+        if options.get("adapter") is not None:
+            raise RequestError(
+                "a sequence goes on with the model alone; generate() takes adapters",
+                field="adapter",
+            )
         sampling, call, _ = split_options(params, options, CallOptions.__annotations__)
         call.pop("cache_salt", None)
         return self._request([], sampling, keep=True, call=call)
