@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from inferlib.loading import LoadedModel
 
 TINY = Path(__file__).parent / "golden" / "data" / "tiny"
-CPU_ONLY = {"deepseek-v2", "deepseek-v3"}
-"""Cases with an op that has no CUDA kernel yet."""
 
 
 def reference_executor(path: Path) -> ReferenceExecutor:

@@ -18,9 +18,9 @@ from .cuda_files import files_of_layout
 from .cuda_weights import (
     PAIR_COLUMNS,
     QuantizedMatrix,
-    pack_experts,
     pack_float,
     pack_quantized,
+    pack_stacked,
 )
 from .gguf_blocks import READABLE, read_blocks
 
@@ -42,6 +42,7 @@ _STORED_FLOATS = {"BF16": np.uint16, "F16": np.float16}
 _LOOKED_UP = {"embedding", "position_embedding"}
 _MULTIPLIED = {"linear", "lm_head"}
 _OF_EXPERTS = ("gate", "up", "down")
+_OF_HEADS = "head_linear"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,22 +68,22 @@ class Segment:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ExpertMatrices:
-    """One matrix of each expert on the device, one behind the other.
+class StackedMatrices:
+    """One matrix of each expert, or of each head, on the device, one behind the other.
 
     Attributes:
         layout: As of a ``Segment``; the same for all.
-        experts: How many.
+        count: How many.
         shape: ``(n, k)`` of each.
         codes: Elements, or packed codes.
         scales: ``None`` for floats.
         group: Columns that share a scale; 0 for floats.
-        codes_step: Elements of ``codes`` from one expert to the next.
+        codes_step: Elements of ``codes`` from one matrix to the next.
         scales_step: Of ``scales``.
     """
 
     layout: str
-    experts: int
+    count: int
     shape: tuple[int, int]
     codes: DeviceArray
     scales: DeviceArray | None
@@ -116,8 +117,9 @@ class DeviceWeights:
         self.vectors: dict[str, DeviceArray] = {}
         self.tables: dict[str, DeviceArray] = {}  # for tokens that are not looked up in `matrices`
         self.matrices: dict[str, tuple[Segment, ...]] = {}
-        self._of_experts = {op[part] for kind, op in ops if kind == "moe" for part in _OF_EXPERTS}
-        self.experts: dict[str, ExpertMatrices] = {}
+        self._stacked = {op["weight"] for kind, op in ops if kind == _OF_HEADS}
+        self._stacked |= {op[part] for kind, op in ops if kind == "moe" for part in _OF_EXPERTS}
+        self.stacked: dict[str, StackedMatrices] = {}  # of experts and of heads
         self.num_bytes: int = 0
 
     def missing(self) -> list[str]:
@@ -125,7 +127,7 @@ class DeviceWeights:
         return sorted(self._shapes.keys() - self.vectors.keys() - self._given_matrices())
 
     def _given_matrices(self) -> set[str]:
-        return self.tables.keys() | self.matrices.keys() | self.experts.keys()
+        return self.tables.keys() | self.matrices.keys() | self.stacked.keys()
 
     def load_vector(self, name: str, values: NDArray[np.float32]) -> None:
         """Give a vector, ``[width]``."""
@@ -133,7 +135,7 @@ class DeviceWeights:
         self.vectors[name] = self._upload(values.astype(np.float32), name)
 
     def load_array(self, name: str, values: NDArray[np.float32]) -> None:
-        """Give a matrix, ``[out_features, in_features]``, or those of experts stacked by rows."""
+        """Give a matrix, ``[out_features, in_features]``, or those of experts or heads by rows."""
         self._add(name, [np.asarray(values, np.float32)])
 
     def load_matrices(
@@ -161,7 +163,8 @@ class DeviceWeights:
     def _read(self, checkpoint: Weights, tensor: str, *, is_mixed: bool) -> Part:
         """A tensor as it is stored if there are kernels for that, else as float32, exactly."""
         dtype, shape = checkpoint.info(tensor)
-        rows, columns = math.prod(shape[:-1]), shape[-1]  # GGUF has experts in a third dimension
+        # GGUF has experts and heads in a third dimension.
+        rows, columns = math.prod(shape[:-1]), shape[-1]
         if dtype in _STORED_FLOATS and not (is_mixed and self._kind == "f32"):
             return checkpoint.raw(tensor).view(_STORED_FLOATS[dtype]).reshape(rows, columns)
         if dtype in READABLE and self._kind != "f32":
@@ -171,8 +174,8 @@ class DeviceWeights:
     def _add(self, name: str, parts: list[Part]) -> None:
         rows = sum(_shape(part)[0] for part in parts)
         self._check_shape(name, (rows, _shape(parts[0])[1]))
-        if name in self._of_experts:
-            self.experts[name] = self._experts(name, parts)
+        if name in self._stacked:
+            self.stacked[name] = self._stack(name, parts)
             return
         is_packed = self._is_looked_up_packed(name, parts)
         if name in self._looked_up and not is_packed:
@@ -240,9 +243,9 @@ class DeviceWeights:
             group=packed.group,
         )
 
-    def _experts(self, name: str, parts: list[Part]) -> ExpertMatrices:
-        """All experts in one layout: quantized if they are alike, else as floats."""
-        experts, n, k = self._shapes[name]
+    def _stack(self, name: str, parts: list[Part]) -> StackedMatrices:
+        """All in one layout: quantized if they are alike, else as floats."""
+        count, n, k = self._shapes[name]
         quantized = [part for part in parts if isinstance(part, QuantizedMatrix)]
         scales, group = None, 0
         if self._kind == "f32":
@@ -254,19 +257,19 @@ class DeviceWeights:
             else:
                 self._check_columns(name, parts, _LOADED_COLUMNS)
                 values = np.concatenate([self._floats(part) for part in parts])
-            packed = pack_experts(values, experts)
+            packed = pack_stacked(values, count)
             layout, codes, group = packed.layout, packed.codes, packed.group
             if packed.scales is not None:
                 scales = self._upload(packed.scales, name)
-        return ExpertMatrices(
+        return StackedMatrices(
             layout=layout,
-            experts=experts,
+            count=count,
             shape=(n, k),
             codes=self._upload(codes, name),
             scales=scales,
             group=group,
-            codes_step=codes.size // experts,
-            scales_step=0 if scales is None else int(np.prod(scales.shape)) // experts,
+            codes_step=codes.size // count,
+            scales_step=0 if scales is None else int(np.prod(scales.shape)) // count,
         )
 
     def _check_columns(self, name: str, run: Sequence[Part], multiple: int) -> None:
@@ -314,7 +317,7 @@ def _shape(part: Part) -> tuple[int, int]:
 
 
 def _flat(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Of a weight as it is given: the matrices of experts are stacked by rows."""
+    """Of a weight as it is given: the matrices of experts and of heads are stacked by rows."""
     return (math.prod(shape[:-1]), shape[-1]) if len(shape) > 1 else shape
 
 
