@@ -71,7 +71,7 @@ __device__ void attention(T* out, const T* q, const T* k_cache, const T* v_cache
       dot += __shfl_xor_sync(ALL_LANES, dot, 1);
       if (lane % 4 == 0) scores[head * TILE + warp * 8 + lane / 4] = dot;
     }
-    __syncthreads();  // the scores are there, and nobody reads the weights of the tile before
+    __syncthreads();  // the scores are there, and nobody reads the last weights
 
     int seen = start + lane;
     bool is_visible = seen >= first_visible && seen <= position;
@@ -131,7 +131,7 @@ __device__ void attention(T* out, const T* q, const T* k_cache, const T* v_cache
 }
 
 #define ATTENTION_LATENT(NAME, T)                                                                                     \
-  extern "C" __global__ void __launch_bounds__(128) attention_latent_##NAME(                                          \
+  extern "C" __global__ void __launch_bounds__(128, 1) attention_latent_##NAME(                                       \
       T* out, const T* q, const T* k_cache, const T* v_cache, const int* positions, const int* sequences,             \
       const int* block_tables, const int* block_table_start_loc, const float* sinks, int q_stride, int num_heads,     \
       int num_kv_heads, int k_dim, int v_dim, int window, float scale, float softcap) {                               \

@@ -115,8 +115,8 @@ def test_products_by_head_have_the_bits_of_single_ones_in_any_number_of_rows():
     for first, end in ((0, 1), (69, 70), (3, 12)):
         part = packed_head_linear(x[first:end].copy(), packed, heads, "bf16", "float", passed)
         assert part.tobytes() == out[first:end].tobytes()
-    own = x.reshape(rows, heads, -1)[:8, 1, passed:]
-    alone = linear("bf16", "few", np.ascontiguousarray(own), pack_float(weight[1]), None)
+    own = np.ascontiguousarray(x.reshape(rows, heads, -1)[:8, 1, passed:])
+    alone = linear("few", own, pack_float(weight[1]), None, "bf16", "bf16")
     assert alone.tobytes() == out.reshape(rows, heads, -1)[:8, 1, passed:].tobytes()
 
 

@@ -107,11 +107,12 @@ def test_equal_groups_go_to_the_lowest():
     logits[2, [4, 5, 7]] = [1, 1, 1.5]
     ids, _ = route(logits, 4, groups=(4, 2, 2))
     assert ids.tolist() == [[0, 1, 2, 3], [2, 7, 3, 6], [7, 4, 5, 6]]
-    # One expert speaks for a group: that of 4 is as good as that of 5.
-    logits[2, [5, 7]] = 0
-    logits[2, 6] = 1
-    ids, _ = route(logits, 2, groups=(4, 1, 1))
+    # Two experts speak for a group: the last one has the best, but not the best two.
+    logits[2, 7] = 1.1
+    ids, _ = route(logits, 2, groups=(4, 1, 2))
     assert ids.tolist() == [[0, 1], [2, 3], [4, 5]]
+    ids, _ = route(logits, 2, groups=(4, 1, 1))
+    assert ids.tolist() == [[0, 1], [2, 3], [7, 6]]
 
 
 @pytest.mark.parametrize(("count", "experts"), [(1, 1), (257, 3), (700, 64)])
