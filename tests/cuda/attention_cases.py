@@ -21,10 +21,10 @@ class AttentionCase:
 
     Attributes:
         q: ``[tokens, num_heads * head_dim]``.
-        k_cache: ``[num_blocks, num_kv_heads, 16, head_dim]``, and so ``v_cache``.
+        k_cache: ``[num_blocks, num_kv_heads, 16, head_dim]``, and so ``v_cache`` but for its width.
         query_start_loc: ``[num_seqs + 1]``.
         seq_lens: ``[num_seqs]``.
-        expected: ``[tokens, num_heads * head_dim]``, float64.
+        expected: ``[tokens, num_heads * v_head_dim]``, float64.
         sinks: ``[num_heads]``, or ``None``.
     """
 
@@ -48,19 +48,24 @@ def attention_case(
     num_heads: int,
     num_kv_heads: int,
     head_dim: int,
+    v_head_dim: int | None = None,
     window: int | None = None,
     softcap: float | None = None,
     has_sinks: bool = False,
     seed: int = 3,
 ) -> AttentionCase:
-    """Make a batch; ``lengths`` holds (tokens of this step, tokens in the cache after it)."""
+    """Make a batch; ``lengths`` holds (tokens of this step, tokens in the cache after it).
+
+    Values are as wide as keys unless ``v_head_dim`` is given.
+    """
+    v_head_dim = v_head_dim or head_dim
     generator = np.random.default_rng(seed)
     counts = [-(-total // BLOCK_SIZE) for _, total in lengths]
     num_blocks = sum(counts) + 3
     order = generator.permutation(num_blocks).astype(np.int32)
     k_cache, v_cache = (
-        to_bits(np.full((num_blocks, num_kv_heads, BLOCK_SIZE, head_dim), np.nan), kind)
-        for _ in "kv"
+        to_bits(np.full((num_blocks, num_kv_heads, BLOCK_SIZE, width), np.nan), kind)
+        for width in (head_dim, v_head_dim)
     )
     # Below and above all scores of a row.
     sinks = np.linspace(-2, 6, num_heads).astype(np.float32) if has_sinks else None
@@ -69,8 +74,12 @@ def attention_case(
     tables = order[: starts[-1]].copy()
     for index, (new, total) in enumerate(lengths):
         q, k, v = (
-            to_bits(generator.standard_normal((count, heads, head_dim)), kind)
-            for count, heads in ((new, num_heads), (total, num_kv_heads), (total, num_kv_heads))
+            to_bits(generator.standard_normal(size), kind)
+            for size in (
+                (new, num_heads, head_dim),
+                (total, num_kv_heads, head_dim),
+                (total, num_kv_heads, v_head_dim),
+            )
         )
         where = np.arange(total - new, total)
         for position in range(total):

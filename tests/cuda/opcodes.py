@@ -22,7 +22,7 @@ REQUIRED = {
         r"HMMA\.16816\.F32",
         r"LDG\S*\.(128|64)\.CONSTANT",
     ),
-    r"(linear_many|gated_many|moe_gated|moe_linear)_b?f16_\w+": (
+    r"(linear_many|gated_many|moe_gated|(moe|head)_linear)_b?f16_\w+": (
         r"HMMA\.16816\.F32",
         r"LDSM\S*\.4",
         r"LDGSTS\S*\.128",
@@ -31,12 +31,18 @@ REQUIRED = {
     r"attention_(decode|prefill)_b?f16_\d+": (
         *(r"HMMA\.16816\.F32", r"LDSM\S*\.M88\.4", r"LDSM\S*\.MT88\.4", r"LDGSTS\S*\.128"),
     ),
-    r"((moe_)?linear|(rms|layer)_norm(_add)?|add|scale|gather_rows)_f32\w*": (r"(LDG|LD)\S*\.128",),
+    r"((moe_|head_)?linear|(rms|layer)_norm(_add)?|add|scale|gather_rows)_f32\w*": (
+        r"(LDG|LD)\S*\.128",
+    ),
     r"((rms|layer)_norm(_add)?|add|scale|gather_rows)_b?f16": (r"(LDG|LD)\S*\.64",),
+    r"attention_latent_f32": (r"(LDG|LD)\S*\.128",),
+    r"attention_latent_b?f16": (r"(LDG|LD)\S*\.64",),
 }
 # Local memory means spilled registers or an array that was not unrolled.
 FORBIDDEN = {
-    r"(linear|gated|moe|lm_head|attention|rms_norm|layer_norm|sample)_\w+": (r"STL\b.*", r"LDL\b.*")
+    r"((head_)?linear|gated|moe|lm_head|attention|rms_norm|layer_norm|sample)_\w+": (
+        *(r"STL\b.*", r"LDL\b.*"),
+    )
 }
 
 

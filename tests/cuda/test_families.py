@@ -1,14 +1,14 @@
 """Every family that the CPU runs, a device runs: the same tokens, the same bits in any batch.
 
 The cases are all tiny checkpoints, and every architecture has one: a family that gets no CUDA
-kernels fails here, unless it is one of those that are refused by name.
+kernels fails here.
 """
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-from tests.checkpoints import CPU_ONLY, TINY, reference_executor
+from tests.checkpoints import ENCODERS, TINY, reference_executor
 from tests.cuda.launching import is_gpu, open_device
 from tests.cuda.test_reduced_precision import assert_near
 from tests.cuda_emulator.device import EmulatedDevice
@@ -22,9 +22,9 @@ from inferlib.checkpoint_files import read_json
 CASES = sorted(
     path.name
     for path in TINY.iterdir()
-    if not path.name.endswith("-config4") and path.name not in CPU_ONLY
+    if not path.name.endswith("-config4") and path.name not in ENCODERS
 )
-MIXTURES = {"mixtral", "qwen3-moe", "gpt-oss"}
+MIXTURES = {"mixtral", "qwen3-moe", "gpt-oss", "deepseek-v2", "deepseek-v3"}
 GREEDY = {"temperature": 0, "ignore_eos": True}
 # Below this gap between the two best logits, either token is right from there on.
 SMALL_MARGIN = 1e-3
@@ -54,7 +54,7 @@ def answers(model, prompts, **options):
 def test_every_architecture_has_a_case():
     found = {
         architecture_of_config(Fields(read_json(TINY / case / "config.json"), source=case)).name
-        for case in (*CASES, *CPU_ONLY)
+        for case in (*CASES, *ENCODERS)
     }
     assert found == {architecture.name for architecture in ARCHITECTURES}
 

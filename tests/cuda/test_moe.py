@@ -15,15 +15,17 @@ from tests.reference import ACTIVATIONS, act_and_mul
 
 from inferlib.executors.cuda_weights import (
     QuantizedMatrix,
-    pack_experts,
     pack_float,
     pack_quantized,
+    pack_stacked,
 )
 
 i32, f32 = np.int32, np.float32
 
 
-def route(logits, top_k, *, correction=None, sigmoid=False, normalised=True, scale=1.0):
+def route(
+    logits, top_k, *, correction=None, sigmoid=False, normalised=True, scale=1.0, groups=(0, 0, 0)
+):
     tokens, experts = logits.shape
     return run(
         "moe_route_f32",
@@ -32,6 +34,7 @@ def route(logits, top_k, *, correction=None, sigmoid=False, normalised=True, sca
         [
             *(Out((tokens, top_k), i32), Out((tokens, top_k)), logits, correction),
             *(i32(tokens), i32(experts), i32(top_k), i32(sigmoid), i32(normalised), f32(scale)),
+            *(i32(each) for each in groups),
         ],
     )
 
@@ -53,6 +56,12 @@ def sort(ids, experts):
         (257, 8, {"sigmoid": True, "correction": True, "scale": 2.5}),
         (5, 5, {"scale": 0.5}),
         (1, 1, {}),
+        (256, 8, {"sigmoid": True, "correction": True, "scale": 2.5, "groups": (8, 4, 2)}),
+        (160, 6, {"normalised": False, "scale": 16.0, "groups": (8, 3, 1)}),
+        (42, 3, {"correction": True, "groups": (42, 5, 1)}),
+        (6, 2, {"groups": (3, 1, 2)}),
+        (6, 2, {"groups": (1, 1, 2)}),
+        (512, 32, {"sigmoid": True, "groups": (64, 9, 2)}),
     ],
 )
 def test_routing(experts, top_k, options):
@@ -68,6 +77,12 @@ def test_routing(experts, top_k, options):
     else:
         scores = np.exp(wide) / np.exp(wide).sum(axis=1, keepdims=True)
     choice = scores + (0 if correction is None else correction)
+    if "groups" in options:
+        count, kept, scored = options["groups"]
+        of_groups = choice.reshape(len(choice), count, -1)
+        values = np.sort(of_groups)[..., -scored:].sum(axis=-1)
+        for row, order in zip(of_groups, np.argsort(-values, axis=1, kind="stable"), strict=True):
+            row[order[kept:]] = -np.inf
     expected = np.argsort(-choice, axis=1, kind="stable")[:, :top_k]
     np.testing.assert_array_equal(ids, expected)
     chosen = np.take_along_axis(scores, expected, axis=1)
@@ -84,6 +99,20 @@ def test_equal_scores_go_to_the_lowest_expert_and_nan_comes_last():
     assert ids.tolist() == [[0, 1, 2], [7, 33, 0], [38, 39, 0]]
     np.testing.assert_allclose(weights[0], 1 / 3, rtol=1e-6)
     np.testing.assert_allclose(weights[2], [0.5, 0.5, 0], rtol=1e-6)
+
+
+def test_equal_groups_go_to_the_lowest():
+    logits = np.zeros((3, 8), f32)
+    logits[1, [2, 7]] = 1
+    logits[2, [4, 5, 7]] = [1, 1, 1.5]
+    ids, _ = route(logits, 4, groups=(4, 2, 2))
+    assert ids.tolist() == [[0, 1, 2, 3], [2, 7, 3, 6], [7, 4, 5, 6]]
+    # Two experts speak for a group: the last one has the best, but not the best two.
+    logits[2, 7] = 1.1
+    ids, _ = route(logits, 2, groups=(4, 1, 2))
+    assert ids.tolist() == [[0, 1], [2, 3], [4, 5]]
+    ids, _ = route(logits, 2, groups=(4, 1, 1))
+    assert ids.tolist() == [[0, 1], [2, 3], [7, 6]]
 
 
 @pytest.mark.parametrize(("count", "experts"), [(1, 1), (257, 3), (700, 64)])
@@ -129,7 +158,7 @@ def case(kind, layout, tokens):
         for parts, n, k in ((gates, WIDTH, K), (ups, WIDTH, K), (downs, K, inner)):
             if layout == "float":
                 values = numbers(generator, (n, k), kind)
-                parts.append((pack_experts(values, 1), to_values(values)))
+                parts.append((pack_stacked(values, 1), to_values(values)))
                 continue
             matrix, values = matrix_of(layout, kind, n, k)
             # Experts differ: rows in another order.
@@ -293,14 +322,14 @@ def test_grouped_products_in_float32(kind, tokens, n, k, divisor):
 def test_experts_of_any_size_are_packed_from_a_panel_on():
     generator = np.random.default_rng(4)
     values = numbers(generator, (3 * 20, 40), "bf16")
-    packed = pack_experts(values, 3)
+    packed = pack_stacked(values, 3)
     filled = np.pad(values.reshape(3, 20, 40), ((0, 0), (0, 0), (0, 24)))
     for expert, codes in enumerate(np.split(packed.codes, 3)):
         assert codes.tobytes() == pack_float(filled[expert].copy()).codes.tobytes()
     codes = generator.integers(0, 16, (3 * 20, 64)).astype(np.int8)
     scales = generator.standard_normal((2, 3 * 20, 2)).astype(f32)
     matrix = QuantizedMatrix(codes=codes, scales=scales[0], minimums=scales[1])
-    packed = pack_experts(matrix, 3)
+    packed = pack_stacked(matrix, 3)
     for expert in range(3):
         alone = pack_quantized(matrix.rows(np.arange(20 * expert, 20 * expert + 20)))
         assert np.split(packed.codes, 3)[expert].tobytes() == alone.codes.tobytes()

@@ -7,6 +7,7 @@ import pytest
 from tests.cuda import (
     test_attention,
     test_exact_kernels,
+    test_latent,
     test_lm_head_argmax,
     test_moe,
     test_packed_weights,
@@ -75,6 +76,25 @@ def exact_attention():
     test_exact_kernels.test_attention({"num_heads": 4, "num_kv_heads": 2, "head_dim": 16})
 
 
+def latent_attention():
+    shape = test_latent.SHAPES[3]
+    case = test_latent.attention_case("f32", lengths=[(1, 70), (3, 33)], **shape)
+    out = test_latent.attend(case, "f32", shape)
+    test_latent.assert_close(out, case.expected, "f32")
+
+
+def head_linear():
+    test_latent.test_products_by_head_of_floats("bf16", *test_latent.SIZES[2])
+
+
+def exact_head_linear():
+    test_latent.test_products_by_head_in_float32("f32", 9, 3, 5, 20, 4)
+
+
+def groups_of_experts():
+    test_moe.test_equal_groups_go_to_the_lowest()
+
+
 def argmax():
     test_row_kernels.test_argmax_takes_the_lowest_of_equals_and_reports_what_is_no_number(
         np.random.default_rng(7), 5000
@@ -115,6 +135,9 @@ KEPT = {
     "moe_linear": ("bf16_bf16",),
     "moe_gated": ("bf16_bf16_silu", "bf16_bf16_clamped_swiglu"),
     "moe_linear_f32": ("f32",),
+    "attention_latent": ("f32",),
+    "head_linear": ("bf16_bf16",),
+    "head_linear_f32": ("f32",),
 }
 
 PLANTED = {
@@ -174,6 +197,56 @@ PLANTED = {
     ),
     "squares of values instead of deviations, layer_norm": (
         *("layer_norm", "float a = v.x - mean,", "float a = v.x,", layer_norm),
+    ),
+    "removed barrier behind the queries, latent attention": (
+        *("attention_latent", "  __syncthreads();\n\n  float largest", "\n  float largest"),
+        latent_attention,
+    ),
+    "removed barrier behind the scores, latent attention": (
+        "attention_latent",
+        "    __syncthreads();  // the scores are there, and nobody reads the last weights",
+        *("", latent_attention),
+    ),
+    "removed barrier behind the weights, latent attention": (
+        *("attention_latent", "    __syncthreads();  // the weights are there", ""),
+        latent_attention,
+    ),
+    "removed barrier before the last corrections, latent attention": (
+        *(
+            "attention_latent",
+            "  __syncthreads();  // nobody reads the last tile's corrections",
+            "",
+        ),
+        latent_attention,
+    ),
+    "removed barrier before the outputs, latent attention": (
+        *(
+            "attention_latent",
+            "  __syncthreads();\n  if (column >= v_dim)",
+            "  if (column >= v_dim)",
+        ),
+        latent_attention,
+    ),
+    "values as wide as keys, latent attention": (
+        *("attention_latent", "load_four(v_cache + row * v_dim + column)"),
+        *("load_four(v_cache + row * k_dim + column)", latent_attention),
+    ),
+    "rows of a tile as long as a head's slice, head_linear": (
+        *("head_linear", "Slices<T>{x + pass, x_stride, count, k}"),
+        *("Slices<T>{x + pass, static_cast<size_t>(pass + k), count, k}", head_linear),
+    ),
+    "another head's matrix, head_linear": (
+        *("head_linear", "static_cast<size_t>(head) * codes_step", "0", head_linear),
+    ),
+    "elements that are passed through counted as outputs, head_linear_f32": (
+        *("head_linear_f32", "(head) * n + column - pass)", "(head) * n + column)"),
+        exact_head_linear,
+    ),
+    "a group of experts that is kept twice, moe_route": (
+        *("moe_route", "!(is_kept >> next.index & 1) && is_better", "is_better", groups_of_experts),
+    ),
+    "one expert speaks for a group where two do, moe_route": (
+        *("moe_route", "turn < scored", "turn < 1", groups_of_experts),
     ),
     "outputs that a sink does not scale, decode": (
         "attention_decode: attention.cuh",

@@ -14,6 +14,8 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from .._core import KvGroup
+
 DECODE_ROWS = 16
 PREFILL_ROWS = 64
 SEGMENT = 256
@@ -46,6 +48,11 @@ NO_WORK = AttentionWork(
     rounds=(),
 )
 """Of a kernel that needs no lists."""
+
+
+def is_latent(group: KvGroup) -> bool:
+    """Whether keys and values differ in width: then ``attention_latent`` has prefill and decode."""
+    return group.k_head_dim != group.v_head_dim
 
 
 def decode_shared_bytes(head_dim: int) -> int:

@@ -18,7 +18,7 @@ from .cuda_weights import GROUPED_GATED
 if TYPE_CHECKING:
     from ..devices import DeviceArray
     from .cuda_inputs import StepInputs
-    from .cuda_matrices import ExpertMatrices
+    from .cuda_matrices import StackedMatrices
     from .cuda_model import DeviceModel, Launch
 
 i32: type[np.int32] = np.int32
@@ -49,7 +49,7 @@ class _Product:
 
     x: DeviceArray
     divisor: int
-    matrices: ExpertMatrices
+    matrices: StackedMatrices
     bias: DeviceArray | None
     out: DeviceArray
     out_stride: int
@@ -62,7 +62,7 @@ class _Mixture:
         weights, arrays = model.weights, model.expert_rows
         self._device, self._kind = model.device, model.kind
         self._gate, self._up, self._down = (
-            weights.experts[op[name]] for name in ("gate", "up", "down")
+            weights.stacked[op[name]] for name in ("gate", "up", "down")
         )
         biases: list[DeviceArray | None] = [None, None, None]
         if op["biases"]:
@@ -71,7 +71,12 @@ class _Mixture:
         self._activation, self._top_k = op["activation"], op["top_k"]
         self._x, self._out = model.buffers[op["x"]], model.buffers[op["out"]]
         self._logits = model.buffers[op["router_logits"]]
-        self._is_normalised = op["normalise"]
+        sigmoid, groups = op["scoring"] == "sigmoid", op["groups"] or (0, 0, 0)
+        self._score_bias = weights.vectors[op["score_bias"]] if op["score_bias"] else None
+        self._routing = (
+            *(i32(sigmoid), i32(op["normalise"]), f32(op["weight_scale"])),
+            *(i32(each) for each in groups),
+        )
         self._ids, self._shares = arrays["experts of tokens"], arrays["shares of experts"]
         self._starts, self._order = arrays["first choices of experts"], arrays["choices by expert"]
         self._inner, self._wide = arrays["rows within experts"], arrays["results of experts"]
@@ -88,11 +93,13 @@ class _Mixture:
 
     def launch(self, _: StepInputs, rows: int) -> None:
         """For the first rows of the buffers."""
-        device, experts, top_k = self._device, self._gate.experts, self._top_k
+        device, experts, top_k = self._device, self._gate.count, self._top_k
         choices = rows * top_k
-        route = (self._ids, self._shares, self._logits, None, i32(rows), i32(experts), i32(top_k))
-        options = (i32(0), i32(self._is_normalised), f32(1))
-        device.launch("moe_route_f32", (ceil_divide(rows, 4),), 128, (*route, *options))
+        route = (
+            *(self._ids, self._shares, self._logits, self._score_bias),
+            *(i32(rows), i32(experts), i32(top_k), *self._routing),
+        )
+        device.launch("moe_route_f32", (ceil_divide(rows, 4),), 128, route)
         sort = (self._starts, self._order, self._ids, i32(choices))
         device.launch("moe_sort_i32", (experts,), 256, sort)
         if self._is_fused:
@@ -109,7 +116,7 @@ class _Mixture:
 
     def _tiles(self, choices: int, rows: int) -> int:
         """Not less than all experts' tiles together, whoever has how many choices."""
-        return min(choices, choices // rows + self._gate.experts)
+        return min(choices, choices // rows + self._gate.count)
 
     def _gated(self, choices: int) -> None:
         """Gate, up and the activation as one."""
@@ -123,7 +130,7 @@ class _Mixture:
             (
                 *(self._inner, self._x, self._starts, self._order),
                 *(gate.codes, gate.scales, self._gate_bias, up.codes, up.scales, self._up_bias),
-                *(i32(gate.experts), i32(self._top_k), i32(width), i32(k), i32(gate.group)),
+                *(i32(gate.count), i32(self._top_k), i32(width), i32(k), i32(gate.group)),
                 *(i32(gate.codes_step), i32(gate.scales_step)),
             ),
         )
@@ -132,7 +139,7 @@ class _Mixture:
         matrices = product.matrices
         n, k = matrices.shape
         rows = (product.out, product.x, self._starts, self._order)
-        sizes = (i32(matrices.experts), i32(product.divisor), i32(n), i32(k))
+        sizes = (i32(matrices.count), i32(product.divisor), i32(n), i32(k))
         if self._kind == "f32":
             kernel = f"moe_linear_f32_{kind_of(matrices.codes)}"
             grid = (ceil_divide(n, 4), self._tiles(choices, _EXACT_ROWS))
@@ -155,6 +162,6 @@ class _Mixture:
             grid = (ceil_divide(width, 512), rows)
             self._device.launch(kernel, grid, 128, (*arrays, i32(width)))
 
-    def _word(self, matrices: ExpertMatrices) -> str:
+    def _word(self, matrices: StackedMatrices) -> str:
         """Of the weights, as the names of kernels have them."""
         return self._kind if matrices.layout == "float" else matrices.layout

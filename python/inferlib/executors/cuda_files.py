@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from .cuda_attention import is_latent
 from .cuda_sm90 import ATTENTION_HEAD_DIMS
 from .cuda_weights import FUSED_LAYOUTS, GATED_ACTIVATIONS
 
@@ -19,6 +20,7 @@ _OF_OPS = {
     "position_embedding": ("embedding", "embedding_packed"),
     "layer_norm": ("layer_norm",),
     "rms_norm": ("rms_norm",),
+    "head_linear": ("head_linear",),
     "rope": ("rope_store_kv",),
     "store_kv": ("rope_store_kv",),
     "attention": ("attention_decode", "attention_prefill"),
@@ -29,10 +31,18 @@ _OF_OPS = {
     "scale": ("scale",),
     "gather_rows": ("gather_rows",),
 }
-_REDUCED = frozenset(
-    {"embedding_packed", "attention_decode", "attention_prefill", "moe_gated", "moe_linear"}
-)
-"""Those that float32 has others for."""
+_EXACT = {
+    "attention_prefill": "attention_f32",
+    "head_linear": "head_linear_f32",
+    "moe_linear": "moe_linear_f32",
+}
+"""What float32 has in place of others."""
+_REDUCED = frozenset({*_EXACT, "embedding_packed", "attention_decode", "moe_gated"})
+_LATENT = {
+    "attention_prefill": ("attention_latent",),
+    "rope_store_kv": ("rope", "store_kv"),
+}
+"""What latent attention has in place of others."""
 _OF_EVERY_MODEL = frozenset({"argmax", "copy_blocks", "sample"})
 
 
@@ -42,16 +52,19 @@ def files_of_program(program: Program, kind: Kind, architecture: str) -> frozens
     files = set(_OF_EVERY_MODEL)
     for op, _ in ops:
         files.update(_OF_OPS.get(op, ()))
+    groups = [group for group in program.kv_groups if not is_latent(group)]
+    if len(groups) < len(program.kv_groups):
+        files.update(*_LATENT.values())
+        if not groups:
+            files -= {*_LATENT, "attention_decode"}
     if any(op == "lm_head" and fields["softcap"] is not None for op, fields in ops):
         files.add("softcap")
     if kind == "f32":
-        files |= {"attention_f32", "linear_f32"}
-        if "moe_linear" in files:
-            files.add("moe_linear_f32")
+        files |= {exact for reduced, exact in _EXACT.items() if reduced in files} | {"linear_f32"}
         return frozenset(files - _REDUCED)
     if architecture == "sm_90":
         files.add("linear_sm90")
-        if any(group.k_head_dim in ATTENTION_HEAD_DIMS for group in program.kv_groups):
+        if any(group.k_head_dim in ATTENTION_HEAD_DIMS for group in groups):
             files.add("attention_prefill_sm90")
     return frozenset(files)
 

@@ -100,10 +100,11 @@ class ProgramLaunches:
         largest = None
         if kind != "f32":
             elements, rows = partial_rows(program, limits)
-            partials = (
-                device.alloc((elements,), np.float32, "attention's partial outputs"),
-                device.alloc((2 * rows,), np.float32, "attention's partial sums"),
-            )
+            if elements:
+                partials = (
+                    device.alloc((elements,), np.float32, "attention's partial outputs"),
+                    device.alloc((2 * rows,), np.float32, "attention's partial sums"),
+                )
             shape = (panels_of_head(program), FEW_ROWS)
             largest = (
                 device.alloc(shape, np.float32, "largest logits"),

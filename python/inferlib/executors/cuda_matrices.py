@@ -40,6 +40,7 @@ _STORED_FLOATS = {"BF16": np.uint16, "F16": np.float16}
 _LOOKED_UP = {"embedding", "position_embedding"}
 _MULTIPLIED = {"linear", "lm_head"}
 _OF_EXPERTS = ("gate", "up", "down")
+_OF_HEADS = "head_linear"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,22 +66,22 @@ class Segment:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ExpertMatrices:
-    """One matrix of each expert on the device, one behind the other.
+class StackedMatrices:
+    """One matrix of each expert, or of each head, on the device, one behind the other.
 
     Attributes:
         layout: As of a ``Segment``; the same for all.
-        experts: How many.
+        count: How many.
         shape: ``(n, k)`` of each.
         codes: Elements, or packed codes.
         scales: ``None`` for floats.
         group: Columns that share a scale; 0 for floats.
-        codes_step: Elements of ``codes`` from one expert to the next.
+        codes_step: Elements of ``codes`` from one matrix to the next.
         scales_step: Of ``scales``.
     """
 
     layout: str
-    experts: int
+    count: int
     shape: tuple[int, int]
     codes: DeviceArray
     scales: DeviceArray | None
@@ -115,7 +116,9 @@ class DeviceWeights:
         self.tables: dict[str, DeviceArray] = {}  # for tokens that are not looked up in `matrices`
         self.matrices: dict[str, tuple[Segment, ...]] = {}
         self._of_experts = {op[part] for kind, op in ops if kind == "moe" for part in _OF_EXPERTS}
-        self.experts: dict[str, ExpertMatrices] = {}
+        of_heads = {op["weight"] for kind, op in ops if kind == _OF_HEADS}
+        self._stacked = self._of_experts | of_heads
+        self.stacked: dict[str, StackedMatrices] = {}  # of experts and of heads
         self.num_bytes: int = 0
 
     def missing(self) -> list[str]:
@@ -123,7 +126,7 @@ class DeviceWeights:
         return sorted(self._shapes.keys() - self.vectors.keys() - self._given_matrices())
 
     def _given_matrices(self) -> set[str]:
-        return self.tables.keys() | self.matrices.keys() | self.experts.keys()
+        return self.tables.keys() | self.matrices.keys() | self.stacked.keys()
 
     def load_vector(self, name: str, values: NDArray[np.float32]) -> None:
         """Give a vector, ``[width]``."""
@@ -131,7 +134,7 @@ class DeviceWeights:
         self.vectors[name] = self._upload(values.astype(np.float32), name)
 
     def load_array(self, name: str, values: NDArray[np.float32]) -> None:
-        """Give a matrix, ``[out_features, in_features]``, or those of experts stacked by rows."""
+        """Give a matrix, ``[out_features, in_features]``, or those of experts or heads by rows."""
         self._add(name, [np.asarray(values, np.float32)])
 
     def load_matrices(
@@ -159,7 +162,8 @@ class DeviceWeights:
     def _read(self, checkpoint: Weights, tensor: str, *, is_mixed: bool) -> Part:
         """A tensor as it is stored if there are kernels for that, else as float32, exactly."""
         dtype, shape = checkpoint.info(tensor)
-        rows, columns = math.prod(shape[:-1]), shape[-1]  # GGUF has experts in a third dimension
+        # GGUF has experts and heads in a third dimension.
+        rows, columns = math.prod(shape[:-1]), shape[-1]
         if dtype in _STORED_FLOATS and not (is_mixed and self._kind == "f32"):
             return checkpoint.raw(tensor).view(_STORED_FLOATS[dtype]).reshape(rows, columns)
         if dtype in _FP8 and self._kind != "f32":
@@ -173,8 +177,8 @@ class DeviceWeights:
     def _add(self, name: str, parts: list[Part]) -> None:
         rows = sum(shape_of(part)[0] for part in parts)
         self._check_shape(name, (rows, shape_of(parts[0])[1]))
-        if name in self._of_experts:
-            self.experts[name] = self._experts(name, parts)
+        if name in self._stacked:
+            self.stacked[name] = self._stack(name, parts)
             return
         is_packed = self._is_looked_up_packed(name, parts)
         if name in self._looked_up and not is_packed:
@@ -237,29 +241,32 @@ class DeviceWeights:
             group=packed.group,
         )
 
-    def _experts(self, name: str, parts: list[Part]) -> ExpertMatrices:
-        """All experts in one layout: as they are stored if they are alike, else as floats."""
-        experts, n, k = self._shapes[name]
+    def _stack(self, name: str, parts: list[Part]) -> StackedMatrices:
+        """All in one layout: as they are stored if they are alike, else as floats."""
+        count, n, k = self._shapes[name]
         layout, scales, group = "rows", None, 0
         if self._kind == "f32":
             codes = np.concatenate([self._floats(part) for part in parts])
         else:
-            if len(list(runs(parts))) > 1 or is_float(parts[0]) or not _is_fused(parts[0]):
+            # Heads have no kernels for 8-bit floats.
+            is_fp8 = isinstance(parts[0], Fp8Matrix) and name not in self._of_experts
+            is_alike = len(list(runs(parts))) == 1 and not is_float(parts[0])
+            if not is_alike or is_fp8 or not _is_fused(parts[0]):
                 self._check_columns(name, parts, _LOADED_COLUMNS)
                 parts = [self._floats(part) for part in parts]
-            packed = pack(parts, experts)
+            packed = pack(parts, count)
             layout, codes, group = packed.layout, packed.codes, packed.group
             if packed.scales is not None:
                 scales = self._upload(packed.scales, name)
-        return ExpertMatrices(
+        return StackedMatrices(
             layout=layout,
-            experts=experts,
+            count=count,
             shape=(n, k),
             codes=self._upload(codes, name),
             scales=scales,
             group=group,
-            codes_step=codes.size // experts,
-            scales_step=0 if scales is None else int(np.prod(scales.shape)) // experts,
+            codes_step=codes.size // count,
+            scales_step=0 if scales is None else int(np.prod(scales.shape)) // count,
         )
 
     def _check_columns(self, name: str, run: Sequence[Part], multiple: int) -> None:
@@ -300,5 +307,5 @@ def _is_fused(part: Part) -> bool:
 
 
 def _flat(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Of a weight as it is given: the matrices of experts are stacked by rows."""
+    """Of a weight as it is given: the matrices of experts and of heads are stacked by rows."""
     return (math.prod(shape[:-1]), shape[-1]) if len(shape) > 1 else shape

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..config import BLOCK_SIZE
-from .cuda_attention import DECODE_ROWS, SEGMENT
+from .cuda_attention import DECODE_ROWS, SEGMENT, is_latent
 from .cuda_weights import FEW_ROWS, PANEL_ROWS
 
 if TYPE_CHECKING:
@@ -129,15 +129,17 @@ def max_items(program: Program, number: int, limits: StepLimits) -> int:
 
 
 def partial_rows(program: Program, limits: StepLimits) -> tuple[int, int]:
-    """Elements of the partial outputs, and rows of them; all groups and layers share the arrays."""
-    rows = [
-        max_items(program, number, limits) * group.num_kv_heads * DECODE_ROWS
+    """Elements of the partial outputs, and rows of them; all groups and layers share the arrays.
+
+    None where all attention is to latents, which has no partial results.
+    """
+    rows = {
+        number: max_items(program, number, limits) * group.num_kv_heads * DECODE_ROWS
         for number, group in enumerate(program.kv_groups)
-    ]
-    elements = [
-        count * group.k_head_dim for count, group in zip(rows, program.kv_groups, strict=True)
-    ]
-    return max(elements, default=0), max(rows, default=0)
+        if not is_latent(group)
+    }
+    elements = [count * program.kv_groups[number].k_head_dim for number, count in rows.items()]
+    return max(elements, default=0), max(rows.values(), default=0)
 
 
 def panels_of_head(program: Program) -> int:

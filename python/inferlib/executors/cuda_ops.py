@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from ..errors import UnsupportedModelError
+from .cuda_attention import is_latent
 from .cuda_experts import mixture
+from .cuda_latent import head_product
 from .cuda_model import ceil_divide, kind_of
 from .cuda_products import attention, embedding_packed, gated_product, product
 
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 i32: type[np.int32] = np.int32
 f32: type[np.float32] = np.float32
+_MOST_OF_HEAD = 256
+"""Elements of a head in ``rope_store_kv``."""
 
 
 def plan_launches(model: DeviceModel, ops: Sequence[Op]) -> list[Launch]:
@@ -107,7 +110,10 @@ def _fits_one_kernel(model: DeviceModel, ops: Sequence[Op]) -> bool:
     group = model.program.kv_groups[store["kv_group"]]
     row, head_dim = store["x"], group.k_head_dim
     num_kv = group.num_kv_heads * head_dim
-    if store["v_start"] != store["k_start"] + num_kv or store["k_start"] % head_dim:
+    is_contiguous = store["v_start"] == store["k_start"] + num_kv
+    if is_latent(group) or head_dim > _MOST_OF_HEAD or not is_contiguous:
+        return False
+    if store["k_start"] % head_dim:
         return False
     norm_starts, seen_rope = [], False
     for kind, op in ops[:-1]:
@@ -157,6 +163,35 @@ def _rope_store_kv(model: DeviceModel, ops: Sequence[Op]) -> Launch:
         device.launch(kernel, (thread_blocks, rows), 128, (*arrays, *sizes))
 
     return launch
+
+
+def _rope(model: DeviceModel, op: dict[str, Any]) -> Launch:
+    """Heads turned in place, where nothing is stored at once."""
+    device, kernel = model.device, f"rope_{model.kind}"
+    x, inv_freq = model.from_element(op["x"], op["start"]), model.frequencies(op)
+    num_pairs = len(op["inv_freq"])
+    thread_blocks = ceil_divide(op["num_heads"] * num_pairs, 128)
+    sizes = (
+        *(i32(model.width(op["x"])), i32(op["num_heads"]), i32(op["head_dim"]), i32(num_pairs)),
+        f32(op["scale"]),
+    )
+    return lambda step, rows: device.launch(
+        kernel, (thread_blocks, rows), 128, (x, step.positions, inv_freq, *sizes)
+    )
+
+
+def _store_kv(model: DeviceModel, op: dict[str, Any]) -> Launch:
+    """Keys and values as they lie in a row, whatever their widths."""
+    number, group = op["kv_group"], model.program.kv_groups[op["kv_group"]]
+    device, kernel = model.device, f"store_kv_{model.kind}"
+    arrays = (model.buffers[op["x"]], *model.kv[number, op["kv_layer"]])
+    sizes = (
+        *(i32(model.width(op["x"])), i32(op["k_start"]), i32(op["v_start"])),
+        *(i32(group.num_kv_heads), i32(group.k_head_dim), i32(group.v_head_dim)),
+    )
+    return lambda step, rows: device.launch(
+        kernel, (rows,), 128, (*arrays, step.groups[number].slot_mapping, *sizes)
+    )
 
 
 def _add_rms_norm(model: DeviceModel, add: dict[str, Any], norm: dict[str, Any]) -> Launch:
@@ -289,20 +324,15 @@ def _lm_head(model: DeviceModel, op: dict[str, Any]) -> Launch:
     return launch
 
 
-def _unsupported(_: DeviceModel, op: dict[str, Any]) -> Launch:
-    raise UnsupportedModelError(
-        f"there is no CUDA kernel for this order of rope and store_kv: {sorted(op)}"
-    )
-
-
 _SINGLE: dict[str, Callable[[DeviceModel, dict[str, Any]], Launch]] = {
     "embedding": _embedding,
     "position_embedding": _position_embedding,
     "layer_norm": _layer_norm,
     "rms_norm": _rms_norm,
     "linear": _linear,
-    "rope": _unsupported,
-    "store_kv": _unsupported,
+    "head_linear": head_product,
+    "rope": _rope,
+    "store_kv": _store_kv,
     "attention": attention,
     "act_and_mul": _act_and_mul,
     "activation": _activation,

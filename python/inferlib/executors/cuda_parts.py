@@ -12,10 +12,10 @@ import numpy as np
 
 from .cuda_weights import (
     QuantizedMatrix,
-    expert_panels,
-    pack_experts,
+    own_panels,
     pack_float,
     pack_quantized,
+    pack_stacked,
 )
 from .fp8_weights import Fp8Matrix
 
@@ -64,25 +64,26 @@ def _layout(part: Part) -> tuple[str, int]:
     return "int8" if part.minimums is None else "int4", part.group
 
 
-def pack(run: Sequence[Part], experts: int | None = None) -> PackedMatrix:
+def pack(run: Sequence[Part], count: int | None = None) -> PackedMatrix:
     """Pack the rows of a run, floats of 16 bits among others.
 
     Args:
         run: As ``runs`` gives it.
-        experts: Whose matrices the rows are, if they are those of experts.
+        count: How many matrices of one shape the rows are, each packed from a panel of its own on;
+            ``None``: they are one.
 
     Raises:
         ModelFormatError: An 8-bit float is NaN or infinite.
     """
     stacked = _stacked(run)
     if isinstance(stacked, Fp8Matrix):
-        if experts is None:
+        if count is None:
             return stacked.packed()
-        panels = replace(stacked, codes=expert_panels(stacked.codes, experts))
+        panels = replace(stacked, codes=own_panels(stacked.codes, count))
         rows, k = stacked.codes.shape
-        return replace(panels.packed(), shape=(rows // experts, k))
-    if experts is not None:
-        return pack_experts(stacked, experts)
+        return replace(panels.packed(), shape=(rows // count, k))
+    if count is not None:
+        return pack_stacked(stacked, count)
     if isinstance(stacked, QuantizedMatrix):
         return pack_quantized(stacked)
     return pack_float(stacked)

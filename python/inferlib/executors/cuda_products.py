@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import UnsupportedModelError
-from .cuda_attention import HEAD_DIMS, decode_shared_bytes, prefill_shared_bytes
+from .cuda_attention import HEAD_DIMS, decode_shared_bytes, is_latent, prefill_shared_bytes
+from .cuda_latent import latent_attention
 from .cuda_model import ceil_divide, kind_of
 from .cuda_proofs import cache_map
 from .cuda_sm90 import (
@@ -238,15 +239,16 @@ def greedy_head(
 def attention(model: DeviceModel, op: dict[str, Any]) -> Launch:
     """Causal attention of the step's queries to their sequences' blocks."""
     group = model.program.kv_groups[op["kv_group"]]
+    if is_latent(group):
+        return latent_attention(model, op, _sinks(model, op))
     head_dim = group.k_head_dim
     supported = HEAD_DIMS.get(model.kind, range(4, _MAX_HEAD_DIM + 1, 4))
-    if head_dim != group.v_head_dim or head_dim not in supported:
+    if head_dim not in supported:
         sizes = "multiples of 4 up to 256"
         if model.kind != "f32":
             sizes = ", ".join(str(each) for each in supported)
         raise UnsupportedModelError(
-            f"heads of {head_dim} (K) and {group.v_head_dim} (V) elements; the CUDA kernels for "
-            f"this precision know {sizes}"
+            f"heads of {head_dim} elements; the CUDA kernels for this precision know {sizes}"
         )
     return _exact_attention(model, op) if model.kind == "f32" else _attention(model, op)
 

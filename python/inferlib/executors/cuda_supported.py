@@ -11,12 +11,11 @@ if TYPE_CHECKING:
 
 _MOST_EXPERTS, _MOST_CHOSEN = 512, 32
 """Those of ``moe_route``."""
-_PLAIN = ("softmax", None, None)
 _WITH_KERNELS = frozenset(
     {
-        *("embedding", "position_embedding", "rms_norm", "layer_norm", "linear", "rope"),
-        *("store_kv", "attention", "act_and_mul", "activation", "scale", "add", "gather_rows"),
-        *("lm_head", "moe", "capture"),
+        *("embedding", "position_embedding", "rms_norm", "layer_norm", "linear"),
+        *("head_linear", "rope", "store_kv", "attention", "act_and_mul", "activation", "scale"),
+        *("add", "gather_rows", "lm_head", "moe", "capture"),
     }
 )
 
@@ -36,12 +35,6 @@ def refuse_unsupported(program: Program) -> None:
         if kind not in _WITH_KERNELS:
             raise UnsupportedModelError(
                 f"the model has the op {kind!r}, for which there is no CUDA kernel yet",
-                hint='device="cpu" runs it',
-            )
-        if kind == "moe" and (op["scoring"], op["score_bias"], op["groups"]) != _PLAIN:
-            raise UnsupportedModelError(
-                "the model chooses experts by more than the largest logits, for which there is no "
-                "CUDA kernel yet",
                 hint='device="cpu" runs it',
             )
         if kind == "moe":

@@ -118,13 +118,13 @@ def pack_quantized(matrix: QuantizedMatrix) -> PackedMatrix:
     )
 
 
-def pack_experts(values: NDArray[Any] | QuantizedMatrix, experts: int) -> PackedMatrix:
-    """Pack the matrices of experts, one behind the other, each from a panel of its own on.
+def pack_stacked(values: NDArray[Any] | QuantizedMatrix, count: int) -> PackedMatrix:
+    """Pack matrices of one shape, one behind the other, each from a panel of its own on.
 
     Args:
-        values: ``[experts * n, k]``: 16-bit floats (bf16 as uint16), whose columns are filled up to
+        values: ``[count * n, k]``: 16-bit floats (bf16 as uint16), whose columns are filled up to
             a multiple of 32 with zeros, or integers.
-        experts: How many.
+        count: How many.
 
     Returns:
         Codes and scales of all; the shape is that of each.
@@ -133,22 +133,22 @@ def pack_experts(values: NDArray[Any] | QuantizedMatrix, experts: int) -> Packed
         minimums = values.minimums
         packed = pack_quantized(
             QuantizedMatrix(
-                codes=expert_panels(values.codes, experts),
-                scales=expert_panels(values.scales, experts),
-                minimums=None if minimums is None else expert_panels(minimums, experts),
+                codes=own_panels(values.codes, count),
+                scales=own_panels(values.scales, count),
+                minimums=None if minimums is None else own_panels(minimums, count),
             )
         )
         rows, k = values.codes.shape
     else:
         rows, k = values.shape
         wide = np.pad(values, ((0, 0), (0, -k % PAIR_COLUMNS)))
-        packed = pack_float(expert_panels(wide, experts))
-    return replace(packed, shape=(rows // experts, k))
+        packed = pack_float(own_panels(wide, count))
+    return replace(packed, shape=(rows // count, k))
 
 
-def expert_panels(array: NDArray[Any], experts: int) -> NDArray[Any]:
-    """``[experts * n, k]`` with each expert's rows filled up to a multiple of 16."""
-    of_each = array.reshape(experts, -1, array.shape[1])
+def own_panels(array: NDArray[Any], count: int) -> NDArray[Any]:
+    """``[count * n, k]`` with each matrix's rows filled up to a multiple of 16."""
+    of_each = array.reshape(count, -1, array.shape[1])
     filled = np.pad(of_each, ((0, 0), (0, -of_each.shape[1] % PANEL_ROWS), (0, 0)))
     return filled.reshape(-1, array.shape[1])
 
