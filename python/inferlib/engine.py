@@ -94,7 +94,7 @@ class Engine:
         self._scheduler = scheduler
         self._clock = clock
         self._executor = executor
-        self._adapters: set[int] = set()
+        self._adapters: dict[int, int] = {}
         self._details = executor.info()
         self._texts = RequestTexts(text, clock)
         self._grammars = RequestGrammars(vocab_size)
@@ -451,7 +451,7 @@ class Engine:
         given = [(p.weight, p.first_row, p.a, p.b, p.scale) for p in parts]
         self._executor.load_adapter(number, given)
         with self._driver.lock:
-            self._adapters.add(number)
+            self._adapters[number] = sum(a.nbytes + b.nbytes for _, _, a, b, _ in given)
 
     def unload_adapter(self, number: int) -> None:
         """Take an adapter away.
@@ -467,7 +467,7 @@ class Engine:
                     field="name",
                     hint="wait for them, or cancel them",
                 )
-            self._adapters.discard(number)
+            self._adapters.pop(number, None)
         if isinstance(self._executor, CpuExecutor):
             self._executor.unload_adapter(number)
 
@@ -499,7 +499,8 @@ class Engine:
         """
         self.check_usable()
         self._driver.changed()
-        details = {**self._details, **self._executor.residency()}
+        adapters = {"adapter_bytes": sum(self._adapters.values())}
+        details = {**self._details, **self._executor.residency(), **adapters}
         with self._driver.lock:
             return model_stats(self._scheduler.stats(), details)
 

@@ -44,6 +44,8 @@ def answer(completion):
 def test_results_are_those_of_peft(case, as_gguf, tmp_path):
     base, golden = BASES[case], np.load(LORA / case / "reference.npz")
     path = TINY / base
+    if as_gguf and base == "gemma2":
+        pytest.skip("its file has other queries than its folder: see gguf_checkpoints._prepared")
     if as_gguf:
         assert base in GGUF_CASES
         path = tmp_path / "model.gguf"

@@ -81,10 +81,4 @@ impl Adapter {
     pub(crate) fn parts(&self, weight: WeightId) -> &[AdapterPart] {
         self.parts.get(weight.0 as usize).map_or(&[], Vec::as_slice)
     }
-
-    /// Bytes of its matrices.
-    pub(crate) fn bytes(&self) -> usize {
-        let floats = |part: &AdapterPart| part.a.len() + part.b.len();
-        self.parts.iter().flatten().map(floats).sum::<usize>() * size_of::<f32>()
-    }
 }

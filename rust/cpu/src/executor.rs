@@ -304,12 +304,6 @@ impl CpuExecutor {
         self.adapters.remove(&id).is_some()
     }
 
-    /// Bytes of all adapters.
-    #[must_use]
-    pub fn adapter_bytes(&self) -> usize {
-        self.adapters.values().map(Adapter::bytes).sum()
-    }
-
     fn plan(&mut self, adapts: bool) -> Result<(), CpuError> {
         self.steps = plan::build(
             &self.program,

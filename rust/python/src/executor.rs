@@ -325,7 +325,7 @@ impl PyCpuExecutor {
     /// packed layout and which are held as floats: `{"name", "type", "held_as", "bytes", "file_bytes"}`.
     #[pyo3(signature = () -> "dict[str, object]")]
     fn info<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        let (tier, threads, weight_bytes, by_type, held, kv_dtype, kv_cache_bytes, adapter_bytes) =
+        let (tier, threads, weight_bytes, by_type, held, kv_dtype, kv_cache_bytes) =
             self.with(py, |executor| {
                 Ok((
                     executor.tier(),
@@ -335,7 +335,6 @@ impl PyCpuExecutor {
                     executor.held_weights(),
                     executor.kv_dtype(),
                     executor.kv_cache_bytes(),
-                    executor.adapter_bytes(),
                 ))
             })?;
         let fallbacks = PyList::empty(py);
@@ -359,7 +358,6 @@ impl PyCpuExecutor {
         info.set_item("weight_bytes", weight_bytes)?;
         info.set_item("weight_bytes_by_type", types)?;
         info.set_item("fallback_weights", fallbacks)?;
-        info.set_item("adapter_bytes", adapter_bytes)?;
         info.set_item("kv_cache_dtype", kv_dtype.name())?;
         info.set_item("kv_cache_bytes", kv_cache_bytes)?;
         Ok(info)
