@@ -11,7 +11,12 @@ import numpy as np
 import pytest
 from tests.cuda.cupy_stand_in import Driver, stand_in
 from tests.cuda.launching import Out, launch_on
-from tests.cuda.test_reduced_precision import make_model, prompts, wide_spec
+from tests.cuda.test_reduced_precision import (
+    make_model,
+    prompts,
+    spec_without_kernels,
+    wide_spec,
+)
 from tests.cuda_emulator.device import EmulatedDevice
 
 from inferlib import ExecutorError, OutOfMemoryError, RequestError
@@ -290,10 +295,14 @@ class TestChoice:
         cupy.__spec__ = object()
         monkeypatch.setitem(sys.modules, "cupy", cupy)
         monkeypatch.setattr("inferlib.executors.cupy_device.CACHE", tmp_path)
-        with caplog.at_level(logging.WARNING), tiny_model(device="auto") as model:
+        spec = spec_without_kernels()
+        with (
+            caplog.at_level(logging.WARNING),
+            make_model(record(spec), spec=spec, device="auto") as model,
+        ):
             assert model.stats()["device"].startswith("cpu")
-            assert model.generate("a", max_tokens=2).token_ids
-        assert "heads of 16" in caplog.text
+            assert model.generate([5], max_tokens=2, temperature=0).token_ids
+        assert "heads of 48" in caplog.text
 
     @pytest.mark.parametrize(("capability", "expected"), [("75", False), ("80", True)])
     def test_gpus_before_sm_80_compute_in_f16(self, capability, expected, tmp_path):

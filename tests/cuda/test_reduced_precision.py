@@ -45,6 +45,18 @@ def wide_spec():
     return replace(spec, layers=(first, second))
 
 
+def spec_without_kernels():
+    """Heads of a size that the tensor-core kernels are not compiled for."""
+    spec = wide_spec()
+    pairs = np.arange(0, 48, 2) / 48
+    attention = replace(
+        spec.layers[0].attention,
+        head_dim=48,
+        rope=RopeSpec(inv_freq=tuple((10_000.0**-pairs).tolist())),
+    )
+    return replace(spec, layers=(replace(spec.layers[0], attention=attention),))
+
+
 def weights_of(program):
     """Random, of numbers that bf16 holds."""
     generator = np.random.default_rng(5)
@@ -247,14 +259,7 @@ def test_a_quantized_embedding_stays_as_it_is_stored(types, tmp_path, monkeypatc
 
 
 def test_heads_without_kernels_are_refused():
-    spec = wide_spec()
-    pairs = np.arange(0, 48, 2) / 48
-    attention = replace(
-        spec.layers[0].attention,
-        head_dim=48,
-        rope=RopeSpec(inv_freq=tuple((10_000.0**-pairs).tolist())),
-    )
-    spec = replace(spec, layers=(replace(spec.layers[0], attention=attention),))
+    spec = spec_without_kernels()
     known = "16, 32, 64, 80, 96, 112, 128"
     with pytest.raises(UnsupportedModelError, match=rf"heads of 48 .* know {known}"):
         make_model(record(spec), spec=spec)
