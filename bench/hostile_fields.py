@@ -1,6 +1,6 @@
 """What does it cost to refuse nonsense?
 
-    python -m bench.hostile_fields [--json FILE]
+    python -m bench.hostile_fields [--calls submit chat] [--json FILE]
 
 Every argument of every call is given every value of ``tests/hostile.py``. For those that are
 refused: processor time, Python's memory, and how much the process grew. Targets: 10 ms and 1 MB.
@@ -45,8 +45,8 @@ def refuse(model: object, field: hostile.Field, name: str, *, traced: bool) -> f
     return None
 
 
-def measure() -> dict[str, object]:
-    """Cost of every refusal: the distribution, and what is beyond the targets."""
+def measure(calls: list[str]) -> dict[str, object]:
+    """Cost of every refusal, of these calls or of all: the distribution, and what is beyond."""
     seconds: list[float] = []
     slow: list[tuple[str, str, float]] = []
     large: list[tuple[str, str, float]] = []
@@ -54,6 +54,8 @@ def measure() -> dict[str, object]:
     with tiny_model(max_position_embeddings=64) as model:
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         for field in hostile.fields():
+            if calls and field.call not in calls:
+                continue
             for name in hostile.VALUES:
                 if hostile.is_work(field, name):
                     continue
@@ -84,6 +86,7 @@ def measure() -> dict[str, object]:
 def main() -> None:
     """Measure, print, store."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--calls", nargs="*", default=[])
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
@@ -91,7 +94,7 @@ def main() -> None:
         here = Path.cwd()
         os.chdir(folder)  # some values are paths
         try:
-            result = measure()
+            result = measure(arguments.calls)
         finally:
             os.chdir(here)
     for key, value in result.items():

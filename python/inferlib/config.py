@@ -46,6 +46,7 @@ _TOKEN_FACTORS = {"": 1, "K": 2**10, "M": 2**20}
 _AMOUNT = r"(?P<amount>\d[\d_,]*(?:\.\d+)?)"
 _BYTES_PATTERN = re.compile(rf"{_AMOUNT}\s*(?P<unit>[KMGT]?i?B)", re.IGNORECASE)
 _TOKENS_PATTERN = re.compile(rf"{_AMOUNT}\s*(?P<factor>[KM]?)\s*tokens?", re.IGNORECASE)
+_LONGEST_SIZE = 100
 _KV_CACHE_HINT = 'write kv_cache="2GiB", "64k tokens" or "auto"'
 
 
@@ -71,7 +72,7 @@ class KvCacheSize:
                 field="kv_cache",
                 hint=_KV_CACHE_HINT,
             )
-        stripped = text.strip()
+        stripped = text.strip() if len(text) <= _LONGEST_SIZE else ""
         if stripped.lower() == "auto":
             return cls()
         if match := _TOKENS_PATTERN.fullmatch(stripped):

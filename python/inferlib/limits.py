@@ -91,7 +91,7 @@ class Limits:
                 schema = params.output_schema
                 texts = [schema.json] if name == "schema" and schema is not None else value
                 texts = [texts] if isinstance(texts, str) else texts
-                num_bytes = sum(len(text.encode()) for text in texts)
+                num_bytes = sum(_num_bytes(text) for text in texts)
                 _check(name, num_bytes, self.structure_bytes, "bytes", GrammarError)
 
     def check_prompt(self, text: str) -> None:
@@ -101,12 +101,17 @@ class Limits:
             RequestError: It is.
         """
         limit = self.prompt_bytes
-        if len(text) > limit or len(text.encode("utf-8", "surrogatepass")) > limit:
+        if len(text) > limit or _num_bytes(text) > limit:
             raise RequestError(f"the prompt's text is longer than {limit:,} bytes", field="prompt")
 
 
 AS_FAR_AS_ANY = Limits()
 """The defaults."""
+
+
+def _num_bytes(text: str) -> int:
+    """Of UTF-8; lone surrogates are refused elsewhere."""
+    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
 
 
 def _check(

@@ -75,10 +75,13 @@ class TestCtrlC:
             results = []
             def other():
                 results.append(model.generate("y", max_tokens=3000, temperature=0, ignore_eos=True))
+            thread = threading.Thread(target=other)
+            def begin():
+                thread.start()
+                time.sleep(0.03)
+                say("running")
             try:
-                threading.Timer(0.05, say, ["running"]).start()
-                thread = threading.Thread(target=other)
-                threading.Timer(0.02, thread.start).start()
+                threading.Timer(0.02, begin).start()
                 {LONG}
             except KeyboardInterrupt:
                 thread.join()

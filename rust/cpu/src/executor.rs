@@ -386,6 +386,9 @@ impl CpuExecutor {
     /// # Errors
     /// An invalid batch, a failed kernel, or [`CpuError::Aborted`]; the step has no effect that a rerun would not
     /// overwrite.
+    ///
+    /// # Panics
+    /// If a panic was planted. It and any other leaves the executor as an error does.
     pub fn run(&mut self, batch: &Batch) -> Result<StepOutput, CpuError> {
         let Some(mut workspace) = self.workspace.take() else {
             return Err(CpuError::MissingWeights {
