@@ -161,16 +161,24 @@ def test_latent_attention_of_quantized_matrices(types, kernels, tmp_path):
     path = tmp_path / "model.gguf"
     write_random_deepseek(path, *types)
     prompt = np.random.default_rng(2).integers(0, 256, 21).tolist()
-    device = open_device(1)
-    with Model.from_pretrained(path, device=device, kv_cache="64 tokens") as model:
-        options = {"max_tokens": 1, "prompt_logprobs": VOCAB_SIZE, **GREEDY}
-        rows = model.generate(prompt, **options).prompt_logprobs[1:]
     logits = reference_executor(path).run({0: prompt}, all_logits=True).logits
     expected = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
-    found = np.array([[row[token].logprob for token in range(VOCAB_SIZE)] for row in rows])
-    errors = np.sqrt((((found - expected[:-1]) / logits.std()) ** 2).mean(axis=1))
-    # A row whose groups or experts win by less than a rounding has others.
-    assert np.quantile(errors, 0.8) < 0.02
-    assert errors.max() < 0.5
+
+    def errors(device, **settings):
+        settings |= {"device": device, "kv_cache": "64 tokens"}
+        options = {"max_tokens": 1, "prompt_logprobs": VOCAB_SIZE, **GREEDY}
+        with Model.from_pretrained(path, **settings) as model:
+            rows = model.generate(prompt, **options).prompt_logprobs[1:]
+        found = np.array([[row[token].logprob for token in range(VOCAB_SIZE)] for row in rows])
+        return np.sqrt((((found - expected[:-1]) / logits.std()) ** 2).mean(axis=1))
+
+    device = open_device(1)
+    assert errors(device, precision="exact").max() < 2e-5
+    assert device.launched["head_linear_f32_f32"]
+    device = open_device(1)
+    found = errors(device)
+    # As above, a row may have other experts, and later rows attend to it.
+    assert np.median(found) < 0.03
+    assert np.quantile(found, 0.6) < 0.06
     launched = {name for name in device.launched if name.startswith(("head_", "attention"))}
     assert launched == kernels | {"attention_latent_bf16"}
