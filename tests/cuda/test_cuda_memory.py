@@ -95,6 +95,25 @@ def test_a_mixture_of_experts_takes_what_was_counted_and_nothing_in_a_step(preci
     assert device.sizes["results of experts"] == 24 * 2 * 2 * 96 * element
 
 
+@pytest.mark.parametrize("precision", ["exact", "fast"])
+def test_latent_attention_takes_what_was_counted_and_nothing_in_a_step(precision):
+    """Keys and values of different widths; no partial results."""
+    device, settings = Accounted(), {"kv_cache": "512 tokens", "max_num_batched_tokens": 24}
+    path = TINY / "deepseek-v3"
+    with Model.from_pretrained(path, device=device, precision=precision, **settings) as model:
+        program = model._parts.checkpoint.program
+        before = device.num_allocs
+        model.generate([list(range(26)), [5]], max_tokens=2, **GREEDY)
+        assert device.num_allocs == before
+        limits = StepLimits(rows=24, seqs=24, model_len=model.max_model_len)
+    others = {"KV cache", "the step's input", "rotary frequencies", *program.weights}
+    workspace = sum(size for name, size in device.sizes.items() if name not in others)
+    kind, element = ("f32", 4) if precision == "exact" else ("bf16", 2)
+    assert workspace_bytes(program, kind, limits) == workspace + block_bytes(program, kind)
+    assert device.sizes["KV cache"] == 33 * 3 * 16 * (32 + 24) * element
+    assert "attention's partial outputs" not in device.sizes
+
+
 def test_every_failing_reservation_is_typed_and_gives_all_back():
     counting = Accounted()
     with tiny_model(device=counting, **EXACT) as model:

@@ -12,7 +12,7 @@ from tests.checkpoints import ENCODERS, TINY, reference_executor
 from tests.cuda.launching import is_gpu, open_device
 from tests.cuda.test_reduced_precision import assert_near
 from tests.cuda_emulator.device import EmulatedDevice
-from tests.quantized_checkpoints import VOCAB_SIZE, write_random_llama
+from tests.quantized_checkpoints import VOCAB_SIZE, write_random_deepseek, write_random_llama
 
 from inferlib import Model
 from inferlib.architectures import ARCHITECTURES, Fields, architecture_of_config
@@ -150,3 +150,39 @@ def test_experts_of_quantized_and_of_mixed_types(types, kernels, tmp_path):
     with Model.from_pretrained(path, device=device, kv_cache="64 tokens") as model:
         assert_near(model, reference_executor(path), prompt, VOCAB_SIZE)
     assert {name for name in device.launched if name.startswith(("moe_g", "moe_l"))} == kernels
+
+
+@pytest.mark.parametrize(
+    ("types", "kernels"),
+    [
+        (("Q8_0",), {"head_linear_bf16_int8"}),
+        (("Q4_0", "Q5_1", "F16"), {"head_linear_bf16_int4", "head_linear_bf16_bf16"}),
+    ],
+    ids=lambda value: "-".join(sorted(value)),
+)
+def test_latent_attention_of_quantized_matrices(types, kernels, tmp_path):
+    """What has no packed layout is held as bf16, as other matrices are."""
+    path = tmp_path / "model.gguf"
+    write_random_deepseek(path, *types)
+    prompt = np.random.default_rng(2).integers(0, 256, 21).tolist()
+    logits = reference_executor(path).run({0: prompt}, all_logits=True).logits
+    expected = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+
+    def errors(device, **settings):
+        settings |= {"device": device, "kv_cache": "64 tokens"}
+        options = {"max_tokens": 1, "prompt_logprobs": VOCAB_SIZE, **GREEDY}
+        with Model.from_pretrained(path, **settings) as model:
+            rows = model.generate(prompt, **options).prompt_logprobs[1:]
+        found = np.array([[row[token].logprob for token in range(VOCAB_SIZE)] for row in rows])
+        return np.sqrt((((found - expected[:-1]) / logits.std()) ** 2).mean(axis=1))
+
+    device = open_device(1)
+    assert errors(device, precision="exact").max() < 2e-5
+    assert device.launched["head_linear_f32_f32"]
+    device = open_device(1)
+    found = errors(device)
+    # As above, a row may have other experts, and later rows attend to it.
+    assert np.median(found) < 0.03
+    assert np.quantile(found, 0.6) < 0.06
+    launched = {name for name in device.launched if name.startswith(("head_", "attention"))}
+    assert launched == kernels | {"attention_latent_bf16"}

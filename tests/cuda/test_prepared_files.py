@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from tests.checkpoints import TINY
 from tests.cuda.test_reduced_precision import GREEDY, make_model, prompts, wide_spec
 from tests.cuda_emulator.device import EmulatedDevice
 from tests.quantized_checkpoints import write_random_llama
@@ -53,6 +54,21 @@ def test_quantized_weights(types, tmp_path):
     with Model.from_pretrained(path, device=device, kv_cache="512 tokens") as model:
         use(model)
     assert device.prepared == REDUCED | PACKED | {"linear_sm90", "attention_prefill_sm90"}
+
+
+@pytest.mark.parametrize("precision", ["exact", "fast"])
+def test_latent_attention_has_kernels_of_its_own(precision):
+    device, latent = EmulatedDevice(), {"attention_latent", "rope", "store_kv"}
+    options = {"kv_cache": "512 tokens", "precision": precision}
+    with Model.from_pretrained(TINY / "deepseek-v3", device=device, **options) as model:
+        model.generate([[3, 1, 4], [1] * 9], max_tokens=2, **GREEDY)
+        model.generate([5], max_tokens=2, seed=1, temperature=0.8, logprobs=1)
+    files = EVERY_MODEL - {"rope_store_kv"} | {"moe_combine", "moe_route", "moe_sort"} | latent
+    if precision == "exact":
+        files |= {"head_linear_f32", "linear_f32", "moe_linear_f32"}
+    else:
+        files |= PACKED | {"embedding_packed", "head_linear", "moe_gated", "moe_linear"}
+    assert device.prepared == files
 
 
 def test_nothing_is_prepared_that_there_is_no_kernel_for():
