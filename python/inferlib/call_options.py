@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         KvCacheDtype,
         KvCacheSize,
         Precision,
+        Quantization,
         Speculation,
         SpeculationSwitch,
     )
@@ -44,6 +45,7 @@ class LoadOptions(TypedDict, total=False):
     scheduling_policy: PolicyChoice
     decision_log: str | os.PathLike[str] | None
     chat_template: str | None
+    quantize: Quantization | None
     mmap: bool
     driver: Driver
 

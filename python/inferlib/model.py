@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Never, Self
 
-    from .config import DeviceChoice, Driver, KvCacheDtype, Precision, Speculation
+    from .config import DeviceChoice, Driver, KvCacheDtype, Precision, Quantization, Speculation
     from .scheduling import PolicyChoice
 
 
@@ -68,6 +68,7 @@ class Model(
         scheduling_policy: PolicyChoice = "fcfs",
         decision_log: str | os.PathLike[str] | None = None,
         chat_template: str | None = None,
+        quantize: Quantization | None = None,
         mmap: bool = True,
         driver: Driver = "caller",
         **unknown: Never,
@@ -100,6 +101,8 @@ class Model(
             decision_log: A new file for everything that the scheduler is told and decides, prompts
                 and answers included; ``python -m inferlib replay-log`` verifies it.
             chat_template: Replaces the checkpoint's.
+            quantize: Quantize the float matrices of a folder while it is loaded: ``"q8_0"``. What
+                that changes is in the log ``inferlib``.
             mmap: Map the files while loading; ``False`` reads them, which needs more memory for a
                 while and cannot be hurt by a file that changes.
             driver: ``"caller"``: whoever waits runs the steps, and nothing runs when nobody waits.
@@ -130,6 +133,7 @@ class Model(
             speculation=speculation,
             scheduling_policy=read_policy(scheduling_policy),
             decision_log=decision_log,  # type: ignore[arg-type]  # made a path there
+            quantize=quantize,
             mmap=mmap,
             driver=driver,
         )

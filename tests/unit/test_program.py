@@ -146,7 +146,9 @@ def test_what_is_declared_has_to_be_used(recorder, hidden):
 
 @pytest.mark.usefixtures("hidden")
 def test_a_program_without_logits_is_refused(recorder):
-    with pytest.raises(ModelError, match="one lm_head, or none and a capture point; this one has 0"):
+    with pytest.raises(
+        ModelError, match="one lm_head, or none and a capture point; this one has 0"
+    ):
         recorder.finish()
 
 
