@@ -67,7 +67,7 @@ def export(folder: Path, path: Path) -> None:
     x = graph.node("Add", x, graph.constant("segment", segments))
     x = graph.norm("embeddings.LayerNorm", x, eps)
     wide = graph.node("Cast", "mask", to=TensorProto.FLOAT)
-    hole = graph.node("Sub", graph.constant("onef", np.float32(1)), wide)
+    hole = graph.node("Sub", graph.constant("unit", np.float32(1)), wide)
     hole = graph.node("Mul", hole, graph.constant("low", np.float32(-1e4)))
     hole = graph.node("Unsqueeze", hole, graph.constant("axes12", np.array([1, 2])))
     apart = graph.constant("apart", np.array([0, 0, heads, hidden // heads]))

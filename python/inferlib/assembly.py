@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from ._core import Program
     from .checkpoint_files import TextFiles
-    from .config import EngineConfig
+    from .config import EngineConfig, Quantization
     from .devices import Device
     from .executors.base import Executor, WeightReceiver
     from .loading import LoadedModel
@@ -133,12 +133,17 @@ def assemble_from_files(
         TemplateError: ``chat_template`` is malformed.
         RequestError: A setting does not fit the model; ``field`` names it.
     """
-    loaded = load(name_or_path, mmap=config.mmap)
-    checkpoint = read_checkpoint(loaded, chat_template=chat_template)
+    loaded = load(name_or_path, mmap=config.mmap, quantize=config.quantize)
+    checkpoint = read_checkpoint(loaded, chat_template=chat_template, quantize=config.quantize)
     return assemble(checkpoint, config, chat_template=chat_template)
 
 
-def read_checkpoint(loaded: LoadedModel, *, chat_template: str | None = None) -> Checkpoint:
+def read_checkpoint(
+    loaded: LoadedModel,
+    *,
+    chat_template: str | None = None,
+    quantize: Quantization | None = None,
+) -> Checkpoint:
     """Make tokenizer and chat template of opened files; the weights stay where they are.
 
     Raises:
@@ -191,7 +196,7 @@ def read_checkpoint(loaded: LoadedModel, *, chat_template: str | None = None) ->
         tool_chat_template=None if chat_template else _tool_chat_template(loaded.text),
         generation_config=loaded.generation_config,
         eos_token_ids={*loaded.eos_token_ids, *end_ids},
-        hash_weights=hash_files(loaded.files, repr(loaded.spec)),
+        hash_weights=hash_files(loaded.files, repr(loaded.spec) + (quantize or "")),
         chat_template_text=_template_text(loaded.text) if chat_template is None else chat_template,
         embedding=loaded.embedding,
     )

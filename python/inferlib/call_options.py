@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         KvCacheDtype,
         KvCacheSize,
         Precision,
+        Quantization,
         Speculation,
         SpeculationSwitch,
     )
@@ -47,6 +48,7 @@ class LoadOptions(TypedDict, total=False):
     decision_log: str | os.PathLike[str] | None
     limits: Limits
     chat_template: str | None
+    quantize: Quantization | None
     mmap: bool
     driver: Driver
 

@@ -20,6 +20,7 @@ DeviceChoice: TypeAlias = str | Device
 Precision = Literal["fast", "balanced", "exact"]
 KvCacheDtype = Literal["auto", "f16", "bf16", "int8", "f32"]
 Driver = Literal["caller", "thread"]
+Quantization = Literal["q8_0"]
 SpeculationSwitch = Literal["auto", "off"]
 
 MAX_LOOKUP = 8
@@ -211,6 +212,8 @@ class EngineConfig:
             ``python -m inferlib replay-log`` and bug reports; text is a path. It holds the prompts
             and answers as token ids.
         limits: How much one request may ask for, and how many may wait.
+        quantize: What the float matrices of a folder become while it is loaded: ``"q8_0"`` (8 bits,
+            a scale per 32); ``None`` leaves them. With it ``"fast"`` multiplies in integers.
         mmap: Map the files while the weights are prepared; ``False`` reads them, which needs more
             memory for a while and cannot be hurt by a file that changes.
         driver: ``"caller"``: whoever waits runs the steps. ``"thread"``: a thread does while there
@@ -231,6 +234,7 @@ class EngineConfig:
     scheduling_policy: SchedulingPolicy = FCFS
     decision_log: Path | None = None
     limits: Limits = AS_FAR_AS_ANY
+    quantize: Quantization | None = None
     mmap: bool = True
     driver: Driver = "caller"
 
@@ -255,6 +259,8 @@ class EngineConfig:
                 f"limits must be Limits, not {type(self.limits).__name__}", field="limits"
             )
         boolean("enable_prefix_caching", self.enable_prefix_caching)
+        if self.quantize is not None:
+            choice("quantize", self.quantize, get_args(Quantization))
         boolean("mmap", self.mmap)
         for field in ("max_model_len", "threads", "max_num_seqs", "max_num_batched_tokens"):
             value = getattr(self, field)

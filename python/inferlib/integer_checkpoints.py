@@ -11,8 +11,6 @@ Source: AutoGPTQ's ``qlinear_cuda_old.py`` and GPTQModel's ``gptq_v2``; AutoAWQ'
 
 from __future__ import annotations
 
-import io
-import struct
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +18,7 @@ import numpy as np
 
 from ._core import Weights
 from .errors import ModelFormatError, UnsupportedModelError
+from .gguf_bytes import TYPE_NUMBERS, gguf_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,13 +31,10 @@ if TYPE_CHECKING:
 
 _PER_WORD = 8
 _BLOCK = 32
-_ALIGNMENT = 32
 _MIDDLE = 8
 """The zero of symmetric quantization."""
 # Which of eight neighbours the nibbles of an AWQ word hold.
 _AWQ_ORDER = np.array([0, 2, 4, 6, 1, 3, 5, 7])
-# Numbers of types in GGUF.
-_TYPES = {"F32": 0, "F16": 1, "Q4_0": 2, "Q5_0": 6, "BF16": 30}
 _HINT = "use the unquantized checkpoint or a GGUF file of it"
 
 
@@ -63,12 +59,12 @@ def unpack_integers(weights: Weights, quantization: Fields) -> Weights:
             tensors.append((f"{prefix}.weight", *_repacked(prefix, *read(weights, prefix))))
         elif dot + kind not in companions or f"{prefix}.qweight" not in weights.names:
             dtype, shape = weights.info(name)
-            if dtype not in _TYPES:
+            if dtype not in TYPE_NUMBERS:
                 raise UnsupportedModelError(f"{name} is of type {dtype}", hint=_HINT)
             tensors.append((name, dtype, shape, weights.raw(name)))
     # Not the name of a file: whoever remembers what a file holds must not take this for it.
     path = Path(weights.files[0]).with_suffix(".repacked.gguf")
-    return Weights.from_bytes(path, _gguf(tensors))
+    return Weights.from_bytes(path, gguf_bytes(tensors))
 
 
 def _reader(quantization: Fields) -> Callable[[Weights, str], _Matrix]:
@@ -205,23 +201,3 @@ def _repacked(
     parts.append(nibbles.astype(np.uint8))
     found = np.concatenate(parts, axis=-1).reshape(-1)
     return "Q4_0" if is_symmetric else "Q5_0", (n, k), found
-
-
-def _gguf(tensors: list[tuple[str, str, tuple[int, ...], NDArray[np.uint8]]]) -> bytes:
-    """A file of tensors (name, type, shape, bytes) without metadata; ``tensors`` is empty then."""
-    file = io.BytesIO()
-    file.write(struct.pack("<4sIQQ", b"GGUF", 3, len(tensors), 0))
-    place = 0
-    for name, dtype, shape, data in tensors:
-        text = name.encode()
-        file.write(struct.pack("<Q", len(text)) + text)
-        file.write(struct.pack(f"<I{len(shape)}Q", len(shape), *shape[::-1]))
-        file.write(struct.pack("<IQ", _TYPES[dtype], place))
-        place += data.nbytes + -data.nbytes % _ALIGNMENT
-    file.write(bytes(-file.tell() % _ALIGNMENT))
-    tensors.reverse()
-    while tensors:  # each one's memory goes when it is written
-        data = tensors.pop()[-1]
-        file.write(data.data)
-        file.write(bytes(-data.nbytes % _ALIGNMENT))
-    return file.getvalue()

@@ -15,10 +15,11 @@ from ._core import Weights
 from .architectures import Fields, GgufHeader, architecture_of_config, architecture_of_gguf
 from .checkpoint_files import TextFiles, read_json, read_optional_json, text_of_folder, text_of_gguf
 from .embedding_config import EmbeddingConfig, read_embedding_config
-from .errors import ModelNotFoundError
+from .errors import ModelNotFoundError, RequestError
 from .hub import find_hub_model, parse_hub_name
 from .integer_checkpoints import unpack_integers
 from .model_packages import MODEL_PACKAGES, find_packaged_model
+from .quantizing import quantize_matrices
 from .tensor_sources import (
     MatrixSource,
     VectorSource,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
     from ._core import Program
     from .architectures import Architecture
+    from .config import Quantization
     from .model_spec import ModelSpec
 
 # What divides rotary frequencies in GGUF: read into the spec.
@@ -81,7 +83,9 @@ class LoadedModel:
         return f"<LoadedModel {self.spec.architecture} {str(self.path)!r}>"
 
 
-def load(name_or_path: str | os.PathLike[str], *, mmap: bool = True) -> LoadedModel:
+def load(
+    name_or_path: str | os.PathLike[str], *, mmap: bool = True, quantize: Quantization | None = None
+) -> LoadedModel:
     """Open a model.
 
     Args:
@@ -90,6 +94,7 @@ def load(name_or_path: str | os.PathLike[str], *, mmap: bool = True) -> LoadedMo
             Hugging Face's hub: ``"org/name"`` or ``"org/name/file.gguf"``, either with
             ``"@revision"``. What exists on disk comes before any other.
         mmap: Whether to map the files or to read them into memory.
+        quantize: What the float matrices of safetensors become; ``None`` leaves them.
 
     Raises:
         ModelNotFoundError: There is no such path, alias or installed package, or the hub does not
@@ -100,8 +105,14 @@ def load(name_or_path: str | os.PathLike[str], *, mmap: bool = True) -> LoadedMo
     path = _resolve(name_or_path)
     weights = Weights.open(path, mmap=mmap)
     if weights.format == "gguf":
+        if quantize is not None:
+            raise RequestError(
+                f"{path.name} is a GGUF file, whose types are its own",
+                field="quantize",
+                hint="give a folder of safetensors, or leave quantize out",
+            )
         return _load_gguf(path, weights)
-    return _load_safetensors(path, weights)
+    return _load_safetensors(path, weights, quantize)
 
 
 def _resolve(name_or_path: str | os.PathLike[str]) -> Path:
@@ -159,7 +170,7 @@ def _load_gguf(path: Path, weights: Weights) -> LoadedModel:
     )
 
 
-def _load_safetensors(path: Path, weights: Weights) -> LoadedModel:
+def _load_safetensors(path: Path, weights: Weights, quantize: Quantization | None) -> LoadedModel:
     files = tuple(weights.files)
     folder = Path(files[0]).parent
     config = _read_config(folder / "config.json")
@@ -176,13 +187,17 @@ def _load_safetensors(path: Path, weights: Weights) -> LoadedModel:
     generation_path = folder / "generation_config.json"
     generation = Fields(read_optional_json(generation_path), source=str(generation_path))
     sources = (config, generation)
+    matrices = matrix_sources(program.weights, weight_map)
+    if quantize is not None:
+        used = {part.tensor for name in program.weights for part in weight_map[name]}
+        weights = quantize_matrices(weights, _products(matrices), used=used)
     return LoadedModel(
         path=path,
         spec=spec,
         program=program,
         files=files,
         weights=weights,
-        matrices=matrix_sources(program.weights, weight_map),
+        matrices=matrices,
         vectors=vector_sources(program.weights, weight_map, weights),
         text=text_of_folder(folder),
         generation_config=generation.values,
@@ -191,6 +206,17 @@ def _load_safetensors(path: Path, weights: Weights) -> LoadedModel:
         ),
         embedding=read_embedding_config(folder),
     )
+
+
+def _products(matrices: Iterable[MatrixSource]) -> set[str]:
+    """Tensors of matrices that are stored as they are multiplied; small tables are not."""
+    tables = ("position_embedding.weight", "segment_embedding.weight")
+    return {
+        tensor
+        for matrix in matrices
+        if matrix.transposed is None and matrix.name not in tables
+        for tensor, _ in matrix.parts
+    }
 
 
 def _read_config(path: Path) -> Fields:

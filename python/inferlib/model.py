@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from typing import Any, Never, Self
 
     from ._core import Tokenizer
-    from .config import DeviceChoice, Driver, KvCacheDtype, Precision, Speculation
+    from .config import DeviceChoice, Driver, KvCacheDtype, Precision, Quantization, Speculation
     from .scheduling import PolicyChoice
 
 
@@ -75,6 +75,7 @@ class Model(
         decision_log: str | os.PathLike[str] | None = None,
         limits: Limits = AS_FAR_AS_ANY,
         chat_template: str | None = None,
+        quantize: Quantization | None = None,
         mmap: bool = True,
         driver: Driver = "caller",
         **unknown: Never,
@@ -111,6 +112,8 @@ class Model(
                 and answers included; ``python -m inferlib replay-log`` verifies it.
             limits: How much one request may ask for, and how many may wait.
             chat_template: Replaces the checkpoint's.
+            quantize: Quantize the float matrices of a folder while it is loaded: ``"q8_0"``. What
+                that changes is in the log ``inferlib``.
             mmap: Map the files while loading; ``False`` reads them, which needs more memory for a
                 while and cannot be hurt by a file that changes.
             driver: ``"caller"``: whoever waits runs the steps, and nothing runs when nobody waits.
@@ -143,6 +146,7 @@ class Model(
             scheduling_policy=read_policy(scheduling_policy),
             decision_log=decision_log,  # type: ignore[arg-type]  # made a path there
             limits=limits,
+            quantize=quantize,
             mmap=mmap,
             driver=driver,
         )

@@ -110,6 +110,13 @@ TEMPLATE = (
 )
 
 
+MODULES = (
+    '[{"idx": 0, "path": "", "type": "sentence_transformers.models.Transformer"},'
+    ' {"idx": 1, "path": "", "type": "sentence_transformers.models.Normalize"}]'
+)
+WORDS = "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nhello\nw\n##rld\n!\n1\n"
+
+
 def parse_template(data: bytes) -> None:
     source = data.decode("utf-8", errors="replace")
     template = _core.ChatTemplate(source, {"eos_token": "</s>"})
@@ -118,7 +125,10 @@ def parse_template(data: bytes) -> None:
 
 
 @pytest.mark.timeout(SECONDS + 60)
-@pytest.mark.parametrize("parser", ["gguf", "safetensors", "config", "tokenizer", "template"])
+@pytest.mark.parametrize(
+    "parser",
+    ["gguf", "safetensors", "config", "encoder", "modules", "words", "tokenizer", "template"],
+)
 def test_a_mutated_file_is_read_or_refused(parser, tmp_path):
     def weights(suffix: str) -> Callable[[bytes], object]:
         def parse(data: bytes) -> None:
@@ -128,14 +138,21 @@ def test_a_mutated_file_is_read_or_refused(parser, tmp_path):
 
         return parse
 
-    def config(data: bytes) -> None:
-        folder = tmp_path / "folder"
-        folder.mkdir(exist_ok=True)
-        tensors = folder / "model.safetensors"
-        if not tensors.exists():
-            tensors.write_bytes((TINY / "llama" / "model.safetensors").read_bytes())
-        (folder / "config.json").write_bytes(data)
-        loading.load(folder)
+    def folder_with(case: str, name: str) -> Callable[[bytes], object]:
+        """Load a golden checkpoint in which one file is the mutated one."""
+
+        def parse(data: bytes) -> None:
+            folder = tmp_path / "folder"
+            if not folder.exists():
+                folder.mkdir()
+                for file in ("config.json", "model.safetensors"):
+                    (folder / file).write_bytes((TINY / case / file).read_bytes())
+            (folder / name).write_bytes(data)
+            loaded = loading.load(folder)
+            if loaded.text.tokenizer_json is not None:
+                tokenizer(loaded.text.tokenizer_json)
+
+        return parse
 
     def tokenizer(data: bytes) -> None:
         made = _core.Tokenizer.from_json(data)
@@ -147,7 +164,16 @@ def test_a_mutated_file_is_read_or_refused(parser, tmp_path):
             (TINY / "llama" / "model.safetensors").read_bytes,
             weights(".safetensors"),
         ),
-        "config": ((TINY / "llama" / "config.json").read_bytes, config),
+        "config": (
+            (TINY / "llama" / "config.json").read_bytes,
+            folder_with("llama", "config.json"),
+        ),
+        "encoder": (
+            (TINY / "bert-classifier" / "config.json").read_bytes,
+            folder_with("bert-classifier", "config.json"),
+        ),
+        "modules": (MODULES.encode, folder_with("bert-embedding", "modules.json")),
+        "words": (WORDS.encode, folder_with("bert-embedding", "vocab.txt")),
         "tokenizer": (lambda: byte_tokenizer_files()[0], tokenizer),
         "template": (TEMPLATE.encode, parse_template),
     }

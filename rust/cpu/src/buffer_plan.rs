@@ -138,9 +138,6 @@ fn row_uses(program: &Program, op: &RowOp) -> Vec<Access> {
         RowOp::Embedding { out, .. }
         | RowOp::PositionEmbedding { out, .. }
         | RowOp::SegmentEmbedding { out, .. } => vec![writes(out)],
-        RowOp::LayerNorm { x, out, .. } | RowOp::Activation { x, out, .. } => {
-            vec![reads(x), writes(out)]
-        }
         RowOp::Scale { x, .. } => vec![reads(x), writes(x)],
         RowOp::RmsNorm {
             x, start, len, out, ..
@@ -153,7 +150,11 @@ fn row_uses(program: &Program, op: &RowOp) -> Vec<Access> {
         RowOp::StoreKv { x, .. } | RowOp::Pack { x, .. } | RowOp::Capture { x, .. } => {
             vec![reads(x)]
         }
-        RowOp::ActAndMul { x, out, .. } | RowOp::Gather { x, out } | RowOp::Pool { x, out, .. } => {
+        RowOp::LayerNorm { x, out, .. }
+        | RowOp::Activation { x, out, .. }
+        | RowOp::ActAndMul { x, out, .. }
+        | RowOp::Gather { x, out }
+        | RowOp::Pool { x, out, .. } => {
             vec![reads(x), writes(out)]
         }
         // Whatever row the product was for, `out` has all of its columns already.

@@ -1,5 +1,7 @@
 //! What a batch must fulfil before raw pointers follow it.
 
+use std::ops::Range;
+
 use inferlib_program::program::{Program, Rows};
 use inferlib_program::{BLOCK_SIZE, Batch};
 
@@ -37,41 +39,7 @@ pub(crate) fn check_batch(executor: &CpuExecutor, batch: &Batch) -> Result<(), C
         return Err(invalid("token_ids", "an id is outside the vocabulary"));
     }
     check_starts("query_start_loc", &batch.query_start_loc, seqs, tokens)?;
-    if batch.sampled.len() != batch.num_sampled() || batch.num_sampled() > tokens {
-        return Err(invalid(
-            "sampled",
-            "its length differs from logits_indices, or exceeds the tokens",
-        ));
-    }
-    if batch
-        .logits_indices
-        .iter()
-        .any(|&row| usize::try_from(row).map_or(true, |row| row >= tokens))
-    {
-        return Err(invalid("logits_indices", "a row is outside the batch"));
-    }
-    if batch.num_sampled() > 0 && !executor.program.has_lm_head() {
-        return Err(invalid("sampled", "the program has no logits"));
-    }
-    let segments = &batch.segment_ids;
-    if !(segments.is_empty() || segments.len() == tokens)
-        || segments.iter().any(|id| !(0..=1).contains(id))
-    {
-        return Err(invalid("segment_ids", "they must be 0 or 1, one per token"));
-    }
-    check_captures(&executor.program, batch)?;
-    for row in &batch.sampled {
-        let end = u64::from(row.history_start)
-            + u64::from(row.history_prompt_len)
-            + u64::from(row.history_output_len);
-        if end > batch.history.len() as u64 {
-            return Err(invalid("history", "a row's range is outside it"));
-        }
-        let words = executor.program.vocab_size.div_ceil(32);
-        if row.mask.as_ref().is_some_and(|mask| mask.len() != words) {
-            return Err(invalid("mask", "it has not one bit per token"));
-        }
-    }
+    check_rows(executor, batch)?;
     let known = |&id: &u32| id == 0 || executor.adapters.contains_key(&id);
     if !batch.adapters.is_empty() && batch.adapters.len() != seqs
         || !batch.adapters.iter().all(known)
@@ -124,15 +92,7 @@ pub(crate) fn check_batch(executor: &CpuExecutor, batch: &Batch) -> Result<(), C
                 - start(&group.block_table_start_loc, sequence))
                 * BLOCK_SIZE;
             if cache.group.bidirectional {
-                let whole = (0_i32..).take(end - first);
-                if !batch.positions[first..end].iter().copied().eq(whole)
-                    || batch.seq_lens[sequence].unsigned_abs() as usize != end - first
-                {
-                    return Err(invalid(
-                        "seq_lens",
-                        "a sequence of a bidirectional model is not whole",
-                    ));
-                }
+                check_whole(batch, sequence, first..end)?;
             }
             for &position in &batch.positions[first..end] {
                 if usize::try_from(position).map_or(true, |position| position >= covered) {
@@ -145,6 +105,59 @@ pub(crate) fn check_batch(executor: &CpuExecutor, batch: &Batch) -> Result<(), C
         }
     }
     Ok(())
+}
+
+/// What rows are wanted of, and what is said of tokens, has to be there.
+fn check_rows(executor: &CpuExecutor, batch: &Batch) -> Result<(), CpuError> {
+    let tokens = batch.num_tokens();
+    if batch.sampled.len() != batch.num_sampled() || batch.num_sampled() > tokens {
+        return Err(invalid(
+            "sampled",
+            "its length differs from logits_indices, or exceeds the tokens",
+        ));
+    }
+    if batch
+        .logits_indices
+        .iter()
+        .any(|&row| usize::try_from(row).map_or(true, |row| row >= tokens))
+    {
+        return Err(invalid("logits_indices", "a row is outside the batch"));
+    }
+    if batch.num_sampled() > 0 && !executor.program.has_lm_head() {
+        return Err(invalid("sampled", "the program has no logits"));
+    }
+    let segments = &batch.segment_ids;
+    if !(segments.is_empty() || segments.len() == tokens)
+        || segments.iter().any(|id| !(0..=1).contains(id))
+    {
+        return Err(invalid("segment_ids", "they must be 0 or 1, one per token"));
+    }
+    check_captures(&executor.program, batch)?;
+    for row in &batch.sampled {
+        let end = u64::from(row.history_start)
+            + u64::from(row.history_prompt_len)
+            + u64::from(row.history_output_len);
+        if end > batch.history.len() as u64 {
+            return Err(invalid("history", "a row's range is outside it"));
+        }
+        let words = executor.program.vocab_size.div_ceil(32);
+        if row.mask.as_ref().is_some_and(|mask| mask.len() != words) {
+            return Err(invalid("mask", "it has not one bit per token"));
+        }
+    }
+    Ok(())
+}
+
+/// A sequence of a bidirectional model is in the step from its first token to its last.
+fn check_whole(batch: &Batch, sequence: usize, rows: Range<usize>) -> Result<(), CpuError> {
+    let whole = (0_i32..).take(rows.len());
+    if batch.positions[rows.clone()].iter().copied().eq(whole)
+        && batch.seq_lens[sequence].unsigned_abs() as usize == rows.len()
+    {
+        return Ok(());
+    }
+    let why = "a sequence of a bidirectional model is not whole";
+    Err(invalid("seq_lens", why))
 }
 
 /// Every entry names rows that there are, of a point whose rows are kept, and no row twice.

@@ -254,13 +254,13 @@ impl PyScheduler {
         let now = clock(py, now)?;
         let prompt = prompt.view().to_vec();
         let params = params.shared();
-        let point = |(point, rows): (u32, String)| match Rows::from_name(&rows) {
-            Some(rows @ (Rows::Tokens | Rows::Sequences)) => Ok(CapturePoint { point, rows }),
-            _ => {
-                let message = format!(r#"rows must be "tokens" or "sequences", not {rows:?}"#);
-                let field = "captures";
-                Err(to_py_err(py, Error::Request { field, message }))
+        let point = |(point, rows): (u32, String)| {
+            if let Some(rows @ (Rows::Tokens | Rows::Sequences)) = Rows::from_name(&rows) {
+                return Ok(CapturePoint { point, rows });
             }
+            let message = format!(r#"rows must be "tokens" or "sequences", not {rows:?}"#);
+            let field = "captures";
+            Err(to_py_err(py, Error::Request { field, message }))
         };
         let captures = Captures {
             points: captures.into_iter().map(point).collect::<PyResult<_>>()?,

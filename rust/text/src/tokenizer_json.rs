@@ -199,6 +199,7 @@ impl JsonTokenizer {
     }
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "`map_err` hands it over")]
 fn failed(error: tokenizers::Error) -> TextError {
     TextError::Unencodable {
         problem: error.to_string(),
