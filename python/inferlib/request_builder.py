@@ -88,6 +88,10 @@ class RequestBuilder:
             detokenize=resolved.detokenize and self.tokenizer is not None,
             logit_bias=self._logit_bias(resolved),
         )
+        grammar = self.grammars.compile(resolved)
+        room = min(max_tokens, max(self.kv_cache_tokens + 1 - len(prompt.token_ids), 0))
+        if grammar is not None:
+            _check_structure_fits(grammar, room)
         silent: frozenset[int] = frozenset()
         if not resolved.include_stop_str_in_output:
             eos = () if resolved.ignore_eos else self.eos_token_ids
@@ -104,7 +108,12 @@ class RequestBuilder:
             speculation=speculation == "auto",
             sequence=sequence,
             keep=keep,
-            grammar=self.grammars.compile(resolved),
+            grammar=grammar,
+            max_structured_tokens=room,
+            # A closing token that is forbidden could not be drawn.
+            closes=grammar is not None
+            and resolved.allowed_token_ids is None
+            and not resolved.bad_words,
             output=output if resolved.detokenize else None,
             origin=self.origin,
             silent_token_ids=silent,
@@ -210,6 +219,17 @@ class RequestBuilder:
                 if run and run not in runs:
                     runs.append(run)
         return runs
+
+
+def _check_structure_fits(grammar: _core.Grammar, max_tokens: int) -> None:
+    """Refuse what no text can satisfy in so few tokens, as far as that is known."""
+    if grammar.least_tokens > max_tokens:
+        raise RequestError(
+            f"max_tokens={max_tokens:,} is too little for this structure: no text of it has fewer "
+            f"than {grammar.least_tokens:,} tokens",
+            field="max_tokens",
+            hint="raise max_tokens",
+        )
 
 
 def check_tenant(tenant: object) -> None:

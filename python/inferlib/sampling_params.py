@@ -122,14 +122,19 @@ class SamplingParams:
         allowed_token_ids: If given, only these can be drawn.
         bad_words: Strings (or lists of token ids) that cannot be generated: the last token of such
             a run cannot be drawn after the others.
-        schema: A JSON schema that the text must satisfy: a dict, JSON, or a pydantic model. JSON is
-            written without whitespace. ``Completion.parsed`` is what the text holds, as the model's
-            instance if one was given. Keywords that cannot be enforced are refused by name.
+        schema: A JSON schema that the text must satisfy: a dict, JSON, a pydantic model, or another
+            type (a dataclass, a typed dictionary, ``list[…]``, ``Literal``, an enumeration, …).
+            JSON is written without whitespace. ``Completion.parsed`` is what the text holds, as an
+            instance of the type if one was given. Keywords that cannot be enforced are refused by
+            name.
         regex: A regular expression (Rust's ``regex`` syntax, no look-around) that the whole text
             must match.
         choices: Texts of which the output is one.
         grammar: A grammar in Lark's syntax, beginning at ``start``. One of ``schema``, ``regex``,
-            ``choices`` and ``grammar`` can be given. Where nothing may follow, the output ends.
+            ``choices`` and ``grammar`` can be given. Where nothing may follow, the output ends;
+            before ``max_tokens`` or a deadline cut it off it is closed, so that it is whole all the
+            same (not together with ``allowed_token_ids`` or ``bad_words``). A ``max_tokens`` that
+            no text can have is refused.
         skip_special_tokens: Leave special tokens out of the text.
         spaces_between_special_tokens: Without effect, as in Hugging Face's fast tokenizers: special
             tokens that stay in the text are written as they are.

@@ -131,6 +131,9 @@ pub enum RowStatus {
     Ok,
     /// The logits held NaN, or nothing was left to draw from: the request ends with `finish_reason="error"`.
     Failed,
+    /// The token drawn must not be appended: it would leave the sequence's grammar no room to end. Never said by an
+    /// executor. Nothing of the row counts; the next step computes it again, with that token forbidden.
+    Redraw,
 }
 
 /// The result of one step, parallel to `Batch::sampled`.

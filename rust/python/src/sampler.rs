@@ -91,7 +91,7 @@ impl PyLogitsSampler {
                 output.status[index] = result.status;
                 output.logprobs[index] = match result.status {
                     RowStatus::Ok => result.logprobs,
-                    RowStatus::Failed => None,
+                    RowStatus::Failed | RowStatus::Redraw => None,
                 };
             }
             Ok(PyStepOutput::from_output(output))

@@ -62,7 +62,7 @@ pub(crate) fn with<T: Send>(
 
 impl PyScheduler {
     /// Run `f` on the scheduler without the GIL.
-    fn with<T: Send>(
+    pub(crate) fn with<T: Send>(
         &self,
         py: Python<'_>,
         f: impl FnOnce(&mut Inner) -> Result<T, Error> + Send,
@@ -210,10 +210,11 @@ impl PyScheduler {
     /// Queue a request; its id. Raises `RequestError`, `PromptTooLongError` or `OverloadedError` at once.
     ///
     /// It goes on from the held `sequence`, whose salt it has; with `keep` its tokens are the sequence's once it ended.
-    /// `SequenceBusyError` if another such request runs. At `deadline`, a moment like `now`, it ends with what it has.
+    /// `SequenceBusyError` if another such request runs. At `deadline`, a moment like `now`, it ends with what it has;
+    /// one that `closes` has a second more for that.
     #[pyo3(signature = (
         prompt, params, *, n = 1, seed = 0, cache_salt = None, priority = 0, tenant = None, deadline = None,
-        speculation = true, sequence = None, keep = false, now = None
+        closes = false, speculation = true, sequence = None, keep = false, now = None
     ))]
     #[expect(clippy::too_many_arguments, reason = "keyword-only in Python")]
     #[expect(
@@ -231,6 +232,7 @@ impl PyScheduler {
         priority: i32,
         tenant: Option<String>,
         deadline: Option<f64>,
+        closes: bool,
         speculation: bool,
         sequence: Option<u64>,
         keep: bool,
@@ -248,6 +250,7 @@ impl PyScheduler {
             priority,
             tenant,
             deadline,
+            closes,
             speculation,
             continues: sequence.map(|id| Continuation {
                 sequence: SequenceId(id),

@@ -24,6 +24,7 @@ pub(super) mod tag {
     pub(in super::super) const REWIND: u8 = 11;
     pub(in super::super) const CLOSE: u8 = 12;
     pub(in super::super) const RESTORE: u8 = 13;
+    pub(in super::super) const FORCE: u8 = 14;
 }
 
 /// One sequence of a planned step.
@@ -94,6 +95,12 @@ pub(super) enum Record {
         id: SequenceId,
         existed: bool,
     },
+    Force {
+        id: RequestId,
+        sequence_index: u32,
+        tokens: Vec<i32>,
+        was_alive: bool,
+    },
     Restore {
         id: SequenceId,
         tokens: Vec<i32>,
@@ -142,6 +149,7 @@ pub(super) fn write_request(request: &NewRequest, out: &mut Vec<u8>) {
     if let Some(deadline) = request.deadline {
         out.float(deadline);
     }
+    out.flag(request.closes);
     out.flag(request.speculation);
     out.flag(request.continues.is_some());
     if let Some(Continuation { sequence, keep }) = request.continues {
@@ -174,6 +182,7 @@ fn read_request(input: &mut Decoder<'_>) -> Result<NewRequest, Damage> {
     if input.flag("deadline")? {
         request.deadline = Some(input.float("deadline")?);
     }
+    request.closes = input.flag("closes")?;
     request.speculation = input.flag("speculation")?;
     if input.flag("continues")? {
         request.continues = Some(Continuation {
@@ -213,7 +222,9 @@ pub(super) fn write_output(output: &StepOutput, out: &mut Vec<u8>) {
     out.tokens(&output.token_ids);
     let flags = output.status.iter().zip(&output.logprobs);
     let flags = flags.map(|(status, logprobs)| {
-        u8::from(*status == RowStatus::Failed) | u8::from(logprobs.is_some()) << 1
+        u8::from(*status == RowStatus::Failed)
+            | u8::from(logprobs.is_some()) << 1
+            | u8::from(*status == RowStatus::Redraw) << 2
     });
     let any = flags.clone().any(|flags| flags != 0);
     out.flag(any);
@@ -232,12 +243,12 @@ fn read_output(input: &mut Decoder<'_>) -> Result<StepOutput, Damage> {
     if input.flag("flags")? {
         for (status, logprobs) in output.status.iter_mut().zip(&mut output.logprobs) {
             let flags = input.byte("flags")?;
-            if flags > 3 {
-                return Err(Damage::Field { field: "flags" });
-            }
-            if flags & 1 != 0 {
-                *status = RowStatus::Failed;
-            }
+            *status = match flags & !2 {
+                0 => RowStatus::Ok,
+                1 => RowStatus::Failed,
+                4 => RowStatus::Redraw,
+                _ => return Err(Damage::Field { field: "flags" }),
+            };
             *logprobs = (flags & 2 != 0).then(RowLogprobs::default);
         }
     }
@@ -347,6 +358,12 @@ pub(super) fn read_record(payload: &[u8]) -> Result<Record, Damage> {
         tag::CLOSE => Record::Close {
             id: SequenceId(input.number("sequence")?),
             existed: input.flag("existed")?,
+        },
+        tag::FORCE => Record::Force {
+            id: RequestId(input.number("request_id")?),
+            sequence_index: input.whole("sequence_index")?,
+            tokens: input.tokens("tokens")?,
+            was_alive: input.flag("was_alive")?,
         },
         tag::RESTORE => Record::Restore {
             id: SequenceId(input.number("sequence")?),

@@ -17,6 +17,8 @@ pub(super) struct Request {
     pub(super) cache_salt: Option<String>,
     pub(super) priority: i32,
     pub(super) deadline: Option<f64>,
+    /// Its running sequences outlive the deadline for a moment.
+    pub(super) closes: bool,
     /// The held sequence that it goes on from.
     pub(super) continues: Option<Continuation>,
     /// Effective: capped by context and KV cache.
@@ -60,6 +62,7 @@ impl Request {
             cache_salt: new.cache_salt,
             priority: new.priority,
             deadline: new.deadline,
+            closes: new.closes,
             continues: new.continues,
             max_tokens,
             slots: Vec::with_capacity(new.n as usize),
@@ -79,6 +82,7 @@ impl Request {
                 num_preemptions: 0,
                 num_drafted_tokens: 0,
                 num_accepted_tokens: 0,
+                num_forced_tokens: 0,
                 timestamps: Timestamps {
                     arrival: now,
                     ..Timestamps::default()
