@@ -59,6 +59,10 @@ impl Prophet {
     }
 }
 
+fn is_finished(scheduler: &Scheduler, id: RequestId) -> bool {
+    scheduler.output(id).unwrap().is_finished()
+}
+
 fn run(
     config: SchedulerConfig,
     requests: &[NewRequest],
@@ -66,7 +70,7 @@ fn run(
     redraw: u64,
     tell: bool,
 ) -> (Vec<Vec<SequenceOutput>>, usize, u64) {
-    let (mut scheduler, mut executor) = build(config);
+    let (mut scheduler, mut executor) = build(config.clone());
     let mut prophet = Prophet {
         futures: HashMap::new(),
         seed,
@@ -75,7 +79,7 @@ fn run(
     let mut ids = Vec::new();
     for new in requests {
         let id = scheduler.submit(new.clone(), 0.0).unwrap();
-        for (index, output) in (0..).zip(oracle(new)) {
+        for (index, output) in (0..).zip(oracle(new, &config)) {
             prophet.futures.insert((id, index), output.token_ids);
         }
         ids.push(id);
@@ -108,7 +112,7 @@ fn run(
 fn certain_tokens_are_rows_of_one_step_behind_the_prompt_too() {
     let (mut scheduler, mut executor) = build(config());
     let new = request(prompt(1, 20), params(40));
-    let future = oracle(&new).remove(0).token_ids;
+    let future = oracle(&new, &config()).remove(0).token_ids;
     let id = scheduler.submit(new, 0.0).unwrap();
     assert!(scheduler.force(id, 0, &future[..10]));
     let batch = scheduler.schedule(0.0).unwrap();
@@ -133,7 +137,7 @@ fn certain_tokens_are_rows_of_one_step_behind_the_prompt_too() {
 fn a_token_that_is_drawn_once_more_leaves_its_row_to_the_next_step() {
     let (mut scheduler, mut executor) = build(config());
     let new = request(prompt(1, 20), params(5));
-    let expected = oracle(&new);
+    let expected = oracle(&new, &config());
     let id = scheduler.submit(new, 0.0).unwrap();
     for _ in 0..3 {
         let batch = scheduler.schedule(0.0).unwrap();
@@ -164,13 +168,13 @@ fn a_request_that_closes_has_a_moment_more_if_it_runs_and_has_output() {
     let waiting = scheduler.submit(closing(2, 10), 0.0).unwrap();
     step(&mut scheduler, &mut executor, 1.0);
     step(&mut scheduler, &mut executor, 2.5);
-    assert!(scheduler.is_finished(waiting) && !scheduler.is_finished(running));
+    assert!(is_finished(&scheduler, waiting) && !is_finished(&scheduler, running));
     step(&mut scheduler, &mut executor, 2.6);
     assert!(scheduler.finish(running, 0, FinishReason::Deadline, None, 2.7));
     let late = scheduler.submit(closing(3, 10), 0.0).unwrap();
     step(&mut scheduler, &mut executor, 1.0);
     step(&mut scheduler, &mut executor, 3.0);
-    assert!(!scheduler.is_finished(late));
+    assert!(!is_finished(&scheduler, late));
     step(&mut scheduler, &mut executor, 3.1 + CLOSING_SECONDS);
     for id in [running, waiting, late] {
         let sequence = &scheduler.take(id).unwrap().sequences[0];
@@ -230,11 +234,11 @@ proptest! {
         };
         let (outputs, _, num_forced) = run(config.clone(), &requests, seed, redraw, true);
         for (new, found) in requests.iter().zip(&outputs) {
-            prop_assert_eq!(&oracle(new), found);
+            prop_assert_eq!(&oracle(new, &config), found);
         }
         if redraw == 0 {
             let (_, num_alone, none) = run(config.clone(), &requests, seed, 0, false);
-            let (_, num_told, _) = run(config, &requests, seed, 0, true);
+            let (_, num_told, _) = run(config.clone(), &requests, seed, 0, true);
             prop_assert_eq!(none, 0);
             prop_assert!(num_forced == 0 || num_told <= num_alone + 40, "{num_told} {num_alone}");
         }

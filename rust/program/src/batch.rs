@@ -63,6 +63,8 @@ pub struct SampledRow {
     pub history_prompt_len: u32,
     /// Output tokens in the history range.
     pub history_output_len: u32,
+    /// Mirostat's limit of surprise, in bits, from the sequence's draws so far; 0 without it.
+    pub mirostat_mu: f32,
     /// If present, only tokens whose bit is set may be drawn: bit `id % 32` of word `id / 32`. Filled in between
     /// `schedule` and the executor, by whoever knows the sequence's grammar.
     pub mask: Option<Arc<[u32]>>,
@@ -145,4 +147,6 @@ pub struct StepOutput {
     pub status: Vec<RowStatus>,
     /// `[num_sampled]`: present where the request asked for log-probabilities.
     pub logprobs: Vec<Option<RowLogprobs>>,
+    /// Mirostat's next limits, with their rows, ascending.
+    pub mirostat_mu: Vec<(usize, f32)>,
 }

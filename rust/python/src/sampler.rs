@@ -66,6 +66,7 @@ impl PyLogitsSampler {
                 token_ids: token_ids.to_vec(),
                 status: failed.iter().map(status).collect(),
                 logprobs: vec![None; batch.num_sampled()],
+                mirostat_mu: Vec::new(),
             };
             let mut sampler = self.sampler.lock().unwrap_or_else(PoisonError::into_inner);
             let mut values = Vec::with_capacity(self.vocab_size);
@@ -89,6 +90,9 @@ impl PyLogitsSampler {
                 let result = sampler.run(&mut values, drawn_row, history.unwrap_or_default());
                 output.token_ids[index] = result.token_id;
                 output.status[index] = result.status;
+                output
+                    .mirostat_mu
+                    .extend(result.mirostat_mu.map(|mu| (index, mu)));
                 output.logprobs[index] = match result.status {
                     RowStatus::Ok => result.logprobs,
                     RowStatus::Failed | RowStatus::Redraw => None,

@@ -60,6 +60,7 @@ impl PyStepOutput {
             token_ids,
             status: vec![RowStatus::Ok; count],
             logprobs: vec![None; count],
+            mirostat_mu: Vec::new(),
         };
         if let Some(failed) = failed {
             let failed = failed.view();

@@ -6,8 +6,8 @@ use super::codec::{Damage, Decoder, Digest, Encode};
 use crate::request::{Continuation, FinishReason, NewRequest, SequenceId};
 use crate::scheduler::Events;
 use inferlib_program::RequestId;
-use inferlib_program::SamplingParams;
 use inferlib_program::{Batch, LogitsRow, RowLogprobs, RowStatus, StepOutput};
+use inferlib_program::{Mirostat, SamplingParams};
 
 /// What a record begins with.
 pub(super) mod tag {
@@ -141,6 +141,7 @@ pub(super) fn write_request(request: &NewRequest, out: &mut Vec<u8>) {
     out.optional(params.prompt_logprobs.map(u64::from));
     out.number(u64::from(params.prompt_logprobs_start));
     out.flag(params.needs_history());
+    out.flag(params.mirostat.is_some());
     out.number(u64::from(request.n));
     out.text(request.cache_salt.as_deref());
     out.signed(i64::from(request.priority));
@@ -172,6 +173,9 @@ fn read_request(input: &mut Decoder<'_>) -> Result<NewRequest, Damage> {
     };
     if input.flag("needs_history")? {
         params.repetition_penalty = 2.0;
+    }
+    if input.flag("mirostat")? {
+        params.mirostat = Some(Mirostat { tau: 1.0, eta: 0.0 });
     }
     let mut request = NewRequest::new(prompt, Arc::new(params));
     request.n = input.whole("n")?;
@@ -238,6 +242,7 @@ fn read_output(input: &mut Decoder<'_>) -> Result<StepOutput, Damage> {
     let mut output = StepOutput {
         status: vec![RowStatus::Ok; token_ids.len()],
         logprobs: vec![None; token_ids.len()],
+        mirostat_mu: Vec::new(),
         token_ids,
     };
     if input.flag("flags")? {

@@ -93,7 +93,11 @@ impl Scheduler {
             let tokens = request.tokens(self.sequences.rank[slot].sequence_index);
             let wanted = request.max_tokens.saturating_sub(tokens.output.len() + 1);
             let most = num_forced.min(wanted).min(*budget);
-            if most == 0 || self.scheduled[place].num_tokens != self.sequences.remaining(slot) {
+            let is_stateful = request.params.mirostat.is_some();
+            if most == 0
+                || is_stateful
+                || self.scheduled[place].num_tokens != self.sequences.remaining(slot)
+            {
                 continue;
             }
             let num_drafts = self.room_for_drafts(slot, most);

@@ -37,6 +37,8 @@ pub(super) struct Request {
     pub(super) refusals: [u64; WaitReason::ALL.len()],
     /// Sampling reads the tokens so far.
     pub(super) needs_history: bool,
+    /// Mirostat's limits, `[n]`; empty without it.
+    pub(super) mirostat_mu: Vec<f32>,
     pub(super) output: RequestOutput,
 }
 
@@ -69,9 +71,17 @@ impl Request {
             started: false,
             prompt_done: false,
             next_scored: if scored { start } else { new.prompt.len() },
-            max_drafts: if new.speculation { max_drafts } else { 0 },
+            // What mirostat keeps depends on what was drawn before.
+            max_drafts: if new.speculation && params.mirostat.is_none() {
+                max_drafts
+            } else {
+                0
+            },
             refusals: [0; WaitReason::ALL.len()],
             needs_history: params.needs_history(),
+            mirostat_mu: params.mirostat.map_or_else(Vec::new, |mirostat| {
+                vec![mirostat.first_mu(); new.n as usize]
+            }),
             output: RequestOutput {
                 request_id: id,
                 sequences: (0..new.n).map(|_| sequence()).collect(),
@@ -91,6 +101,11 @@ impl Request {
             },
             params,
         }
+    }
+
+    pub(super) fn mirostat_mu(&self, sequence_index: u32) -> f32 {
+        let mu = self.mirostat_mu.get(sequence_index as usize);
+        mu.copied().unwrap_or(0.0)
     }
 
     pub(super) fn num_prompt_tokens(&self) -> usize {

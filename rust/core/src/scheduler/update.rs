@@ -257,6 +257,13 @@ impl Scheduler {
         if request.params.logprobs.is_some() {
             sequence.logprobs.extend(output.logprobs[row].clone());
         }
+        if let Some(mu) = request.mirostat_mu.get_mut(sequence_index as usize)
+            && let Ok(found) = output
+                .mirostat_mu
+                .binary_search_by_key(&row, |&(row, _)| row)
+        {
+            *mu = output.mirostat_mu[found].1;
+        }
         request.output.timestamps.first_token.get_or_insert(now);
         request.output.timestamps.last_token = Some(now);
 

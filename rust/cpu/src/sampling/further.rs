@@ -7,7 +7,7 @@
 //! Sources: Tang et al. 2024 (top-nσ); Meister et al. 2022 (locally typical sampling); p-e-w 2024 (XTC,
 //! text-generation-webui #6335); Basu et al. 2021 (mirostat, algorithm 2).
 
-use inferlib_program::{Mirostat, SampledRow, SamplingParams};
+use inferlib_program::{Mirostat, SampledRow};
 
 use super::candidates::Candidates;
 use super::exp_ln::ln;
@@ -20,15 +20,6 @@ pub(super) struct Further {
     weights: Vec<f32>,
     order: Vec<(f64, u32)>,
     kept: Vec<bool>,
-}
-
-/// Whether any of these is asked for. Greedy rows take the best token whatever it is.
-pub(super) fn is_wanted(params: &SamplingParams) -> bool {
-    params.temperature > 0.0
-        && (params.top_n_sigma.is_some()
-            || params.typical_p < 1.0
-            || params.xtc_probability > 0.0
-            || params.mirostat.is_some())
 }
 
 impl Further {
@@ -63,7 +54,11 @@ impl Further {
         let total = self.weigh(candidates, softmax);
         let log_total = ln(total);
         let logits = candidates.logits();
-        let surprises = || logits.iter().map(|&logit| log_total - softmax.log_weight(logit));
+        let surprises = || {
+            logits
+                .iter()
+                .map(|&logit| log_total - softmax.log_weight(logit))
+        };
         let entropy: f64 = surprises()
             .zip(&self.weights)
             .filter(|(_, weight)| **weight > 0.0)
@@ -73,7 +68,8 @@ impl Further {
         let shifts = surprises().map(|surprise| (surprise - entropy).abs());
         self.order.extend(shifts.zip(0u32..));
         // A shift of nothing at all (`-inf - …`) is never typical.
-        self.order.sort_unstable_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+        self.order
+            .sort_unstable_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
         self.kept.clear();
         self.kept.resize(logits.len(), false);
         let mut sum = 0.0;
@@ -144,7 +140,10 @@ fn keep_within_deviations(candidates: &mut Candidates, count: f64) {
     // From the largest one, so that nothing overflows.
     let depths = || logits.iter().map(|&logit| f64::from(logit) - max);
     let mean = depths().sum::<f64>() / number;
-    let variance = depths().map(|depth| (depth - mean) * (depth - mean)).sum::<f64>() / number;
+    let variance = depths()
+        .map(|depth| (depth - mean) * (depth - mean))
+        .sum::<f64>()
+        / number;
     let floor = -count * variance.sqrt();
     let kept: Vec<bool> = depths().map(|depth| depth >= floor).collect();
     candidates.keep_marked(&kept);

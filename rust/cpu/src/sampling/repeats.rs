@@ -90,7 +90,10 @@ impl Repeats {
             } else {
                 0
             };
-            while tokens.get(place + length).is_some_and(|token| *token == tokens[length]) {
+            while tokens
+                .get(place + length)
+                .is_some_and(|token| *token == tokens[length])
+            {
                 length += 1;
             }
             self.lengths[place] = length;

@@ -37,7 +37,9 @@ fn described(params: SamplingParams, position: u32) -> SampledRow {
 
 /// Natural logarithms of probabilities.
 fn log_probabilities(logits: &[f32], temperature: f32) -> Vec<f64> {
-    let scaled = logits.iter().map(|&x| f64::from(x) / f64::from(temperature));
+    let scaled = logits
+        .iter()
+        .map(|&x| f64::from(x) / f64::from(temperature));
     let scaled: Vec<f64> = scaled.collect();
     let max = scaled.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     let total: f64 = scaled.iter().map(|x| (x - max).exp()).sum();
@@ -232,7 +234,8 @@ fn repetitions_lower_and_forbid_tokens_of_a_row() {
     let mut logits = vec![0.0; 10];
     logits[8] = 1.4;
     logits[3] = 0.1;
-    let drawn = |params: &SamplingParams| run(&logits, &described(params.clone(), 1), &history).token_id;
+    let drawn =
+        |params: &SamplingParams| run(&logits, &described(params.clone(), 1), &history).token_id;
     assert_eq!(drawn(&params), 3); // 8 follows 5 6 7: it loses 0.8 · 1.75
     let breaking = Dry {
         breaker_ids: vec![6],
