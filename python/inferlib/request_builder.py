@@ -157,6 +157,13 @@ class RequestBuilder:
             top_k=params.top_k or None,
             top_p=cast("float", params.top_p),
             min_p=cast("float", params.min_p),
+            top_n_sigma=params.top_n_sigma or None,
+            typical_p=cast("float", params.typical_p),
+            xtc_probability=params.xtc_probability,
+            xtc_threshold=params.xtc_threshold,
+            mirostat=(params.mirostat_tau, params.mirostat_eta) if params.mirostat else None,
+            no_repeat_ngram_size=cast("int", params.no_repeat_ngram_size),
+            dry=self._dry(params),
             presence_penalty=params.presence_penalty,
             frequency_penalty=params.frequency_penalty,
             repetition_penalty=cast("float", params.repetition_penalty),
@@ -173,6 +180,23 @@ class RequestBuilder:
             prompt_logprobs=params.prompt_logprobs,
             prompt_logprobs_start=params.prompt_logprobs_start,
             logprobs_mode=params.logprobs_mode,
+        )
+
+    def _dry(
+        self, params: SamplingParams
+    ) -> tuple[float, float, int, int | None, list[int]] | None:
+        if not params.dry_multiplier:
+            return None
+        breakers = []
+        for text in params.dry_sequence_breakers if self.tokenizer is not None else ():
+            run = encode_text(f"a{text}", self.tokenizer, add_special_tokens=False)
+            breakers.append(run[-1])
+        return (
+            params.dry_multiplier,
+            params.dry_base,
+            params.dry_allowed_length,
+            params.dry_penalty_last_n,
+            breakers,
         )
 
     def _logit_bias(self, params: SamplingParams) -> dict[int, float] | None:
