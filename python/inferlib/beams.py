@@ -13,6 +13,7 @@ from .atomic import move
 from .errors import RequestError
 from .model_core import ModelCore
 from .prompts import EncodedPrompt, is_one_prompt
+from .request_builder import check_tenant
 from .sampling_params import SamplingParams
 from .validation import boolean, integer, number
 
@@ -69,6 +70,7 @@ class BeamSearching(ModelCore):
         max_tokens: int | None = None,
         length_penalty: float = 1.0,
         ignore_eos: bool = False,
+        tenant: str | None = None,
     ) -> list[BeamOutput]:
         """Return the ``num_beams`` best continuations that a beam search finds, best first.
 
@@ -84,6 +86,7 @@ class BeamSearching(ModelCore):
             length_penalty: 0 compares log-probabilities, 1 their mean per token; more prefers
                 longer results.
             ignore_eos: Go on behind end-of-sequence tokens.
+            tenant: As for ``generate``.
 
         Raises:
             RequestError: An argument is invalid; ``field`` names it.
@@ -94,7 +97,8 @@ class BeamSearching(ModelCore):
         best beam at its present length.
         """
         search, most = self._search(prompt, num_beams, max_tokens, length_penalty, ignore_eos)
-        steps = self._steps(search, most)
+        check_tenant(tenant)
+        steps = self._steps(search, most, tenant)
         requests = next(steps)
         while True:
             try:
@@ -113,10 +117,12 @@ class BeamSearching(ModelCore):
         max_tokens: int | None = None,
         length_penalty: float = 1.0,
         ignore_eos: bool = False,
+        tenant: str | None = None,
     ) -> list[BeamOutput]:
         """``beam_search`` without blocking the event loop; cancelling the task cancels it."""
         search, most = self._search(prompt, num_beams, max_tokens, length_penalty, ignore_eos)
-        steps = self._steps(search, most)
+        check_tenant(tenant)
+        steps = self._steps(search, most, tenant)
         requests = next(steps)
         while True:
             try:
@@ -151,7 +157,7 @@ class BeamSearching(ModelCore):
         return _Search(encoded.token_ids, num_beams, penalty, ends), most
 
     def _steps(
-        self, search: _Search, most: int
+        self, search: _Search, most: int, tenant: str | None
     ) -> Generator[list[Request], list[Completion], list[BeamOutput]]:
         """Yield the requests of each step, take their completions, return the results."""
         held: list[int] = []
@@ -159,7 +165,7 @@ class BeamSearching(ModelCore):
             move(held, self._engine.sequences.open, None)
             search.beams = [_Beam(held=held[0], token_ids=[], logprob=0.0)]
             for length in range(1, most + 1):
-                completions = yield self._expansions(search)
+                completions = yield self._expansions(search, tenant)
                 candidates = search.candidates(completions)
                 parents = search.advance(candidates, last=length == most)
                 self._branch(search, parents, held)
@@ -170,7 +176,7 @@ class BeamSearching(ModelCore):
                 self._engine.close_sequence(sequence)
         return [self._beam_output(*result) for result in search.ranking()]
 
-    def _expansions(self, search: _Search) -> list[Request]:
+    def _expansions(self, search: _Search, tenant: str | None) -> list[Request]:
         """A request per beam: its next token, and the best candidates beside it."""
         params = SamplingParams(
             max_tokens=1,
@@ -182,7 +188,11 @@ class BeamSearching(ModelCore):
         prompts = [[*search.prompt, *beam.token_ids] for beam in search.beams]
         return [
             self._parts.builder.build(
-                EncodedPrompt(text=None, token_ids=prompt), params, sequence=beam.held, keep=True
+                EncodedPrompt(text=None, token_ids=prompt),
+                params,
+                tenant=tenant,
+                sequence=beam.held,
+                keep=True,
             )
             for prompt, beam in zip(prompts, search.beams, strict=True)
         ]

@@ -56,8 +56,9 @@ class CompletionOutput:
         finish_reason: Why it ended.
         stop_reason: The stop string or token that ended it; ``None`` for an end-of-sequence token
             and for other reasons.
-        parsed: With ``schema``, what the text holds: JSON values, or an instance of the model that
-            was given. ``None`` if the text is not whole, or if the model refuses it.
+        error: With ``finish_reason="error"``, what went wrong.
+        parsed: With ``schema``, what the text holds: JSON values, or an instance of the class that
+            was given. ``None`` if the text is not whole, or if the class refuses it.
         reasoning: What the model thought before it answered; ``None`` if nothing was marked so.
         tool_calls: Tools that it called.
         malformed_tool_calls: What began as calls; they are in ``text``, too.
@@ -70,6 +71,7 @@ class CompletionOutput:
     logprobs: list[TokenLogprobs] | None
     finish_reason: FinishReason
     stop_reason: str | int | None
+    error: str | None = None
     parsed: Any = None
     reasoning: str | None = None
     tool_calls: list[ToolCall] = field(default_factory=list)
@@ -132,6 +134,7 @@ class CompletionOutput:
             "logprobs": _logprobs_to_list(self.logprobs),
             "finish_reason": self.finish_reason,
             "stop_reason": self.stop_reason,
+            "error": self.error,
             "reasoning": self.reasoning,
             "tool_calls": [call.to_dict() for call in self.tool_calls],
             "malformed_tool_calls": [call.to_dict() for call in self.malformed_tool_calls],
@@ -282,6 +285,11 @@ class Completion:
         return self.outputs[0].stop_reason
 
     @property
+    def error(self) -> str | None:
+        """What went wrong with the first sequence, if it ended so."""
+        return self.outputs[0].error
+
+    @property
     def parsed(self) -> Any:  # noqa: ANN401  # whatever the schema says
         """What the text of the first sequence holds, with ``schema``; see ``CompletionOutput``."""
         return self.outputs[0].parsed
@@ -351,6 +359,7 @@ class Delta:
         logprobs: One mapping per token of ``token_ids``, if asked for.
         finish_reason: In the sequence's last delta, why it ended; else ``None``.
         stop_reason: As in ``CompletionOutput``.
+        error: As in ``CompletionOutput``.
         reasoning: Text of the reasoning that has become certain.
         tool_calls: Calls that are complete now.
         malformed_tool_calls: As in ``CompletionOutput``.
@@ -362,6 +371,7 @@ class Delta:
     logprobs: list[TokenLogprobs] | None
     finish_reason: FinishReason | None
     stop_reason: str | int | None
+    error: str | None = None
     reasoning: str = ""
     tool_calls: list[ToolCall] = field(default_factory=list)
     malformed_tool_calls: list[MalformedToolCall] = field(default_factory=list)
@@ -375,6 +385,7 @@ class Delta:
             "logprobs": _logprobs_to_list(self.logprobs),
             "finish_reason": self.finish_reason,
             "stop_reason": self.stop_reason,
+            "error": self.error,
             "reasoning": self.reasoning,
             "tool_calls": [call.to_dict() for call in self.tool_calls],
             "malformed_tool_calls": [call.to_dict() for call in self.malformed_tool_calls],

@@ -97,7 +97,7 @@ class Engine:
         self._adapters: dict[int, int] = {}
         self._details = executor.info()
         self._texts = RequestTexts(text, clock)
-        self._grammars = RequestGrammars(vocab_size)
+        self._grammars = RequestGrammars(vocab_size, scheduler)
         self._driver = StepDriver(self, dedicated=dedicated)
         self._requests: dict[int, Request] = {}
         self._cancelled: collections.deque[Request] = collections.deque()
@@ -111,13 +111,20 @@ class Engine:
 
     def step(self) -> bool:
         """Advance every scheduled sequence; ``False`` if there is nothing to do, or if aborted."""
+        if self._grammars.has_deadlines:
+            with self._driver.lock:
+                self._is_accounting = True
+                self._close_overdue(self._clock())
+                self._is_accounting = False
         batch = self._scheduler.schedule(self._clock())
         if batch is None:
             return self._end_overdue()
-        self._grammars.mask(batch)
+        has_guarded_rows = self._grammars.mask(batch)
         output = self._executor.run(batch)
         if output is None:
             return False
+        if has_guarded_rows:
+            output = self._grammars.refuse(batch, output)
         with self._driver.lock:
             self._is_accounting = True
             self._account(self._scheduler.update(output, self._clock()))
@@ -132,6 +139,15 @@ class Engine:
             self._account(events)
             self._is_accounting = False
         return len(events.finished_requests) > 0
+
+    def _close_overdue(self, now: float) -> None:
+        """Let structures whose time is up end by a short way; end those that cannot."""
+        for request in self._grammars.overdue(now):
+            for index in self._grammars.close_texts(request):
+                self._scheduler.finish(request.id, index, "deadline", now)
+                self._texts.end(request, index)
+            if self._scheduler.is_finished(request.id):
+                self._retire(request)
 
     def run_step(self) -> bool:
         """Run one step and account for it; see ``driving.Work``."""
@@ -182,7 +198,7 @@ class Engine:
 
     def _finish(self, request: Request, index: int, end: TextEnd, now: float) -> None:
         """Take back what the scheduler has of a sequence behind the end of its text."""
-        reason = "stop" if end.is_whole else "error"
+        reason = "deadline" if end.is_overdue else "stop" if end.is_whole else "error"
         if end.stop_index is not None:
             reason = "stop"
             request.stop_strings[index] = request.params.stop_strings[end.stop_index]
@@ -195,6 +211,7 @@ class Engine:
         if not request.results:
             move(request.results, self._scheduler.take, request.id)
         self._texts.close(request)
+        self._grammars.note_failures(request)
         self._grammars.close(request)
         self._driver.forget(request)
         request.is_done = True
@@ -296,6 +313,7 @@ class Engine:
             priority=request.priority,
             tenant=request.tenant,
             deadline=None if request.deadline is None else now + request.deadline,
+            closes=request.closes,
             speculation=request.speculation,
             sequence=request.sequence,
             keep=request.keep,
@@ -313,7 +331,7 @@ class Engine:
             move(request.ids, submit, np.asarray(request.prompt_token_ids, np.int32))
             self._requests[request.id] = request
             self._texts.open(request)
-            self._grammars.open(request)
+            self._grammars.open(request, now)
 
     def cancel(self, requests: Iterable[Request]) -> None:
         """End requests with ``finish_reason="abort"``, at the end of the current step at latest."""

@@ -147,6 +147,10 @@ def _sampling(params: SamplingParams) -> str:
         parts += [f"top_k {params.top_k}"] if params.top_k else []
         parts += [f"top_p {params.top_p:g}"] if params.top_p not in (None, 1.0) else []
         parts += [f"min_p {params.min_p:g}"] if params.min_p else []
+        parts += [f"top_n_sigma {params.top_n_sigma:g}"] if params.top_n_sigma else []
+        parts += [f"typical_p {params.typical_p:g}"] if (params.typical_p or 1.0) < 1.0 else []
+        parts += [f"XTC {params.xtc_probability:g}"] if params.xtc_probability else []
+        parts += [f"mirostat {params.mirostat_tau:g} bits"] if params.mirostat else []
     for name, neutral in (
         ("repetition_penalty", 1.0),
         ("presence_penalty", 0.0),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Unpack, overload
 
 from .in_thread import in_thread
 from .model_core import ModelCore
-from .sampling_params import STRUCTURES
+from .sampling_checks import STRUCTURES
 from .stream import AsyncStream, Handle, Stream
 
 if TYPE_CHECKING:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import collections
 import threading
+from typing import TYPE_CHECKING
 
 from . import _core
 from .errors import GrammarError, RequestError
-from .sampling_params import STRUCTURES, SamplingParams
+from .sampling_checks import STRUCTURES
+
+if TYPE_CHECKING:
+    from .sampling_params import SamplingParams
 
 MAX_MESSAGE = 400
 MAX_KEPT = 64

@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 from .errors import GrammarError, RequestError
-from .sampling_params import (
+from .sampling_checks import (
     MAX_BAD_WORDS,
     MAX_CHOICES,
     MAX_LOGPROBS,

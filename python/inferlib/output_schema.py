@@ -5,12 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import cast
 
 from .errors import RequestError
+from .type_schemas import from_json, is_type, schema_of_type
 from .validation import shown, text
 
-_HINT = "give a JSON schema as a dict or as JSON, or a pydantic model"
+_HINT = (
+    "give a JSON schema as a dict or as JSON, or a type: a pydantic model, a dataclass, a typed "
+    "dictionary, list[…]"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +35,8 @@ class OutputSchema:
         """Read what callers give.
 
         Args:
-            schema: A mapping, JSON, a boolean, or a class with ``model_json_schema`` and
-                ``model_validate`` (pydantic's).
+            schema: A mapping, JSON, a boolean, a class with ``model_json_schema`` and
+                ``model_validate`` (pydantic's), or another type: see ``type_schemas``.
 
         Raises:
             RequestError: It is none of these, or cannot be written as JSON.
@@ -44,6 +49,8 @@ class OutputSchema:
             return cls(_dump(schema.model_json_schema()), validate=schema.model_validate)
         if isinstance(schema, bool | Mapping):
             return cls(_dump(schema))
+        if is_type(schema):
+            return cls(_dump(schema_of_type(schema)), validate=partial(from_json, schema))
         raise RequestError(
             f"schema is a {type(schema).__name__}, which describes no JSON",
             field="schema",

@@ -9,7 +9,7 @@ from .errors import RequestError
 from .in_thread import in_thread
 from .model_core import ModelCore
 from .prompts import is_one_prompt
-from .request_builder import check_salt
+from .request_builder import check_salt, check_tenant
 from .sequence import Sequence, SequenceOwner
 from .sequence_file import KvShape, SequenceLayout, read_sequence
 from .validation import path as check_path
@@ -23,30 +23,40 @@ if TYPE_CHECKING:
 class Prefilling(ModelCore):
     """Makes sequences."""
 
-    def prefill(self, prompt: Prompt, *, cache_salt: str | None = None) -> Sequence:
+    def prefill(
+        self, prompt: Prompt, *, cache_salt: str | None = None, tenant: str | None = None
+    ) -> Sequence:
         """Compute the keys and values of a prompt, and keep them until the sequence is closed.
 
         Args:
             prompt: Text or token ids.
             cache_salt: As for ``generate``; also that of the sequence's own calls.
+            tenant: As for ``generate``; also that of the sequence's own calls, unless they name
+                another one.
 
         Raises:
             RequestError: The prompt is invalid; ``field`` names the argument.
             PromptTooLongError: It does not fit the context or the KV cache.
             InferlibError: A step failed, or the model was closed.
         """
-        sequence, token_ids = self._new_sequence(prompt, cache_salt)
+        sequence, token_ids = self._new_sequence(prompt, cache_salt, tenant)
         sequence.extend(token_ids)
         return sequence
 
-    async def aprefill(self, prompt: Prompt, *, cache_salt: str | None = None) -> Sequence:
+    async def aprefill(
+        self, prompt: Prompt, *, cache_salt: str | None = None, tenant: str | None = None
+    ) -> Sequence:
         """``prefill`` without blocking the event loop."""
-        sequence, token_ids = self._new_sequence(prompt, cache_salt)
+        sequence, token_ids = self._new_sequence(prompt, cache_salt, tenant)
         await sequence.aextend(token_ids)
         return sequence
 
     def load_sequence(
-        self, path: str | os.PathLike[str], *, cache_salt: str | None = None
+        self,
+        path: str | os.PathLike[str],
+        *,
+        cache_salt: str | None = None,
+        tenant: str | None = None,
     ) -> Sequence:
         """Read a sequence that ``Sequence.save`` wrote, without computing anything.
 
@@ -58,6 +68,7 @@ class Prefilling(ModelCore):
         Args:
             path: The file.
             cache_salt: As for ``prefill``.
+            tenant: As for ``prefill``.
 
         Raises:
             OSError: The file cannot be read.
@@ -71,15 +82,21 @@ class Prefilling(ModelCore):
         self._engine.check_usable()
         check_salt(cache_salt)
         stored = read_sequence(check_path("path", path), self._layout())
-        sequence = self._empty_sequence(cache_salt)
+        sequence = self._empty_sequence(cache_salt, tenant)
         sequence.restore(stored)
         return sequence
 
     async def aload_sequence(
-        self, path: str | os.PathLike[str], *, cache_salt: str | None = None
+        self,
+        path: str | os.PathLike[str],
+        *,
+        cache_salt: str | None = None,
+        tenant: str | None = None,
     ) -> Sequence:
         """``load_sequence`` in a thread of its own."""
-        return await in_thread(partial(self.load_sequence, path, cache_salt=cache_salt))
+        return await in_thread(
+            partial(self.load_sequence, path, cache_salt=cache_salt, tenant=tenant)
+        )
 
     def _layout(self) -> SequenceLayout:
         groups = self._parts.checkpoint.program.kv_groups
@@ -98,21 +115,25 @@ class Prefilling(ModelCore):
             vocab_size=self._parts.builder.vocab_size,
         )
 
-    def _new_sequence(self, prompt: object, cache_salt: str | None) -> tuple[Sequence, list[int]]:
+    def _new_sequence(
+        self, prompt: object, cache_salt: str | None, tenant: str | None
+    ) -> tuple[Sequence, list[int]]:
         """A sequence without tokens, and those that it is to have."""
         self._engine.check_usable()
         check_salt(cache_salt)
         if not is_one_prompt(prompt):
             raise RequestError("this call takes one prompt, not a list", field="prompt")
         encoded = self._encoded(prompt)
-        return self._empty_sequence(cache_salt), encoded.token_ids
+        return self._empty_sequence(cache_salt, tenant), encoded.token_ids
 
-    def _empty_sequence(self, cache_salt: str | None) -> Sequence:
+    def _empty_sequence(self, cache_salt: str | None, tenant: str | None) -> Sequence:
+        check_tenant(tenant)
         owner = SequenceOwner(
             model=self,
             engine=self._engine,
             builder=self._parts.builder,
             token_text=self._token_text,
             layout=self._layout,
+            tenant=tenant,
         )
         return Sequence(owner, self._engine.sequences.open, cache_salt)

@@ -43,6 +43,8 @@ class Request:
         second_segment: Where the second of two texts begins.
         adapter: Number of the adapter that it is computed with; 0 is the model alone.
         grammar: What its texts must be; ``None`` if they are free.
+        max_structured_tokens: With a grammar, most tokens that it can come to.
+        closes: Whether its structure is closed before its tokens or its time run out.
         output: How its text is taken apart; ``None``: it is all content.
         origin: The model's, for the receipt.
         silent_token_ids: Tokens that, as a sequence's last, are not text (stop tokens).
@@ -51,6 +53,7 @@ class Request:
         pieces: Text by sequence, in the pieces in which it became certain. The pieces may be
             joined at any time; the text only grows.
         stop_strings: Which stop string ended a sequence, by its index.
+        failures: Why a sequence's structure could not be continued, by its index.
         first_visible: When text first showed.
         results: The finished request, once it ended.
         error: Why there is no result.
@@ -76,6 +79,8 @@ class Request:
     second_segment: int | None = None
     adapter: int = 0
     grammar: Grammar | None = None
+    max_structured_tokens: int = 0
+    closes: bool = False
     output: OutputReading | None = None
     origin: Origin | None = None
     silent_token_ids: frozenset[int] = frozenset()
@@ -83,6 +88,7 @@ class Request:
     ids: list[int] = field(default_factory=list)
     pieces: list[list[str]] = field(init=False)
     stop_strings: dict[int, str] = field(default_factory=dict)
+    failures: dict[int, str] = field(default_factory=dict)
     first_visible: float | None = None
     results: list[RequestOutput] = field(default_factory=list)
     error: InferlibError | None = None

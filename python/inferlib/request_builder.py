@@ -118,6 +118,10 @@ class RequestBuilder:
             detokenize=resolved.detokenize and self.tokenizer is not None,
             logit_bias=self._logit_bias(resolved),
         )
+        grammar = self.grammars.compile(resolved)
+        room = min(max_tokens, max(self.kv_cache_tokens + 1 - len(prompt.token_ids), 0))
+        if grammar is not None:
+            _check_structure_fits(grammar, room)
         silent: frozenset[int] = frozenset()
         if not resolved.include_stop_str_in_output:
             eos = () if resolved.ignore_eos else self.eos_token_ids
@@ -135,7 +139,12 @@ class RequestBuilder:
             sequence=sequence,
             keep=keep,
             adapter=0 if adapted is None else adapted.number,
-            grammar=self.grammars.compile(resolved),
+            grammar=grammar,
+            max_structured_tokens=room,
+            # A closing token that is forbidden could not be drawn.
+            closes=grammar is not None
+            and resolved.allowed_token_ids is None
+            and not resolved.bad_words,
             output=output if resolved.detokenize else None,
             origin=_origin_of(self.origin, adapted),
             silent_token_ids=silent,
@@ -234,6 +243,13 @@ class RequestBuilder:
             top_k=params.top_k or None,
             top_p=cast("float", params.top_p),
             min_p=cast("float", params.min_p),
+            top_n_sigma=params.top_n_sigma or None,
+            typical_p=cast("float", params.typical_p),
+            xtc_probability=params.xtc_probability,
+            xtc_threshold=params.xtc_threshold,
+            mirostat=(params.mirostat_tau, params.mirostat_eta) if params.mirostat else None,
+            no_repeat_ngram_size=cast("int", params.no_repeat_ngram_size),
+            dry=self._dry(params),
             presence_penalty=params.presence_penalty,
             frequency_penalty=params.frequency_penalty,
             repetition_penalty=cast("float", params.repetition_penalty),
@@ -250,6 +266,23 @@ class RequestBuilder:
             prompt_logprobs=params.prompt_logprobs,
             prompt_logprobs_start=params.prompt_logprobs_start,
             logprobs_mode=params.logprobs_mode,
+        )
+
+    def _dry(
+        self, params: SamplingParams
+    ) -> tuple[float, float, int, int | None, list[int]] | None:
+        if not params.dry_multiplier:
+            return None
+        breakers = []
+        for breaker in params.dry_sequence_breakers if self.tokenizer is not None else ():
+            run = encode_text(f"a{breaker}", self.tokenizer, add_special_tokens=False)
+            breakers.append(run[-1])
+        return (
+            params.dry_multiplier,
+            params.dry_base,
+            params.dry_allowed_length,
+            params.dry_penalty_last_n,
+            breakers,
         )
 
     def _logit_bias(self, params: SamplingParams) -> dict[int, float] | None:
@@ -296,6 +329,17 @@ class RequestBuilder:
                 if run and run not in runs:
                     runs.append(run)
         return runs
+
+
+def _check_structure_fits(grammar: _core.Grammar, max_tokens: int) -> None:
+    """Refuse what no text can satisfy in so few tokens, as far as that is known."""
+    if grammar.least_tokens > max_tokens:
+        raise RequestError(
+            f"max_tokens={max_tokens:,} is too little for this structure: no text of it has fewer "
+            f"than {grammar.least_tokens:,} tokens",
+            field="max_tokens",
+            hint="raise max_tokens",
+        )
 
 
 def check_tenant(tenant: object) -> None:

@@ -31,12 +31,14 @@ class TextEnd(NamedTuple):
         stop_index: The stop string; ``None``: the token is none of the tokenizer's, or the text is
             whole.
         is_whole: Whether nothing may follow, by the request's grammar.
+        is_overdue: Whether it was closed since its time was up.
     """
 
     key: int
     num_tokens: int
     stop_index: int | None
     is_whole: bool = False
+    is_overdue: bool = False
 
 
 class RequestTexts:

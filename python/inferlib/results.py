@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from .request import Request
 
 
+_NOTHING_DRAWN = "the logits were not numbers, or the options left no token to draw"
+
+
 def completion_of(request: Request, token_text: Callable[[int], str | None]) -> Completion:
     """Build the result of a request that is done.
 
@@ -48,6 +51,7 @@ def completion_of(request: Request, token_text: Callable[[int], str | None]) -> 
             output_tokens=sum(len(output.token_ids) for output in outputs),
             drafted_tokens=result.num_drafted_tokens,
             accepted_tokens=result.num_accepted_tokens,
+            forced_tokens=result.num_forced_tokens,
         ),
         params=request.params,
         run=result.run_record(),
@@ -71,6 +75,7 @@ def _output(
         logprobs=_output_logprobs(request, sequence, token_text),
         finish_reason=_finish_reason(sequence, has_calls=bool(parsed.tool_calls)),
         stop_reason=_stop_reason(request, index, sequence),
+        error=_error(request, index, sequence),
         parsed=None if schema is None else schema.parse(parsed.content),
         reasoning=parsed.reasoning or None,
         tool_calls=parsed.tool_calls,
@@ -146,6 +151,7 @@ class DeltaReader:
             logprobs=_output_logprobs(request, sequence, self._token_text),
             finish_reason=_finish_reason(sequence, has_calls=has_calls) if ended else None,
             stop_reason=_stop_reason(request, index, sequence) if ended else None,
+            error=_error(request, index, sequence) if ended else None,
             reasoning=parsed.reasoning,
             tool_calls=parsed.tool_calls,
             malformed_tool_calls=parsed.malformed,
@@ -167,6 +173,13 @@ def _finish_reason(sequence: SequenceView, *, has_calls: bool) -> FinishReason:
 
 def _stop_reason(request: Request, index: int, sequence: SequenceView) -> str | int | None:
     return request.stop_strings.get(index, sequence.stop_token_id)
+
+
+def _error(request: Request, index: int, sequence: SequenceView) -> str | None:
+    """Say what went wrong with a sequence that ended so."""
+    if sequence.finish_reason != "error":
+        return None
+    return request.failures.get(index, _NOTHING_DRAWN)
 
 
 def _output_logprobs(

@@ -6,33 +6,14 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
-from types import MappingProxyType
-from typing import Any, Literal, TypedDict, cast, get_args
+from typing import Any, Literal, TypedDict, cast
 
 from .errors import RequestError
 from .output_schema import OutputSchema
-from .validation import (
-    INT32_MAX,
-    boolean,
-    check_keywords,
-    choice,
-    integer,
-    items,
-    number,
-    shown,
-    text,
-    token_ids,
-)
-
-LogprobsMode = Literal["raw", "processed"]
+from .sampling_checks import LogprobsMode, checked
+from .validation import check_keywords
 
 DEFAULT_MAX_TOKENS = 256
-MAX_N = 1024
-MAX_STOPS = 64
-MAX_STOP_BYTES = 1024
-MAX_BAD_WORDS = 1024
-MAX_LOGPROBS = 1024
-MAX_CHOICES = 10_000
 
 
 class SamplingOptions(TypedDict, total=False):
@@ -44,6 +25,19 @@ class SamplingOptions(TypedDict, total=False):
     top_k: int | None
     top_p: float | None
     min_p: float | None
+    top_n_sigma: float
+    typical_p: float | None
+    xtc_probability: float
+    xtc_threshold: float
+    mirostat: Literal[0, 2]
+    mirostat_tau: float
+    mirostat_eta: float
+    no_repeat_ngram_size: int | None
+    dry_multiplier: float
+    dry_base: float
+    dry_allowed_length: int
+    dry_penalty_last_n: int | None
+    dry_sequence_breakers: Iterable[str]
     presence_penalty: float
     frequency_penalty: float
     repetition_penalty: float | None
@@ -77,9 +71,10 @@ class SamplingParams:
     neutral value named below. The values that were used are on ``Completion.params``. They act in
     this order, which is fixed:
 
-    ``logit_bias``, ``allowed_token_ids``, ``bad_words`` (and stop tokens while fewer than
-    ``min_tokens`` were generated), structure → penalties → ``temperature`` → ``top_k`` →
-    ``top_p`` → ``min_p`` → draw.
+    ``logit_bias``, ``allowed_token_ids``, ``bad_words``, ``no_repeat_ngram_size`` (and stop tokens
+    while fewer than ``min_tokens`` were generated), structure → penalties → ``dry_*`` →
+    ``temperature`` → ``top_k`` → ``top_p`` → ``min_p`` → ``top_n_sigma`` → ``typical_p`` →
+    ``xtc_*`` → ``mirostat`` → draw. Probabilities are always those among what is left.
 
     Without a ``generation_config.json``, and without options, a request draws from the model's own
     distribution (temperature 1, nothing cut off) up to 256 tokens.
@@ -100,6 +95,33 @@ class SamplingParams:
             ``temperature`` and ``top_k``. Neutral: 1 (Holtzman et al. 2020).
         min_p: Keep tokens with at least this share of the most likely one's probability.
             Neutral: 0 (Nguyen et al. 2024).
+        top_n_sigma: Keep tokens whose logit is at least ``max - top_n_sigma * sigma``, sigma being
+            the standard deviation of the logits; 0 keeps all (Tang et al. 2024).
+        typical_p: Keep the smallest set of probability ``typical_p`` of those tokens whose surprise
+            ``-log p`` is nearest to the entropy ``-sum(p log p)``. Neutral: 1 (Meister et al.
+            2022).
+        xtc_probability: How often, at random, the top choices are excluded: of the tokens of at
+            least ``xtc_threshold`` only the least likely stays. 0 is never (p-e-w 2024,
+            text-generation-webui #6335).
+        xtc_threshold: Probability from which on a token is a top choice.
+        mirostat: 2 holds the surprise of what is drawn at ``mirostat_tau`` bits: tokens of
+            ``-log2 p > mu`` are cut off (never all), and after each draw
+            ``mu -= mirostat_eta * (-log2 p - mirostat_tau)``; a request begins with
+            ``mu = 2 * mirostat_tau``. 0 is off. No tokens are drafted meanwhile (Basu et al. 2021).
+        mirostat_tau: The wanted surprise.
+        mirostat_eta: How fast ``mu`` follows.
+        no_repeat_ngram_size: No run of so many tokens of prompt and output occurs twice; 0 lets
+            them (Paulus et al. 2017).
+        dry_multiplier: A token that would continue a repetition loses
+            ``dry_multiplier * dry_base ** (length - dry_allowed_length)`` of its logit, ``length``
+            being how many last tokens stand in front of an earlier occurrence of it, too; 0 is off
+            (p-e-w 2024, text-generation-webui #5677).
+        dry_base: By what the loss grows per token.
+        dry_allowed_length: Shorter repetitions cost nothing.
+        dry_penalty_last_n: Only so many last tokens are looked at; ``None``: all of prompt and
+            output.
+        dry_sequence_breakers: Texts that no repetition extends across: the last token of each,
+            written behind a letter.
         presence_penalty: Subtracted once from the logit of every token already generated.
         frequency_penalty: Subtracted per occurrence among the tokens already generated. The logit
             loses ``presence_penalty * (count > 0) + frequency_penalty * count`` (OpenAI).
@@ -124,14 +146,19 @@ class SamplingParams:
         allowed_token_ids: If given, only these can be drawn.
         bad_words: Strings (or lists of token ids) that cannot be generated: the last token of such
             a run cannot be drawn after the others.
-        schema: A JSON schema that the text must satisfy: a dict, JSON, or a pydantic model. JSON is
-            written without whitespace. ``Completion.parsed`` is what the text holds, as the model's
-            instance if one was given. Keywords that cannot be enforced are refused by name.
+        schema: A JSON schema that the text must satisfy: a dict, JSON, a pydantic model, or another
+            type (a dataclass, a typed dictionary, ``list[…]``, ``Literal``, an enumeration, …).
+            JSON is written without whitespace. ``Completion.parsed`` is what the text holds, as an
+            instance of the type if one was given. Keywords that cannot be enforced are refused by
+            name.
         regex: A regular expression (Rust's ``regex`` syntax, no look-around) that the whole text
             must match.
         choices: Texts of which the output is one.
         grammar: A grammar in Lark's syntax, beginning at ``start``. One of ``schema``, ``regex``,
-            ``choices`` and ``grammar`` can be given. Where nothing may follow, the output ends.
+            ``choices`` and ``grammar`` can be given. Where nothing may follow, the output ends;
+            before ``max_tokens`` or a deadline cut it off it is closed, so that it is whole all the
+            same (not together with ``allowed_token_ids`` or ``bad_words``). A ``max_tokens`` that
+            no text can have is refused.
         skip_special_tokens: Leave special tokens out of the text.
         spaces_between_special_tokens: Without effect, as in Hugging Face's fast tokenizers: special
             tokens that stay in the text are written as they are.
@@ -144,6 +171,19 @@ class SamplingParams:
     top_k: int | None = None
     top_p: float | None = None
     min_p: float | None = None
+    top_n_sigma: float = 0.0
+    typical_p: float | None = None
+    xtc_probability: float = 0.0
+    xtc_threshold: float = 0.1
+    mirostat: Literal[0, 2] = 0
+    mirostat_tau: float = 5.0
+    mirostat_eta: float = 0.1
+    no_repeat_ngram_size: int | None = None
+    dry_multiplier: float = 0.0
+    dry_base: float = 1.75
+    dry_allowed_length: int = 2
+    dry_penalty_last_n: int | None = None
+    dry_sequence_breakers: Iterable[str] = ("\n", ":", '"', "*")
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     repetition_penalty: float | None = None
@@ -176,7 +216,7 @@ class SamplingParams:
         Raises:
             RequestError: A value is of the wrong kind or out of range; ``field`` names it.
         """
-        for name, value in _checked(self).items():
+        for name, value in checked(self).items():
             object.__setattr__(self, name, value)
 
     @property
@@ -248,126 +288,10 @@ _NEUTRAL = {
     "top_k": 0,
     "top_p": 1.0,
     "min_p": 0.0,
+    "typical_p": 1.0,
+    "no_repeat_ngram_size": 0,
     "repetition_penalty": 1.0,
 }
-
-STRUCTURES = ("schema", "regex", "choices", "grammar")
-"""Options of which a request may have one."""
-
-_INTEGERS = (
-    ("min_tokens", 0, INT32_MAX),
-    ("top_k", 0, INT32_MAX),
-    ("seed", 0, 2**64 - 1),
-    ("n", 1, MAX_N),
-    ("logprobs", 0, MAX_LOGPROBS),
-    ("prompt_logprobs", 0, MAX_LOGPROBS),
-    ("prompt_logprobs_start", 0, INT32_MAX),
-)
-_NUMBERS = (
-    ("temperature", 0.0, 1e4),
-    ("top_p", 0.0, 1.0),
-    ("min_p", 0.0, 1.0),
-    ("presence_penalty", -2.0, 2.0),
-    ("frequency_penalty", -2.0, 2.0),
-    ("repetition_penalty", 0.0, 100.0),
-)
-_NOT_NONE = ("min_tokens", "n", "prompt_logprobs_start", "presence_penalty", "frequency_penalty")
-_BOOLEANS = (
-    "include_stop_str_in_output",
-    "ignore_eos",
-    "skip_special_tokens",
-    "spaces_between_special_tokens",
-    "detokenize",
-)
-
-
-def _checked(params: SamplingParams) -> dict[str, Any]:
-    """Every field that has a rule, normalised."""
-    for name in _NOT_NONE:
-        if getattr(params, name) is None:
-            raise RequestError(f"{name} cannot be None", field=name)
-    for name in _BOOLEANS:
-        boolean(name, getattr(params, name))
-    choice("logprobs_mode", params.logprobs_mode, get_args(LogprobsMode))
-    checked: dict[str, Any] = {
-        "max_tokens": _max_tokens(params.max_tokens),
-        "stop": _stop_strings(params.stop),
-        "stop_token_ids": _stop_token_ids(params.stop_token_ids),
-        "allowed_token_ids": _allowed_token_ids(params.allowed_token_ids),
-        "logit_bias": _logit_bias(params.logit_bias),
-        "bad_words": _bad_words(params.bad_words),
-        "schema": None if params.schema is None else OutputSchema.of(params.schema),
-        "regex": _optional_text("regex", params.regex),
-        "choices": _choices(params.choices),
-        "grammar": _optional_text("grammar", params.grammar),
-    }
-    for name, lowest, highest in _INTEGERS:
-        if (value := getattr(params, name)) is not None:
-            checked[name] = integer(name, value, lowest, highest)
-    for name, low, high in _NUMBERS:
-        if (value := getattr(params, name)) is not None:
-            checked[name] = number(name, value, low, high)
-    _check_together(checked, detokenize=params.detokenize)
-    _check_structure(checked, ignore_eos=params.ignore_eos)
-    return checked
-
-
-def _check_together(checked: dict[str, Any], *, detokenize: bool) -> None:
-    """Rules about an open end of a range, or about two fields."""
-    if checked.get("top_p") == 0:
-        raise RequestError(
-            "top_p must be above 0", field="top_p", hint="temperature=0 is greedy decoding"
-        )
-    if checked.get("repetition_penalty") == 0:
-        raise RequestError(
-            "repetition_penalty must be above 0", field="repetition_penalty", hint="1 is neutral"
-        )
-    if checked["stop"] and not detokenize:
-        raise RequestError(
-            "stop needs text", field="stop", hint="use stop_token_ids, or drop detokenize=False"
-        )
-    if checked["max_tokens"] == 0 and checked.get("prompt_logprobs") is None:
-        raise RequestError(
-            "max_tokens=0 generates nothing",
-            field="max_tokens",
-            hint="ask for at least 1, or for prompt_logprobs",
-        )
-    limit, least = checked["max_tokens"], checked["min_tokens"]
-    if isinstance(limit, int) and least > limit:
-        raise RequestError(
-            f"min_tokens={least} is more than max_tokens={limit}", field="min_tokens"
-        )
-
-
-def _check_structure(checked: dict[str, Any], *, ignore_eos: bool) -> None:
-    given = [name for name in STRUCTURES if checked[name] is not None]
-    if len(given) > 1:
-        raise RequestError(
-            f"{given[0]} and {given[1]} cannot be given together: a text has one structure",
-            field=given[1],
-        )
-    if given and ignore_eos:
-        raise RequestError(
-            f"ignore_eos and {given[0]} cannot be given together: a whole text ends",
-            field="ignore_eos",
-        )
-
-
-def _optional_text(name: str, value: object) -> str | None:
-    return None if value is None else text(name, value)
-
-
-def _choices(value: object) -> tuple[str, ...] | None:
-    if value is None:
-        return None
-    if isinstance(value, str):
-        raise RequestError("choices must be a list of strings, not a string", field="choices")
-    choices = items("choices", value, MAX_CHOICES)
-    for entry in choices:
-        if not isinstance(entry, str):
-            raise RequestError(f"choices must hold strings, not {shown(entry)}", field="choices")
-        text("choices", entry)
-    return choices
 
 
 def _plain(value: object) -> object:
@@ -378,90 +302,3 @@ def _plain(value: object) -> object:
     if isinstance(value, tuple):
         return [_plain(entry) for entry in value]
     return value
-
-
-def _max_tokens(value: object) -> object:
-    if value is None or (isinstance(value, str) and value == "auto"):
-        return value
-    if isinstance(value, str):
-        raise RequestError(
-            f'max_tokens must be a whole number, "auto" or None, not {shown(value)}',
-            field="max_tokens",
-        )
-    return integer("max_tokens", value, 0, INT32_MAX)
-
-
-def _stop_strings(value: object) -> tuple[str, ...]:
-    if value is None:
-        return ()
-    strings = items("stop", [value] if isinstance(value, str) else value, MAX_STOPS)
-    for string in strings:
-        if not isinstance(string, str):
-            raise RequestError(
-                f"stop must hold strings, not {shown(string)}",
-                field="stop",
-                hint="token ids go into stop_token_ids",
-            )
-        if not string:
-            raise RequestError("a stop string is empty: it would stop at once", field="stop")
-        if (
-            len(string) > MAX_STOP_BYTES  # before it is encoded
-            or len(string.encode("utf-8", "surrogatepass")) > MAX_STOP_BYTES
-        ):
-            raise RequestError(
-                f"a stop string is longer than {MAX_STOP_BYTES:,} bytes", field="stop"
-            )
-    return strings
-
-
-def _stop_token_ids(value: object) -> tuple[int, ...]:
-    if value is None:
-        return ()
-    return token_ids("stop_token_ids", [value] if hasattr(value, "__index__") else value)
-
-
-def _allowed_token_ids(value: object) -> tuple[int, ...] | None:
-    if value is None:
-        return None
-    allowed = token_ids("allowed_token_ids", value)
-    if not allowed:
-        raise RequestError("allowed_token_ids allows nothing", field="allowed_token_ids")
-    return allowed
-
-
-def _logit_bias(value: object) -> Mapping[int | str, float] | None:
-    if value is None:
-        return None
-    if not isinstance(value, Mapping):
-        raise RequestError(
-            f"logit_bias must map token ids or texts to numbers, not {type(value).__name__}",
-            field="logit_bias",
-        )
-    pairs: dict[int | str, float] = {}
-    for key, bias in value.items():
-        if isinstance(key, str) and not key:
-            raise RequestError("a text of logit_bias is empty", field="logit_bias")
-        name = (
-            text("logit_bias", key, limit=MAX_STOP_BYTES)
-            if isinstance(key, str)
-            else integer("logit_bias", key, 0, INT32_MAX)
-        )
-        pairs[name] = number("logit_bias", bias, -1e4, 1e4)
-    ids = {key: pairs[key] for key in sorted(key for key in pairs if not isinstance(key, str))}
-    texts = {key: pairs[key] for key in sorted(key for key in pairs if isinstance(key, str))}
-    return MappingProxyType({**ids, **texts})
-
-
-def _bad_words(value: object) -> tuple[str | tuple[int, ...], ...] | None:
-    if value is None:
-        return None
-    words: list[str | tuple[int, ...]] = []
-    for word in items("bad_words", [value] if isinstance(value, str) else value, MAX_BAD_WORDS):
-        if isinstance(word, str):
-            words.append(text("bad_words", word, limit=MAX_STOP_BYTES))
-        else:
-            ids = items("bad_words", word, MAX_STOP_BYTES)
-            words.append(tuple(integer("bad_words", entry, 0, INT32_MAX) for entry in ids))
-        if not words[-1]:
-            raise RequestError("a bad word is empty", field="bad_words")
-    return tuple(words)

@@ -83,19 +83,31 @@ class Scoring(ModelCore):
     """Scores continuations."""
 
     @overload
-    def loglikelihood(self, contexts: Prompt, continuations: Prompt) -> LogLikelihood: ...
+    def loglikelihood(
+        self, contexts: Prompt, continuations: Prompt, *, tenant: str | None = None
+    ) -> LogLikelihood: ...
     @overload
     def loglikelihood(
-        self, contexts: Prompt, continuations: Prompts | MixedPrompts
+        self,
+        contexts: Prompt,
+        continuations: Prompts | MixedPrompts,
+        *,
+        tenant: str | None = None,
     ) -> list[LogLikelihood]: ...
     @overload
     def loglikelihood(
-        self, contexts: Prompts | MixedPrompts, continuations: Prompts | MixedPrompts
+        self,
+        contexts: Prompts | MixedPrompts,
+        continuations: Prompts | MixedPrompts,
+        *,
+        tenant: str | None = None,
     ) -> list[LogLikelihood]: ...
     def loglikelihood(
         self,
         contexts: Prompt | Prompts | MixedPrompts,
         continuations: Prompt | Prompts | MixedPrompts,
+        *,
+        tenant: str | None = None,
     ) -> LogLikelihood | list[LogLikelihood]:
         """Say how likely the model finds continuations.
 
@@ -106,6 +118,7 @@ class Scoring(ModelCore):
             contexts: One context, or one per continuation.
             continuations: One continuation, or many. Many of one context, or of equal ones, have
                 it computed once.
+            tenant: As for ``generate``.
 
         Returns:
             One ``LogLikelihood`` for one continuation, a list for a list.
@@ -117,20 +130,24 @@ class Scoring(ModelCore):
             InferlibError: A step failed, or the model was closed.
         """
         one, pairs = self._pairs(contexts, continuations)
-        results = self._score(pairs)
+        results = self._score(pairs, tenant)
         return results[0] if one else results
 
     async def aloglikelihood(
         self,
         contexts: Prompt | Prompts | MixedPrompts,
         continuations: Prompt | Prompts | MixedPrompts,
+        *,
+        tenant: str | None = None,
     ) -> LogLikelihood | list[LogLikelihood]:
         """``loglikelihood`` without blocking the event loop."""
         one, pairs = self._pairs(contexts, continuations)
-        results = await self._ascore(pairs)
+        results = await self._ascore(pairs, tenant)
         return results[0] if one else results
 
-    def choose(self, prompt: Prompt, options: Prompts | MixedPrompts) -> Choice:
+    def choose(
+        self, prompt: Prompt, options: Prompts | MixedPrompts, *, tenant: str | None = None
+    ) -> Choice:
         """Say which of some continuations the model finds most likely; nothing is generated.
 
         Longer options are less likely by their length alone; to leave it out, divide
@@ -139,17 +156,20 @@ class Scoring(ModelCore):
         Args:
             prompt: What they continue.
             options: At least one, as for ``loglikelihood``.
+            tenant: As for ``generate``.
 
         Raises:
             RequestError: An argument is no prompt, or an option is empty.
             PromptTooLongError: The prompt and an option do not fit.
             InferlibError: A step failed, or the model was closed.
         """
-        return _choice(self._score(self._options(prompt, options)))
+        return _choice(self._score(self._options(prompt, options), tenant))
 
-    async def achoose(self, prompt: Prompt, options: Prompts | MixedPrompts) -> Choice:
+    async def achoose(
+        self, prompt: Prompt, options: Prompts | MixedPrompts, *, tenant: str | None = None
+    ) -> Choice:
         """``choose`` without blocking the event loop."""
-        return _choice(await self._ascore(self._options(prompt, options)))
+        return _choice(await self._ascore(self._options(prompt, options), tenant))
 
     # From arguments to pairs of token ids
 
@@ -233,28 +253,28 @@ class Scoring(ModelCore):
 
     # From pairs to results
 
-    def _score(self, pairs: list[_Pair]) -> list[LogLikelihood]:
+    def _score(self, pairs: list[_Pair], tenant: str | None) -> list[LogLikelihood]:
         held: list[int] = []
         try:
-            shared, prefills = self._prefills(pairs, held)
+            shared, prefills = self._prefills(pairs, held, tenant)
             self._run(prefills, progress=False)
-            completions = self._run(self._scorings(pairs, shared), progress=None)
+            completions = self._run(self._scorings(pairs, shared, tenant), progress=None)
         finally:
             self._let_go(held)
         return [_likelihood(*each) for each in zip(pairs, completions, strict=True)]
 
-    async def _ascore(self, pairs: list[_Pair]) -> list[LogLikelihood]:
+    async def _ascore(self, pairs: list[_Pair], tenant: str | None) -> list[LogLikelihood]:
         held: list[int] = []
         try:
-            shared, prefills = self._prefills(pairs, held)
+            shared, prefills = self._prefills(pairs, held, tenant)
             await self._arun(prefills)
-            completions = await self._arun(self._scorings(pairs, shared))
+            completions = await self._arun(self._scorings(pairs, shared, tenant))
         finally:
             self._let_go(held)
         return [_likelihood(*each) for each in zip(pairs, completions, strict=True)]
 
     def _prefills(
-        self, pairs: list[_Pair], held: list[int]
+        self, pairs: list[_Pair], held: list[int], tenant: str | None
     ) -> tuple[dict[tuple[int, ...], int], list[Request]]:
         """Held sequences by the contexts that occur twice, and the requests that fill them."""
         counts = Counter(tuple(pair.context) for pair in pairs)
@@ -265,16 +285,21 @@ class Scoring(ModelCore):
             shared[context] = held[-1]
             prompt = EncodedPrompt(text=None, token_ids=list(context))
             builder = self._parts.builder
-            requests.append(builder.build(prompt, COMPUTE_ONLY, sequence=held[-1], keep=True))
+            requests.append(
+                builder.build(prompt, COMPUTE_ONLY, tenant=tenant, sequence=held[-1], keep=True)
+            )
         return shared, requests
 
-    def _scorings(self, pairs: list[_Pair], shared: dict[tuple[int, ...], int]) -> list[Request]:
+    def _scorings(
+        self, pairs: list[_Pair], shared: dict[tuple[int, ...], int], tenant: str | None
+    ) -> list[Request]:
         return [
             self._parts.builder.build(
                 EncodedPrompt(text=None, token_ids=[*pair.context, *pair.continuation]),
                 SamplingParams(
                     max_tokens=0, prompt_logprobs=0, prompt_logprobs_start=len(pair.context)
                 ),
+                tenant=tenant,
                 sequence=shared.get(tuple(pair.context)),
             )
             for pair in pairs

@@ -49,6 +49,7 @@ class SequenceOwner:
         builder: Makes them.
         token_text: A token's own text.
         layout: What files of sequences look like; hashes the weights the first time.
+        tenant: For whom their calls are.
     """
 
     model: object
@@ -56,6 +57,7 @@ class SequenceOwner:
     builder: RequestBuilder
     token_text: Callable[[int], str | None]
     layout: Callable[[], SequenceLayout]
+    tenant: str | None = None
 
     @property
     def tokenizer(self) -> Tokenizer | None:
@@ -356,8 +358,9 @@ class Sequence:
         call: Mapping[str, Any] | None = None,
     ) -> Request:
         prompt = EncodedPrompt(text=None, token_ids=[*self.token_ids, *added])
+        options = {"tenant": self._owner.tenant, **(call or {})}
         return self._owner.builder.build(
-            prompt, params, sequence=self.held_id, keep=keep, **(call or {})
+            prompt, params, sequence=self.held_id, keep=keep, **options
         )
 
     def _added(self, prompt: object, field: str) -> list[int]:

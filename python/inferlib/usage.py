@@ -46,6 +46,7 @@ class Usage:
         output_tokens: Generated tokens of all sequences.
         drafted_tokens: Tokens that were drafted for it and verified by the model.
         accepted_tokens: Those of them that the model generates, too: steps saved.
+        forced_tokens: Tokens that the structure of the text left no choice about: steps saved, too.
     """
 
     prompt_tokens: int
@@ -53,6 +54,7 @@ class Usage:
     output_tokens: int
     drafted_tokens: int = 0
     accepted_tokens: int = 0
+    forced_tokens: int = 0
 
     @property
     def total_tokens(self) -> int:
@@ -67,5 +69,6 @@ class Usage:
             "output_tokens": self.output_tokens,
             "drafted_tokens": self.drafted_tokens,
             "accepted_tokens": self.accepted_tokens,
+            "forced_tokens": self.forced_tokens,
             "total_tokens": self.total_tokens,
         }

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import re
+import time
+from typing import Literal, TypedDict
 
 import pytest
 from tests.real_models import real_model
@@ -68,7 +71,7 @@ def test_expressions_and_grammars_are_matched(model):
         text = model.generate("He", regex=REGEX, seed=seed, temperature=2.0).text
         assert re.fullmatch(REGEX, text)
         text = model.generate("x", grammar=LARK, seed=seed, max_tokens=40).text
-        assert re.fullmatch(r"[a-z]{1,4}=[0-9](,[a-z]{1,4}=[0-9])*(,|,[a-z]{1,4}=?)?", text)
+        assert re.fullmatch(r"[a-z]{1,4}=[0-9](,[a-z]{1,4}=[0-9])*", text)
 
 
 def test_each_of_several_sequences_has_its_own_state(model):
@@ -85,8 +88,13 @@ def test_results_do_not_depend_on_batch_mates_chunks_or_drafts(model):
         {"prompt": "Once upon a time", "seed": 3},
         {
             "prompt": '{"name":"Bob"}{"name":"Bob"}{"na',
-            "regex": r'(me":"Bob"\}\{"na){4}',
+            "regex": r'(me":"(Bob|Rob|Ada)"\}\{"na){4}',
             "seed": 4,
+        },
+        {
+            "prompt": '{"name":"Bob"}' * 4 + '{"na',
+            "regex": r'[a-zA-Z":{} ]{60,80}',
+            "temperature": 0,
         },
     ]
     common = {"max_tokens": 60, "logprobs": 2}
@@ -97,15 +105,113 @@ def test_results_do_not_depend_on_batch_mates_chunks_or_drafts(model):
         assert found.token_ids == expected.token_ids
         assert found.logprobs == expected.logprobs
         assert found.finish_reason == expected.finish_reason
-    drafted = model.generate(**requests[3], **common)
-    assert drafted.token_ids == alone[3].token_ids
+    assert together[3].usage.forced_tokens > 0
+    drafted = model.generate(**requests[4], **common)
+    assert drafted.token_ids == alone[4].token_ids
     assert drafted.usage.accepted_tokens > 0
 
 
-def test_what_does_not_fit_into_max_tokens_is_no_value(model):
-    completion = model.generate(PROMPT, schema=PERSON, max_tokens=3, seed=1)
+def test_a_structure_is_closed_before_its_tokens_run_out(model):
+    shortest = 12
+    for seed, max_tokens in enumerate(range(shortest, 44)):
+        completion = model.generate(
+            PROMPT, schema=PERSON, max_tokens=max_tokens, seed=seed, temperature=1.5, logprobs=0
+        )
+        assert completion.finish_reason in ("stop", "length")
+        assert len(completion.token_ids) == len(completion.logprobs) <= max_tokens
+        assert is_person(completion.parsed), completion.text
+    assert model.generate("x", schema={"type": "string"}, max_tokens=9, seed=1).parsed is not None
+
+
+def test_what_cannot_fit_is_refused_or_ends_unclosed(model):
+    with pytest.raises(RequestError) as caught:
+        model.generate(PROMPT, schema=PERSON, max_tokens=2)
+    assert caught.value.field == "max_tokens"
+    # Nobody knows at once how few tokens a text of it can have.
+    hard = {"type": "array", "items": {"enum": ["aa", "bb"]}, "minItems": 30}
+    completion = model.generate("x", schema=hard, max_tokens=12, seed=1)
     assert completion.finish_reason == "length"
     assert completion.parsed is None
+    # What else forbids tokens may forbid those that close: then nothing is closed.
+    completion = model.generate(
+        "x", schema={"type": "string"}, bad_words=["zz"], max_tokens=4, seed=3
+    )
+    assert completion.finish_reason in ("length", "stop")
+
+
+def test_certain_tokens_take_no_steps_and_change_nothing(model):
+    pairs = [{"first name": "Ada", "last name": "Lovelace", "country of birth": "England"}]
+    requests = [
+        {"schema": PERSON, "seed": 1},
+        {"schema": PERSON, "temperature": 0},
+        {"schema": PERSON, "seed": 2, "n": 3},
+        {"schema": {"enum": pairs}, "seed": 3},
+        {"schema": {"type": "array", "items": {"const": pairs[0]}, "maxItems": 2}, "seed": 4},
+        {"regex": r"The answer, which is what you wanted to know, is [0-9]{2}\.", "seed": 5},
+        {"choices": ["a very long choice", "another very long choice"], "seed": 6},
+    ]
+    for request in requests:
+        common = {**request, "max_tokens": 60, "logprobs": 2}
+        alone = model.generate(PROMPT, speculation="off", **common)
+        told = model.generate(PROMPT, **common)
+        for expected, found in zip(alone.outputs, told.outputs, strict=True):
+            assert found.token_ids == expected.token_ids
+            assert found.logprobs == expected.logprobs
+            assert found.finish_reason == expected.finish_reason
+        assert alone.usage.forced_tokens == 0
+        assert told.usage.forced_tokens > 0
+        # The last token of a text may be one of them, and nothing comes behind it.
+        num_saved = told.usage.forced_tokens - told.params.n
+        assert told.run["num_steps"] <= alone.run["num_steps"] - num_saved
+    handles = [model.submit(PROMPT, **each, max_tokens=60, logprobs=2) for each in requests]
+    for request, handle in zip(requests, handles, strict=True):
+        alone = model.generate(PROMPT, **request, max_tokens=60, logprobs=2, speculation="off")
+        together = handle.result()
+        assert [each.token_ids for each in together.outputs] == [
+            each.token_ids for each in alone.outputs
+        ]
+
+
+def test_a_structure_is_closed_at_its_deadline(model):
+    endless = {"regex": "[a-z ,.]+§", "temperature": 0, "max_tokens": 4000}
+    started = time.monotonic()
+    completion = model.generate(PROMPT, deadline=1.5, **endless)
+    assert completion.finish_reason == "deadline"
+    assert re.fullmatch("[a-z ,.]+§", completion.text)
+    assert time.monotonic() - started < 60
+    handle = model.submit(PROMPT, deadline=0.0, **endless)
+    completion = handle.result()  # nothing was there to be closed
+    assert completion.finish_reason == "deadline"
+    assert completion.text == ""
+    assert len(model._engine._grammars._states) == 0
+
+
+def test_a_structure_that_takes_too_much_work_says_so(model):
+    healthy = model.submit("Once", max_tokens=30, seed=1)
+    hard = model.generate("x", regex="(?:(?:a{1000}){1000}){1000}", max_tokens=4000, seed=1)
+    assert hard.finish_reason == "error"
+    assert "the structure of the output cannot be continued" in hard.error
+    assert healthy.result().token_ids == model.generate("Once", max_tokens=30, seed=1).token_ids
+    assert model.generate("x", max_tokens=1, seed=1).error is None
+
+
+@dataclasses.dataclass
+class Inventor:
+    name: str
+    born: int
+    language: Literal["en", "fr"] | None = None
+
+
+class Sum(TypedDict):
+    left: int
+    right: int
+
+
+def test_types_are_schemas_and_results_are_instances(model):
+    completion = model.generate(PROMPT, schema=Inventor, max_tokens=40, seed=1)
+    assert isinstance(completion.parsed, Inventor)
+    completion = model.generate("1 + 2 as JSON: ", schema=list[Sum], max_tokens=40, seed=1)
+    assert all(set(each) == {"left", "right"} for each in completion.parsed)
 
 
 def test_stop_strings_and_penalties_work_beside_a_structure(model):

@@ -238,6 +238,7 @@ class FakeScheduler:
                 num_preemptions=0,
                 num_drafted_tokens=0,
                 num_accepted_tokens=0,
+                num_forced_tokens=0,
                 timestamps=request,
                 run_record=dict,
             )

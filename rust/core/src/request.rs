@@ -5,6 +5,9 @@ use std::sync::Arc;
 use inferlib_program::program::Rows;
 use inferlib_program::{RequestId, RowLogprobs, SamplingParams};
 
+/// How much longer than until its deadline a request may run that closes a structure.
+pub const CLOSING_SECONDS: f64 = 1.0;
+
 /// Names a held sequence for as long as the scheduler lives; never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SequenceId(pub u64);
@@ -58,6 +61,9 @@ pub struct NewRequest {
     pub tenant: Option<String>,
     /// When it ends with what it has, on the clock that the caller passes as `now`.
     pub deadline: Option<f64>,
+    /// At its deadline its running sequences have [`CLOSING_SECONDS`] more, in which the caller ends them: a structure is
+    /// closed in a step or two.
+    pub closes: bool,
     /// Draft tokens for it, where the scheduler drafts at all.
     pub speculation: bool,
     /// A held sequence that it goes on from, whose salt it then has.
@@ -84,6 +90,7 @@ impl NewRequest {
             priority: 0,
             tenant: None,
             deadline: None,
+            closes: false,
             speculation: true,
             continues: None,
             captures: Captures::default(),
@@ -434,6 +441,8 @@ pub struct RequestOutput {
     pub num_drafted_tokens: u64,
     /// Of these, tokens that were drawn: steps saved.
     pub num_accepted_tokens: u64,
+    /// Tokens that were known before their rows were computed (a grammar left no other): steps saved.
+    pub num_forced_tokens: u64,
     /// When things happened.
     pub timestamps: Timestamps,
     /// How it was run.

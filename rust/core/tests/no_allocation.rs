@@ -103,6 +103,7 @@ fn check(
     })
     .unwrap();
     let mut output = StepOutput {
+        mirostat_mu: Vec::new(),
         token_ids: Vec::with_capacity(4 * NUM_SEQS),
         status: Vec::with_capacity(4 * NUM_SEQS),
         logprobs: Vec::with_capacity(4 * NUM_SEQS),

@@ -131,6 +131,7 @@ impl Bench {
             self.check_work_conservation(tokens);
         }
         let output = StepOutput {
+            mirostat_mu: Vec::new(),
             token_ids: vec![1; rows],
             status: vec![RowStatus::Ok; rows],
             logprobs: vec![None; rows],

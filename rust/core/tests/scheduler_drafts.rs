@@ -42,6 +42,7 @@ fn periodic_output(batch: &Batch) -> StepOutput {
     };
     let token_ids: Vec<i32> = batch.logits_indices.iter().map(next).collect();
     StepOutput {
+        mirostat_mu: Vec::new(),
         status: vec![RowStatus::Ok; token_ids.len()],
         logprobs: vec![None; token_ids.len()],
         token_ids,

@@ -164,6 +164,7 @@ impl Pair {
             _ => {}
         }
         let output = StepOutput {
+            mirostat_mu: Vec::new(),
             token_ids: vec![1; rows],
             status: vec![RowStatus::Ok; rows],
             logprobs: vec![None; rows],

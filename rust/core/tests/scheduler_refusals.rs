@@ -186,6 +186,7 @@ fn a_result_that_is_not_the_steps_is_refused_and_the_step_stays() {
         }
     );
     let without = StepOutput {
+        mirostat_mu: Vec::new(),
         logprobs: vec![None],
         ..output.clone()
     };

@@ -75,6 +75,10 @@ pub(crate) fn run_step(
                 message: "a row was not sampled".to_owned(),
             });
         };
+        let row = output.token_ids.len();
+        output
+            .mirostat_mu
+            .extend(result.mirostat_mu.map(|mu| (row, mu)));
         output.token_ids.push(result.token_id);
         output.status.push(result.status);
         output.logprobs.push(result.logprobs);

@@ -63,6 +63,8 @@ pub struct SampledRow {
     pub history_prompt_len: u32,
     /// Output tokens in the history range.
     pub history_output_len: u32,
+    /// Mirostat's limit of surprise, in bits, from the sequence's draws so far; 0 without it.
+    pub mirostat_mu: f32,
     /// If present, only tokens whose bit is set may be drawn: bit `id % 32` of word `id / 32`. Filled in between
     /// `schedule` and the executor, by whoever knows the sequence's grammar.
     pub mask: Option<Arc<[u32]>>,
@@ -148,6 +150,9 @@ pub enum RowStatus {
     Ok,
     /// The logits held NaN, or nothing was left to draw from: the request ends with `finish_reason="error"`.
     Failed,
+    /// The token drawn must not be appended: it would leave the sequence's grammar no room to end. Never said by an
+    /// executor. Nothing of the row counts; the next step computes it again, with that token forbidden.
+    Redraw,
 }
 
 /// The result of one step, parallel to `Batch::sampled`.
@@ -161,4 +166,6 @@ pub struct StepOutput {
     pub logprobs: Vec<Option<RowLogprobs>>,
     /// Parallel to `Batch::captures`: the rows, one after another.
     pub captures: Vec<Vec<f32>>,
+    /// Mirostat's next limits, with their rows, ascending.
+    pub mirostat_mu: Vec<(usize, f32)>,
 }

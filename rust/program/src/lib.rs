@@ -27,7 +27,7 @@ pub use batch::{
 pub use program::Program;
 pub use record_error::RecordError;
 pub use recorder::ProgramRecorder;
-pub use sampling::{LogprobsMode, SamplingParams};
+pub use sampling::{Dry, LogprobsMode, Mirostat, SamplingParams};
 pub use validation::InvalidParam;
 
 /// Token slots per KV block, on every executor.

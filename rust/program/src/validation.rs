@@ -55,6 +55,7 @@ impl SamplingParams {
             f32::MAX,
             "above 0",
         )?;
+        self.validate_further(within)?;
         let refuse = |field, problem: &str| {
             Err(InvalidParam {
                 field,
@@ -110,13 +111,39 @@ impl SamplingParams {
         self.validate_token_ids(vocab_size)
     }
 
+    fn validate_further(
+        &self,
+        within: impl Fn(&'static str, f32, f32, f32, &str) -> Result<(), InvalidParam>,
+    ) -> Result<(), InvalidParam> {
+        let above = "above 0";
+        if let Some(count) = self.top_n_sigma {
+            within("top_n_sigma", count, f32::MIN_POSITIVE, f32::MAX, above)?;
+        }
+        let (low, what) = (f32::MIN_POSITIVE, "above 0 and at most 1");
+        within("typical_p", self.typical_p, low, 1.0, what)?;
+        let what = "between 0 and 1";
+        within("xtc_probability", self.xtc_probability, 0.0, 1.0, what)?;
+        within("xtc_threshold", self.xtc_threshold, 0.0, 1.0, what)?;
+        if let Some(mirostat) = self.mirostat {
+            within("mirostat_tau", mirostat.tau, f32::MIN_POSITIVE, 1e3, above)?;
+            within("mirostat_eta", mirostat.eta, 0.0, 10.0, "0 to 10")?;
+        }
+        if let Some(dry) = &self.dry {
+            within("dry_multiplier", dry.multiplier, 0.0, 1e4, "0 to 10,000")?;
+            within("dry_base", dry.base, 1.0, 1e4, "1 to 10,000")?;
+        }
+        Ok(())
+    }
+
     fn validate_token_ids(&self, vocab_size: Option<usize>) -> Result<(), InvalidParam> {
         let known = |token: i32| {
             usize::try_from(token).is_ok_and(|token| vocab_size.is_none_or(|size| token < size))
         };
         let ascending = |tokens: &[i32]| tokens.is_sorted_by(|a, b| a < b);
         let bias: Vec<i32> = self.logit_bias.iter().map(|&(token, _)| token).collect();
-        let sorted: [(&'static str, &[i32]); 4] = [
+        let breakers = self.dry.as_ref().map_or(&[][..], |dry| &dry.breaker_ids);
+        let sorted: [(&'static str, &[i32]); 5] = [
+            ("dry_sequence_breakers", breakers),
             ("eos_token_ids", &self.eos_token_ids),
             ("stop_token_ids", &self.stop_token_ids),
             ("logit_bias", &bias),
@@ -151,6 +178,7 @@ impl SamplingParams {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sampling::{Dry, Mirostat};
 
     fn field(change: impl FnOnce(&mut SamplingParams)) -> &'static str {
         let mut params = SamplingParams::default();
@@ -170,6 +198,28 @@ mod tests {
         assert_eq!(field(|p| p.top_p = 0.0), "top_p");
         assert_eq!(field(|p| p.top_k = Some(0)), "top_k");
         assert_eq!(field(|p| p.min_p = 1.5), "min_p");
+        assert_eq!(field(|p| p.top_n_sigma = Some(0.0)), "top_n_sigma");
+        assert_eq!(field(|p| p.typical_p = 0.0), "typical_p");
+        assert_eq!(field(|p| p.xtc_probability = 1.5), "xtc_probability");
+        assert_eq!(field(|p| p.xtc_threshold = -0.1), "xtc_threshold");
+        let mirostat = |tau, eta| Some(Mirostat { tau, eta });
+        assert_eq!(field(|p| p.mirostat = mirostat(0.0, 0.1)), "mirostat_tau");
+        assert_eq!(field(|p| p.mirostat = mirostat(5.0, -1.0)), "mirostat_eta");
+        let dry = |multiplier, base, breaker| {
+            Some(Dry {
+                multiplier,
+                base,
+                allowed_length: 2,
+                last_n: None,
+                breaker_ids: vec![breaker],
+            })
+        };
+        assert_eq!(field(|p| p.dry = dry(-1.0, 1.5, 3)), "dry_multiplier");
+        assert_eq!(field(|p| p.dry = dry(1.0, 0.5, 3)), "dry_base");
+        assert_eq!(
+            field(|p| p.dry = dry(1.0, 1.5, 100)),
+            "dry_sequence_breakers"
+        );
         assert_eq!(field(|p| p.presence_penalty = 2.5), "presence_penalty");
         assert_eq!(field(|p| p.frequency_penalty = -2.5), "frequency_penalty");
         assert_eq!(field(|p| p.repetition_penalty = 0.0), "repetition_penalty");

@@ -344,6 +344,7 @@ fn is_plain(row: &SampledRow) -> bool {
         && params.allowed_token_ids.is_none()
         && row.mask.is_none()
         && !params.needs_history()
+        && !params.cuts_further()
         && row.num_output_tokens >= params.min_tokens
 }
 

@@ -90,6 +90,12 @@ impl PyRequestOutput {
         self.output.num_accepted_tokens
     }
 
+    /// Tokens that were known before their rows were computed: steps saved.
+    #[getter]
+    fn num_forced_tokens(&self) -> u64 {
+        self.output.num_forced_tokens
+    }
+
     /// When things happened.
     #[getter]
     fn timestamps(&self) -> PyTimestamps {

@@ -67,6 +67,7 @@ impl PyLogitsSampler {
                 status: failed.iter().map(status).collect(),
                 logprobs: vec![None; batch.num_sampled()],
                 captures: Vec::new(),
+                mirostat_mu: Vec::new(),
             };
             let mut sampler = self.sampler.lock().unwrap_or_else(PoisonError::into_inner);
             let mut values = Vec::with_capacity(self.vocab_size);
@@ -90,9 +91,12 @@ impl PyLogitsSampler {
                 let result = sampler.run(&mut values, drawn_row, history.unwrap_or_default());
                 output.token_ids[index] = result.token_id;
                 output.status[index] = result.status;
+                output
+                    .mirostat_mu
+                    .extend(result.mirostat_mu.map(|mu| (index, mu)));
                 output.logprobs[index] = match result.status {
                     RowStatus::Ok => result.logprobs,
-                    RowStatus::Failed => None,
+                    RowStatus::Failed | RowStatus::Redraw => None,
                 };
             }
             Ok(PyStepOutput::from_output(output))

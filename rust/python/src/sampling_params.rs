@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use inferlib_program::{LogprobsMode, SamplingParams};
+use inferlib_program::{Dry, LogprobsMode, Mirostat, SamplingParams};
 use pyo3::prelude::*;
 
 use crate::errors::{Error, to_py_err};
@@ -26,9 +26,11 @@ impl PySamplingParams {
 
 #[pymethods]
 impl PySamplingParams {
+    /// `mirostat` is `(tau, eta)`; `dry` is `(multiplier, base, allowed_length, last_n, breaker_ids)`.
     #[new]
     #[pyo3(signature = (
-        *, temperature = 1.0, top_k = None, top_p = 1.0, min_p = 0.0, presence_penalty = 0.0, frequency_penalty = 0.0,
+        *, temperature = 1.0, top_k = None, top_p = 1.0, min_p = 0.0, top_n_sigma = None, typical_p = 1.0,
+        xtc_probability = 0.0, xtc_threshold = 0.1, mirostat = None, no_repeat_ngram_size = 0, dry = None, presence_penalty = 0.0, frequency_penalty = 0.0,
         repetition_penalty = 1.0, min_tokens = 0, max_tokens = 256, eos_token_ids = Vec::new(),
         stop_token_ids = Vec::new(), logit_bias = Vec::new(), allowed_token_ids = None, bad_words = Vec::new(),
         logprobs = None, prompt_logprobs = None, prompt_logprobs_start = 0, logprobs_mode = "raw",
@@ -44,6 +46,13 @@ impl PySamplingParams {
         top_k: Option<i64>,
         top_p: f32,
         min_p: f32,
+        top_n_sigma: Option<f32>,
+        typical_p: f32,
+        xtc_probability: f32,
+        xtc_threshold: f32,
+        mirostat: Option<(f32, f32)>,
+        no_repeat_ngram_size: i64,
+        dry: Option<(f32, f32, i64, Option<i64>, Vec<i64>)>,
         presence_penalty: f32,
         frequency_penalty: f32,
         repetition_penalty: f32,
@@ -73,6 +82,13 @@ impl PySamplingParams {
                 top_k: top_k.map(|value| count("top_k", value)).transpose()?,
                 top_p,
                 min_p,
+                top_n_sigma,
+                typical_p,
+                xtc_probability,
+                xtc_threshold,
+                mirostat: mirostat.map(|(tau, eta)| Mirostat { tau, eta }),
+                no_repeat_ngram_size: count("no_repeat_ngram_size", no_repeat_ngram_size)?,
+                dry: dry.map(read_dry).transpose()?,
                 presence_penalty,
                 frequency_penalty,
                 repetition_penalty,
@@ -133,6 +149,44 @@ impl PySamplingParams {
     #[getter]
     fn min_p(&self) -> f32 {
         self.params.min_p
+    }
+
+    /// Keep tokens whose logit is at most so many standard deviations below the best one's.
+    #[getter]
+    fn top_n_sigma(&self) -> Option<f32> {
+        self.params.top_n_sigma
+    }
+
+    /// Keep the set of this probability whose surprise is nearest to the entropy.
+    #[getter]
+    fn typical_p(&self) -> f32 {
+        self.params.typical_p
+    }
+
+    /// How often XTC acts.
+    #[getter]
+    fn xtc_probability(&self) -> f32 {
+        self.params.xtc_probability
+    }
+
+    /// Tokens of at least this probability are XTC's.
+    #[getter]
+    fn xtc_threshold(&self) -> f32 {
+        self.params.xtc_threshold
+    }
+
+    /// Wanted surprise in bits, and how fast the limit follows.
+    #[getter]
+    fn mirostat(&self) -> Option<(f32, f32)> {
+        self.params
+            .mirostat
+            .map(|mirostat| (mirostat.tau, mirostat.eta))
+    }
+
+    /// Runs of so many tokens do not occur twice.
+    #[getter]
+    fn no_repeat_ngram_size(&self) -> u32 {
+        self.params.no_repeat_ngram_size
     }
 
     /// Subtracted once from every generated token's logit.
@@ -225,6 +279,20 @@ impl PySamplingParams {
     fn __repr__(&self) -> String {
         format!("{:?}", self.params)
     }
+}
+
+fn read_dry(
+    (multiplier, base, allowed_length, last_n, breaker_ids): (f32, f32, i64, Option<i64>, Vec<i64>),
+) -> Result<Dry, Error> {
+    Ok(Dry {
+        multiplier,
+        base,
+        allowed_length: count("dry_allowed_length", allowed_length)?,
+        last_n: last_n
+            .map(|value| count("dry_penalty_last_n", value))
+            .transpose()?,
+        breaker_ids: token_set("dry_sequence_breakers", breaker_ids)?,
+    })
 }
 
 fn count(field: &'static str, value: i64) -> Result<u32, Error> {

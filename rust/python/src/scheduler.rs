@@ -63,7 +63,7 @@ pub(crate) fn with<T: Send>(
 
 impl PyScheduler {
     /// Run `f` on the scheduler without the GIL.
-    fn with<T: Send>(
+    pub(crate) fn with<T: Send>(
         &self,
         py: Python<'_>,
         f: impl FnOnce(&mut Inner) -> Result<T, Error> + Send,
@@ -217,13 +217,14 @@ impl PyScheduler {
     ///
     /// It goes on from the held `sequence`, whose salt it has; with `keep` its tokens are the sequence's once it ended.
     /// `SequenceBusyError` if another such request runs. It is computed with the executor's
-    /// `adapter` of that number; its salt must differ with it. At `deadline`, a moment like `now`, it ends with what it has.
+    /// `adapter` of that number; its salt must differ with it. At `deadline`, a moment like `now`, it ends with what it has;
+    /// one that `closes` has a second more for that.
     ///
     /// Of the `captures`, by number and kind of rows (`"tokens"` from `capture_start` on, or `"sequences"`), the rows of
     /// the prompt are handed out: `RequestOutput.captures`. The second of two texts begins at `second_segment`.
     #[pyo3(signature = (
         prompt, params, *, n = 1, seed = 0, cache_salt = None, priority = 0, tenant = None, deadline = None,
-        speculation = true, sequence = None, keep = false, captures = vec![], capture_start = 0, second_segment = None,
+        closes = false, speculation = true, sequence = None, keep = false, captures = vec![], capture_start = 0, second_segment = None,
         adapter = 0, now = None
     ))]
     #[expect(clippy::too_many_arguments, reason = "keyword-only in Python")]
@@ -242,6 +243,7 @@ impl PyScheduler {
         priority: i32,
         tenant: Option<String>,
         deadline: Option<f64>,
+        closes: bool,
         speculation: bool,
         sequence: Option<u64>,
         keep: bool,
@@ -277,6 +279,7 @@ impl PyScheduler {
             priority,
             tenant,
             deadline,
+            closes,
             speculation,
             continues: sequence.map(|id| Continuation {
                 sequence: SequenceId(id),

@@ -61,6 +61,7 @@ impl PyStepOutput {
             status: vec![RowStatus::Ok; count],
             logprobs: vec![None; count],
             captures: Vec::new(),
+            mirostat_mu: Vec::new(),
         };
         if let Some(failed) = failed {
             let failed = failed.view();

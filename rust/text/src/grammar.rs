@@ -9,8 +9,12 @@
 //! | `grammar/source.rs` | what callers describe, as the parser reads it |
 //! | `grammar/vocabulary.rs` | the tokens of a model as the parser sees them |
 //! | `grammar/state.rs` | the state of one sequence: masks, forced tokens, steps forward and back |
+//! | `grammar/closing.rs` | a short way to the end of a text |
+//! | `grammar/guard.rs` | a text is closed before its tokens run out |
 //! | `grammar/states.rs` | the states of all running sequences, step by step |
 
+mod closing;
+mod guard;
 mod source;
 mod state;
 mod states;
@@ -20,11 +24,16 @@ use llguidance::api::ParserLimits;
 use llguidance::earley::SlicedBiasComputer;
 use llguidance::toktrie::InferenceCapabilities;
 use llguidance::{Matcher, ParserFactory};
+use std::sync::Arc;
 
 use crate::tokenizer::Tokenizer;
 pub use source::{GrammarSource, MAX_CHOICES, MAX_GRAMMAR_BYTES};
+use state::Ending;
 pub use state::GrammarState;
-pub use states::{GrammarStates, MaskedRow};
+pub use states::{Complete, GrammarStates, MaskedRow, SequenceLimit};
+
+/// Longest text that is looked for as the shortest one, in tokens.
+const MAX_SHORTEST: usize = 4096;
 
 /// A description that cannot be used, or a sequence that it cannot go on with.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -64,6 +73,7 @@ pub enum GrammarError {
 /// Compiles grammars for one vocabulary.
 pub struct Grammars {
     factory: ParserFactory,
+    ending: Arc<Ending>,
 }
 
 impl std::fmt::Debug for Grammars {
@@ -82,10 +92,11 @@ impl Grammars {
     ///
     /// [`GrammarError::Invalid`]: no such token.
     pub fn new(
-        tokenizer: std::sync::Arc<Tokenizer>,
+        tokenizer: Arc<Tokenizer>,
         eos_token_ids: &[u32],
         vocab_size: usize,
     ) -> Result<Self, GrammarError> {
+        let ending = Ending::new(&tokenizer, eos_token_ids, vocab_size);
         let environment = vocabulary::environment(tokenizer, eos_token_ids, vocab_size)?;
         let capabilities = InferenceCapabilities {
             ff_tokens: true,
@@ -102,7 +113,10 @@ impl Grammars {
         })?;
         factory.quiet();
         *factory.limits_mut() = limits();
-        Ok(Self { factory })
+        Ok(Self {
+            factory,
+            ending: Arc::new(ending),
+        })
     }
 
     /// Compile a description: at most a second and 64 MiB, whatever it says.
@@ -132,13 +146,22 @@ impl Grammars {
         if mask.is_zero() {
             return Err(invalid("no text satisfies it".into()));
         }
-        Ok(Grammar { matcher })
+        let start = GrammarState::new(matcher, Arc::clone(&self.ending));
+        let shortest = closing::closing(&start, MAX_SHORTEST);
+        let least_tokens = start.least_tokens();
+        Ok(Grammar {
+            start,
+            shortest,
+            least_tokens,
+        })
     }
 }
 
 /// A compiled description. Cheap to share; states are independent of each other.
 pub struct Grammar {
-    matcher: Matcher,
+    start: GrammarState,
+    shortest: Option<Vec<u32>>,
+    least_tokens: usize,
 }
 
 impl std::fmt::Debug for Grammar {
@@ -151,7 +174,19 @@ impl Grammar {
     /// The state of a sequence that has no output yet.
     #[must_use]
     pub fn start(&self) -> GrammarState {
-        GrammarState::new(self.matcher.deep_clone())
+        self.start.separate()
+    }
+
+    /// No text of it has fewer tokens; there need not be one of so few.
+    #[must_use]
+    pub fn least_tokens(&self) -> usize {
+        self.least_tokens
+    }
+
+    /// A text of few tokens; `None` if none was found with a bounded effort.
+    #[must_use]
+    pub fn shortest(&self) -> Option<&[u32]> {
+        self.shortest.as_deref()
     }
 }
 

@@ -4,46 +4,19 @@
     reason = "a test that unwraps says what it expects"
 )]
 
+mod grammar_cases;
 mod vocabularies;
 
 use std::sync::Arc;
 
+use grammar_cases::{VOCAB_SIZE, bits, end, grammars, satisfies, schema, schemas, tokenizer};
 use inferlib_text::{
-    GrammarError, GrammarSource, GrammarState, GrammarStates, Grammars, MAX_CHOICES, MaskedRow,
-    Tokenizer,
+    Complete, GrammarError, GrammarSource, GrammarState, GrammarStates, Grammars, MAX_CHOICES,
+    MaskedRow, SequenceLimit,
 };
 use proptest::prelude::*;
 use regex_automata::meta::Regex;
 use serde_json::{Value, json};
-use vocabularies::{ByteLevel, kind};
-
-const VOCAB_SIZE: usize = 300;
-
-fn tokenizer() -> Arc<Tokenizer> {
-    let pairs = ["\":", "true", "na", "am", "me", "10", ", ", "\",\""]
-        .iter()
-        .flat_map(|text| text.as_bytes().windows(2))
-        .map(|pair| (usize::from(pair[0]), usize::from(pair[1])))
-        .collect::<Vec<_>>();
-    let literals = [("<|im_end|>", kind::CONTROL), ("<|tool|>", kind::CONTROL)];
-    let tokenizer = ByteLevel::new(&pairs, &literals)
-        .with("gpt-2", |gguf| Tokenizer::from_gguf(&gguf))
-        .unwrap();
-    assert!(tokenizer.vocab_size() < VOCAB_SIZE - 2); // some logits have no token
-    Arc::new(tokenizer)
-}
-
-fn end(tokenizer: &Tokenizer) -> u32 {
-    tokenizer.token_to_id("<|im_end|>").unwrap()
-}
-
-fn grammars(tokenizer: &Arc<Tokenizer>) -> Grammars {
-    Grammars::new(Arc::clone(tokenizer), &[end(tokenizer)], VOCAB_SIZE).unwrap()
-}
-
-fn schema(value: &Value) -> GrammarSource {
-    GrammarSource::JsonSchema(value.to_string())
-}
 
 fn allowed(state: &mut GrammarState) -> Vec<u32> {
     let mut words = vec![u32::MAX; VOCAB_SIZE.div_ceil(32) + 1];
@@ -254,18 +227,6 @@ fn a_model_without_an_end_has_no_grammar() {
     }
 }
 
-/// Bits of a row of masks.
-fn bits(words: &[u32]) -> Vec<u32> {
-    (0..)
-        .zip(words)
-        .flat_map(|(at, word)| {
-            (0..32)
-                .filter(move |bit| word >> bit & 1 == 1)
-                .map(move |bit| 32 * at + bit)
-        })
-        .collect()
-}
-
 /// The bits of the one mask there is.
 fn only(masks: &[Option<Arc<[u32]>>]) -> Vec<u32> {
     bits(masks[0].as_ref().unwrap())
@@ -282,9 +243,14 @@ fn each_row_of_a_draft_has_the_mask_behind_the_tokens_before_it() {
         .compile(&GrammarSource::Regex("[a-c]+".into()))
         .unwrap();
     let mut states = GrammarStates::new(VOCAB_SIZE);
-    states.insert(7, &digits).unwrap();
-    states.insert(9, &letters).unwrap();
-    assert!(states.insert(9, &letters).is_err());
+    let limit = SequenceLimit {
+        max_tokens: 100,
+        closes: true,
+        forces: true,
+    };
+    states.insert(7, &digits, limit).unwrap();
+    states.insert(9, &letters, limit).unwrap();
+    assert!(states.insert(9, &letters, limit).is_err());
     let id = |text: &str| i32::from(text.as_bytes()[0]);
     let row = |key, num_output_tokens| MaskedRow {
         key,
@@ -313,7 +279,12 @@ fn each_row_of_a_draft_has_the_mask_behind_the_tokens_before_it() {
     // Two of the draft and one more were drawn; then the sequence is taken back to two, as a rewind does.
     let drawn = [id("1"), id("2"), id("3"), id("z"), id("a")];
     assert!(states.append(&[7, 7, 7, 8, 9], &drawn).is_empty());
-    assert_eq!(states.append(&[7, 9], &[id("x"), id("b")]), [7]);
+    let complete = Complete {
+        key: 7,
+        num_output_tokens: 4,
+        was_closed: false,
+    };
+    assert_eq!(states.append(&[7, 9], &[id("x"), id("b")]), [complete]);
     assert!(states.is_complete(7) && !states.is_complete(9) && !states.is_complete(8));
     assert!(states.append(&[9], &[id("x")]).is_empty());
     assert!(states.failure(9).is_some() && states.failure(7).is_none());
@@ -333,72 +304,6 @@ fn each_row_of_a_draft_has_the_mask_behind_the_tokens_before_it() {
     );
     assert!(states.remove(7) && !states.remove(7));
     assert_eq!(states.len(), 1);
-}
-
-fn schemas() -> impl Strategy<Value = Value> {
-    let leaf = prop_oneof![
-        Just(json!({"type": "boolean"})),
-        Just(json!({"type": "null"})),
-        (0..50i32, 0..50i32).prop_map(
-            |(low, more)| json!({"type": "integer", "minimum": low, "maximum": low + more})
-        ),
-        (0..3u32, 0..4u32).prop_map(
-            |(low, more)| json!({"type": "string", "minLength": low, "maxLength": low + more})
-        ),
-        Just(json!({"enum": ["red", "green", 3, null]})),
-        Just(json!({"type": "string", "pattern": "^[a-c]{1,3}$"})),
-    ];
-    leaf.prop_recursive(3, 12, 3, |inner| {
-        prop_oneof![
-            (inner.clone(), 0..3u32).prop_map(
-                |(items, most)| json!({"type": "array", "items": items, "maxItems": most})
-            ),
-            (inner.clone(), inner, any::<bool>()).prop_map(|(name, me, both)| json!({
-                "type": "object",
-                "properties": {"name": name, "me": me},
-                "required": if both { vec!["name", "me"] } else { vec!["me"] },
-                "additionalProperties": false
-            })),
-        ]
-    })
-}
-
-/// Whether `value` is what the schemas above describe.
-fn satisfies(schema: &Value, value: &Value) -> bool {
-    let number = |name: &str| schema.get(name).and_then(Value::as_u64);
-    if let Some(values) = schema.get("enum").and_then(Value::as_array) {
-        return values.contains(value);
-    }
-    match schema["type"].as_str().unwrap() {
-        "boolean" => value.is_boolean(),
-        "null" => value.is_null(),
-        "integer" => value.as_i64().is_some_and(|each| {
-            schema["minimum"].as_i64() <= Some(each) && Some(each) <= schema["maximum"].as_i64()
-        }),
-        "string" => value.as_str().is_some_and(|text| {
-            let length = text.chars().count() as u64;
-            number("minLength").is_none_or(|least| length >= least)
-                && number("maxLength").is_none_or(|most| length <= most)
-                && schema
-                    .get("pattern")
-                    .and_then(Value::as_str)
-                    .is_none_or(|pattern| Regex::new(pattern).unwrap().is_match(text))
-        }),
-        "array" => value.as_array().is_some_and(|items| {
-            items.len() as u64 <= number("maxItems").unwrap()
-                && items.iter().all(|each| satisfies(&schema["items"], each))
-        }),
-        _ => value.as_object().is_some_and(|members| {
-            let known = &schema["properties"];
-            let required = schema["required"].as_array().unwrap();
-            required
-                .iter()
-                .all(|name| members.contains_key(name.as_str().unwrap()))
-                && members
-                    .iter()
-                    .all(|(name, each)| known.get(name).is_some_and(|part| satisfies(part, each)))
-        }),
-    }
 }
 
 proptest! {

@@ -6,9 +6,9 @@ use super::codec::{Damage, Decoder, Digest, Encode};
 use crate::request::{CapturePoint, Continuation, FinishReason, NewRequest, SequenceId};
 use crate::scheduler::Events;
 use inferlib_program::RequestId;
-use inferlib_program::SamplingParams;
 use inferlib_program::program::Rows;
 use inferlib_program::{Batch, LogitsRow, RowLogprobs, RowStatus, StepOutput};
+use inferlib_program::{Mirostat, SamplingParams};
 
 /// What a record begins with.
 pub(super) mod tag {
@@ -25,6 +25,7 @@ pub(super) mod tag {
     pub(in super::super) const REWIND: u8 = 11;
     pub(in super::super) const CLOSE: u8 = 12;
     pub(in super::super) const RESTORE: u8 = 13;
+    pub(in super::super) const FORCE: u8 = 14;
 }
 
 /// One sequence of a planned step.
@@ -95,6 +96,12 @@ pub(super) enum Record {
         id: SequenceId,
         existed: bool,
     },
+    Force {
+        id: RequestId,
+        sequence_index: u32,
+        tokens: Vec<i32>,
+        was_alive: bool,
+    },
     Restore {
         id: SequenceId,
         tokens: Vec<i32>,
@@ -135,6 +142,7 @@ pub(super) fn write_request(request: &NewRequest, out: &mut Vec<u8>) {
     out.optional(params.prompt_logprobs.map(u64::from));
     out.number(u64::from(params.prompt_logprobs_start));
     out.flag(params.needs_history());
+    out.flag(params.mirostat.is_some());
     out.number(u64::from(request.n));
     out.text(request.cache_salt.as_deref());
     out.signed(i64::from(request.priority));
@@ -143,6 +151,7 @@ pub(super) fn write_request(request: &NewRequest, out: &mut Vec<u8>) {
     if let Some(deadline) = request.deadline {
         out.float(deadline);
     }
+    out.flag(request.closes);
     out.flag(request.speculation);
     out.flag(request.continues.is_some());
     if let Some(Continuation { sequence, keep }) = request.continues {
@@ -173,6 +182,9 @@ fn read_request(input: &mut Decoder<'_>) -> Result<NewRequest, Damage> {
     if input.flag("needs_history")? {
         params.repetition_penalty = 2.0;
     }
+    if input.flag("mirostat")? {
+        params.mirostat = Some(Mirostat { tau: 1.0, eta: 0.0 });
+    }
     let mut request = NewRequest::new(prompt, Arc::new(params));
     request.n = input.whole("n")?;
     request.cache_salt = input.text("cache_salt")?;
@@ -182,6 +194,7 @@ fn read_request(input: &mut Decoder<'_>) -> Result<NewRequest, Damage> {
     if input.flag("deadline")? {
         request.deadline = Some(input.float("deadline")?);
     }
+    request.closes = input.flag("closes")?;
     request.speculation = input.flag("speculation")?;
     if input.flag("continues")? {
         request.continues = Some(Continuation {
@@ -233,7 +246,9 @@ pub(super) fn write_output(output: &StepOutput, out: &mut Vec<u8>) {
     out.tokens(&output.token_ids);
     let flags = output.status.iter().zip(&output.logprobs);
     let flags = flags.map(|(status, logprobs)| {
-        u8::from(*status == RowStatus::Failed) | u8::from(logprobs.is_some()) << 1
+        u8::from(*status == RowStatus::Failed)
+            | u8::from(logprobs.is_some()) << 1
+            | u8::from(*status == RowStatus::Redraw) << 2
     });
     let any = flags.clone().any(|flags| flags != 0);
     out.flag(any);
@@ -251,18 +266,19 @@ fn read_output(input: &mut Decoder<'_>) -> Result<StepOutput, Damage> {
     let mut output = StepOutput {
         status: vec![RowStatus::Ok; token_ids.len()],
         logprobs: vec![None; token_ids.len()],
+        mirostat_mu: Vec::new(),
         token_ids,
         captures: Vec::new(),
     };
     if input.flag("flags")? {
         for (status, logprobs) in output.status.iter_mut().zip(&mut output.logprobs) {
             let flags = input.byte("flags")?;
-            if flags > 3 {
-                return Err(Damage::Field { field: "flags" });
-            }
-            if flags & 1 != 0 {
-                *status = RowStatus::Failed;
-            }
+            *status = match flags & !2 {
+                0 => RowStatus::Ok,
+                1 => RowStatus::Failed,
+                4 => RowStatus::Redraw,
+                _ => return Err(Damage::Field { field: "flags" }),
+            };
             *logprobs = (flags & 2 != 0).then(RowLogprobs::default);
         }
     }
@@ -383,6 +399,12 @@ pub(super) fn read_record(payload: &[u8]) -> Result<Record, Damage> {
         tag::CLOSE => Record::Close {
             id: SequenceId(input.number("sequence")?),
             existed: input.flag("existed")?,
+        },
+        tag::FORCE => Record::Force {
+            id: RequestId(input.number("request_id")?),
+            sequence_index: input.whole("sequence_index")?,
+            tokens: input.tokens("tokens")?,
+            was_alive: input.flag("was_alive")?,
         },
         tag::RESTORE => Record::Restore {
             id: SequenceId(input.number("sequence")?),

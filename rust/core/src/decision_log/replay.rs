@@ -247,6 +247,16 @@ impl Player {
             Record::Close { id, existed } => {
                 same("close_sequence", existed, scheduler.close_sequence(id))
             }
+            Record::Force {
+                id,
+                sequence_index,
+                tokens,
+                was_alive,
+            } => same(
+                "force",
+                was_alive,
+                scheduler.force(id, sequence_index, &tokens),
+            ),
             Record::Restore {
                 id,
                 tokens,

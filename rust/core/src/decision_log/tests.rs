@@ -78,6 +78,7 @@ fn sample() -> Vec<Vec<u8>> {
     while let Some(batch) = scheduler.schedule(1.0) {
         let rows = batch.num_sampled();
         let output = StepOutput {
+            mirostat_mu: Vec::new(),
             token_ids: vec![7; rows],
             status: vec![RowStatus::Ok; rows],
             logprobs: vec![None; rows],

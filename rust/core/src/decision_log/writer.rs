@@ -138,6 +138,20 @@ impl DecisionLog {
         self.end_record();
     }
 
+    pub(crate) fn force(
+        &mut self,
+        (id, sequence_index): (RequestId, u32),
+        tokens: &[i32],
+        was_alive: bool,
+    ) {
+        let record = self.begin_record(tag::FORCE);
+        record.number(id.0);
+        record.number(u64::from(sequence_index));
+        record.tokens(tokens);
+        record.flag(was_alive);
+        self.end_record();
+    }
+
     pub(crate) fn discard(&mut self) {
         self.begin_record(tag::DISCARD);
         self.end_record();

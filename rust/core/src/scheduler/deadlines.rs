@@ -6,8 +6,9 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use super::policy::microseconds;
+use super::sequences::SequenceStatus;
 use super::{Events, Scheduler};
-use crate::request::FinishReason;
+use crate::request::{CLOSING_SECONDS, FinishReason};
 use inferlib_program::RequestId;
 
 #[derive(Debug, Default)]
@@ -45,8 +46,31 @@ impl Scheduler {
             if let Some(index) = self.requests.find(id)
                 && !self.requests[index].output.is_finished()
             {
-                self.end_request(index, FinishReason::Deadline, now);
-                self.deadlines.overdue.push(id);
+                if self.requests[index].closes {
+                    self.requests[index].closes = false;
+                    self.let_close(index, now);
+                } else {
+                    self.end_request(index, FinishReason::Deadline, now);
+                }
+                if self.requests[index].output.is_finished() {
+                    self.deadlines.overdue.push(id);
+                } else {
+                    let due = now_microseconds + microseconds(CLOSING_SECONDS);
+                    self.deadlines.due.push(Reverse((due, id)));
+                }
+            }
+        }
+    }
+
+    /// A request that closes is overdue: those of its sequences that run and have output have a moment more.
+    fn let_close(&mut self, index: usize, now: f64) {
+        for sequence_index in 0..self.requests[index].slots.len() {
+            if let Some(slot) = self.requests[index].slots[sequence_index] {
+                let sequence = &self.requests[index].output.sequences[sequence_index];
+                let runs = self.sequences.status[slot] == SequenceStatus::Running;
+                if !runs || sequence.token_ids.is_empty() {
+                    self.end_sequence(slot, FinishReason::Deadline, None, now);
+                }
             }
         }
     }

@@ -1,8 +1,14 @@
 //! Drafted tokens in the plan: who drafts, and how the step's free rows are shared.
+//!
+//! A draft is a guess (prompt lookup) or certain: tokens that the sequence's grammar leaves no choice about, which the
+//! caller names (`force`). Both are verified in the same way, by what is drawn at their rows.
 
 use super::Scheduler;
 use crate::drafting::Drafter;
-use inferlib_program::BLOCK_SIZE;
+use inferlib_program::{BLOCK_SIZE, RequestId};
+
+/// Most certain tokens of a sequence in one step.
+const MAX_FORCED: usize = 64;
 
 /// Drafters by slot, and the drafts of the step being planned or in flight.
 #[derive(Debug, Default)]
@@ -14,6 +20,8 @@ pub(super) struct Drafts {
     spare: Vec<Box<Drafter>>,
     /// Drafted tokens, sequence after sequence.
     pub(super) tokens: Vec<i32>,
+    /// Certain tokens behind a sequence's last one, by slot; empty where nothing is known.
+    forced: Vec<Vec<i32>>,
     /// By place in the plan: where the draft begins in `tokens`, tokens proposed, rows granted.
     proposals: Vec<Proposal>,
 }
@@ -31,6 +39,14 @@ impl Drafts {
         if let Some(drafter) = self.drafters.get_mut(slot).and_then(Option::take) {
             self.spare.push(drafter);
         }
+        self.forget_forced(slot);
+    }
+
+    /// A token was appended: what follows it must be said again.
+    pub(super) fn forget_forced(&mut self, slot: usize) {
+        if let Some(forced) = self.forced.get_mut(slot) {
+            forced.clear();
+        }
     }
 
     /// Of the `drafted` tokens of a sequence's draft the first `accepted` were drawn.
@@ -42,14 +58,71 @@ impl Drafts {
 }
 
 impl Scheduler {
+    /// Tokens that certainly follow what the sequence has now: rows of its next step, as many as fit. What is drawn at
+    /// their rows decides all the same. Forgotten once the sequence goes on, ends or loses its blocks; `false` if it has
+    /// ended.
+    pub fn force(&mut self, id: RequestId, sequence_index: u32, token_ids: &[i32]) -> bool {
+        let slot = self.requests.find(id).and_then(|index| {
+            let slots = &self.requests[index].slots;
+            slots.get(sequence_index as usize).copied().flatten()
+        });
+        if let Some(slot) = slot {
+            let forced = &mut self.drafts.forced;
+            if forced.len() <= slot {
+                forced.resize_with(slot + 1, Vec::new);
+            }
+            forced[slot].clear();
+            forced[slot].extend(token_ids.iter().take(MAX_FORCED));
+        }
+        if let Some(log) = &mut self.log {
+            log.force((id, sequence_index), token_ids, slot.is_some());
+        }
+        slot.is_some()
+    }
+
+    /// Give sequences whose next tokens are certain rows for them, beside prefill chunks, too: each would be computed
+    /// alone otherwise. The number of rows given.
+    fn plan_forced(&mut self, budget: &mut usize) -> usize {
+        let mut num_rows = 0;
+        for place in 0..self.scheduled.len() {
+            let slot = self.scheduled[place].slot;
+            let Some(num_forced) = self.drafts.forced.get(slot).map(Vec::len) else {
+                continue;
+            };
+            let request = &self.requests[self.sequences.request[slot]];
+            let tokens = request.tokens(self.sequences.rank[slot].sequence_index);
+            let wanted = request.max_tokens.saturating_sub(tokens.output.len() + 1);
+            let most = num_forced.min(wanted).min(*budget);
+            let is_stateful = request.params.mirostat.is_some();
+            if most == 0
+                || is_stateful
+                || self.scheduled[place].num_tokens != self.sequences.remaining(slot)
+            {
+                continue;
+            }
+            let num_drafts = self.room_for_drafts(slot, most);
+            let entry = &mut self.scheduled[place];
+            entry.num_tokens += num_drafts;
+            entry.num_drafts = num_drafts;
+            entry.draft_start = self.drafts.tokens.len();
+            entry.is_forced = true;
+            let forced = &self.drafts.forced[slot][..num_drafts];
+            self.drafts.tokens.extend_from_slice(forced);
+            *budget -= num_drafts;
+            num_rows += num_drafts;
+        }
+        num_rows
+    }
+
     /// Give the sequences of a step of decode rows drafted tokens, as long as the pass stays free of charge: no more
-    /// than `rows_per_pass` rows in all. None in a step with a prefill chunk: that is not waiting for memory.
+    /// than `rows_per_pass` rows in all. No guesses in a step with a prefill chunk: that is not waiting for memory.
     pub(super) fn plan_drafts(&mut self, budget: &mut usize) {
         self.drafts.tokens.clear();
+        let num_forced = self.plan_forced(budget);
         let free = self
             .config
             .rows_per_pass
-            .saturating_sub(self.scheduled.len())
+            .saturating_sub(self.scheduled.len() + num_forced)
             .min(*budget);
         let drafts = self.config.speculation.is_some();
         let is_decode = |slot| self.sequences.remaining(slot) == 1;
@@ -59,7 +132,11 @@ impl Scheduler {
         self.drafts.proposals.clear();
         for place in 0..self.scheduled.len() {
             let start = self.drafts.tokens.len();
-            let num_proposed = self.propose(self.scheduled[place].slot, free);
+            let num_proposed = if self.scheduled[place].is_forced {
+                0
+            } else {
+                self.propose(self.scheduled[place].slot, free)
+            };
             self.drafts.proposals.push(Proposal {
                 start,
                 num_proposed,
@@ -71,6 +148,9 @@ impl Scheduler {
             let Proposal {
                 start, num_granted, ..
             } = self.drafts.proposals[place];
+            if num_granted == 0 {
+                continue;
+            }
             let slot = self.scheduled[place].slot;
             let num_drafts = self.room_for_drafts(slot, num_granted);
             let entry = &mut self.scheduled[place];

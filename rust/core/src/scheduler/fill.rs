@@ -56,6 +56,7 @@ impl Scheduler {
                 seed: request.seed,
                 sequence_index: index,
                 request: request.output.request_id,
+                mirostat_mu: request.mirostat_mu(index),
             };
             self.wants_logprobs |= request.params.logprobs.is_some();
             let first_row = batch.token_ids.len();
@@ -143,6 +144,7 @@ struct Row<'a> {
     seed: u64,
     sequence_index: u32,
     request: RequestId,
+    mirostat_mu: f32,
 }
 
 /// The rows of the step before are overwritten: a sequence that goes on decoding finds its parameters where it needs
@@ -175,6 +177,7 @@ impl Rows<'_> {
                 history_start: 0,
                 history_prompt_len: 0,
                 history_output_len: 0,
+                mirostat_mu: 0.0,
                 mask: None,
             });
         }
@@ -192,6 +195,7 @@ impl Rows<'_> {
         this.request = row.request;
         this.mask = None;
         this.seed = row.seed;
+        this.mirostat_mu = row.mirostat_mu;
         this.sequence_index = row.sequence_index;
         this.position = uint32(position);
         this.num_output_tokens = uint32(position.saturating_sub(num_prompt_tokens));

@@ -15,6 +15,8 @@ pub(super) struct Scheduled {
     pub(super) num_tokens: usize,
     /// The last of them, which nobody has drawn yet.
     pub(super) num_drafts: usize,
+    /// Whether these are certain, not guessed.
+    pub(super) is_forced: bool,
     /// Where they begin in `Drafts::tokens`.
     pub(super) draft_start: usize,
     /// Rows of logits that score prompt tokens.
@@ -145,6 +147,7 @@ impl Scheduler {
             generation: self.sequences.generation[slot],
             num_tokens,
             num_drafts: 0,
+            is_forced: false,
             draft_start: 0,
             num_scored: 0,
             num_sampled: 0,

@@ -19,6 +19,8 @@ pub(super) struct Request {
     pub(super) cache_salt: Option<String>,
     pub(super) priority: i32,
     pub(super) deadline: Option<f64>,
+    /// Its running sequences outlive the deadline for a moment.
+    pub(super) closes: bool,
     /// The held sequence that it goes on from.
     pub(super) continues: Option<Continuation>,
     /// What it is computed with; 0 is the model alone.
@@ -45,6 +47,8 @@ pub(super) struct Request {
     pub(super) refusals: [u64; WaitReason::ALL.len()],
     /// Sampling reads the tokens so far.
     pub(super) needs_history: bool,
+    /// Mirostat's limits, `[n]`; empty without it.
+    pub(super) mirostat_mu: Vec<f32>,
     pub(super) output: RequestOutput,
 }
 
@@ -70,6 +74,7 @@ impl Request {
             cache_salt: new.cache_salt,
             priority: new.priority,
             deadline: new.deadline,
+            closes: new.closes,
             continues: new.continues,
             adapter: new.adapter,
             max_tokens,
@@ -83,14 +88,21 @@ impl Request {
                 new.prompt.len()
             },
             second_segment: new.second_segment.unwrap_or(new.prompt.len()),
-            // A sequence's last row is that of its last token, not of a guess.
-            max_drafts: if new.speculation && !captures(&new.captures, Rows::Sequences) {
+            // A sequence's last row is that of its last token, not of a guess; what mirostat keeps depends on what was drawn
+            // before.
+            max_drafts: if new.speculation
+                && !captures(&new.captures, Rows::Sequences)
+                && params.mirostat.is_none()
+            {
                 max_drafts
             } else {
                 0
             },
             refusals: [0; WaitReason::ALL.len()],
             needs_history: params.needs_history(),
+            mirostat_mu: params.mirostat.map_or_else(Vec::new, |mirostat| {
+                vec![mirostat.first_mu(); new.n as usize]
+            }),
             output: RequestOutput {
                 request_id: id,
                 sequences: (0..new.n).map(|_| sequence()).collect(),
@@ -102,6 +114,7 @@ impl Request {
                 num_preemptions: 0,
                 num_drafted_tokens: 0,
                 num_accepted_tokens: 0,
+                num_forced_tokens: 0,
                 timestamps: Timestamps {
                     arrival: now,
                     ..Timestamps::default()
@@ -111,6 +124,11 @@ impl Request {
             captures: new.captures,
             params,
         }
+    }
+
+    pub(super) fn mirostat_mu(&self, sequence_index: u32) -> f32 {
+        let mu = self.mirostat_mu.get(sequence_index as usize);
+        mu.copied().unwrap_or(0.0)
     }
 
     pub(super) fn num_prompt_tokens(&self) -> usize {

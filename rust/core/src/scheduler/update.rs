@@ -180,7 +180,10 @@ impl Scheduler {
             return;
         }
         self.kv.copies_done(slot);
-        self.compute(slot, entry.num_tokens - entry.num_drafts);
+        let draws = entry.num_sampled > 0 && output.status[first_draw] != RowStatus::Redraw;
+        // The row of a token that is drawn once more is computed once more.
+        let num_again = usize::from(entry.num_sampled > 0 && !draws);
+        self.compute(slot, entry.num_tokens - entry.num_drafts - num_again);
 
         let computed = self.sequences.num_computed_tokens[slot];
         let request = &mut self.requests[index];
@@ -199,11 +202,13 @@ impl Scheduler {
             }
             self.release_siblings(index, slot);
         }
-        if entry.num_sampled > 0 {
+        if draws {
             let alive = self.append(slot, output, first_draw, now);
             if entry.num_drafts > 0 {
                 self.verify(entry, output, first_draw, alive, now);
             }
+        } else if entry.num_drafts > 0 {
+            self.drop_draft_blocks(slot);
         }
     }
 
@@ -226,21 +231,32 @@ impl Scheduler {
                 break;
             }
             num_accepted += 1;
-            if output.status[row + 1] == RowStatus::Failed {
-                self.fail(slot, now);
-                alive = false;
-            } else {
-                self.compute(slot, 1);
-                alive = self.append(slot, output, row + 1, now);
+            match output.status[row + 1] {
+                RowStatus::Ok => {
+                    self.compute(slot, 1);
+                    alive = self.append(slot, output, row + 1, now);
+                }
+                RowStatus::Failed => {
+                    self.fail(slot, now);
+                    alive = false;
+                }
+                RowStatus::Redraw => break,
             }
         }
-        self.totals.num_drafted_tokens += entry.num_drafts as u64;
-        self.totals.num_accepted_tokens += num_accepted as u64;
         let request = &mut self.requests[index].output;
-        request.num_drafted_tokens += entry.num_drafts as u64;
-        request.num_accepted_tokens += num_accepted as u64;
+        if entry.is_forced {
+            self.totals.num_forced_tokens += num_accepted as u64;
+            request.num_forced_tokens += num_accepted as u64;
+        } else {
+            self.totals.num_drafted_tokens += entry.num_drafts as u64;
+            self.totals.num_accepted_tokens += num_accepted as u64;
+            request.num_drafted_tokens += entry.num_drafts as u64;
+            request.num_accepted_tokens += num_accepted as u64;
+        }
         if alive {
-            self.drafts.observe(slot, entry.num_drafts, num_accepted);
+            if !entry.is_forced {
+                self.drafts.observe(slot, entry.num_drafts, num_accepted);
+            }
             self.drop_draft_blocks(slot);
         }
     }
@@ -272,6 +288,7 @@ impl Scheduler {
         let index = self.sequences.request[slot];
         let sequence_index = self.sequences.rank[slot].sequence_index;
         self.sequences.num_tokens[slot] += 1;
+        self.drafts.forget_forced(slot);
         self.totals.num_output_tokens += 1;
         if let Some(tenants) = &mut self.tenants {
             tenants.charge_output(self.sequences.tenant[slot]);
@@ -284,6 +301,13 @@ impl Scheduler {
         sequence.token_ids.push(token);
         if request.params.logprobs.is_some() {
             sequence.logprobs.extend(output.logprobs[row].clone());
+        }
+        if let Some(mu) = request.mirostat_mu.get_mut(sequence_index as usize)
+            && let Ok(found) = output
+                .mirostat_mu
+                .binary_search_by_key(&row, |&(row, _)| row)
+        {
+            *mu = output.mirostat_mu[found].1;
         }
         request.output.timestamps.first_token.get_or_insert(now);
         request.output.timestamps.last_token = Some(now);

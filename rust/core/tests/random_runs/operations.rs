@@ -126,6 +126,7 @@ pub fn arbitrary_request() -> impl Strategy<Value = NewRequest> {
                 priority,
                 tenant: whose.0,
                 deadline: whose.1.map(f64::from),
+                closes: false,
                 speculation,
                 continues: None,
             },

@@ -66,6 +66,7 @@ impl Sampling {
                     history_start: 0,
                     history_prompt_len: 0,
                     history_output_len: 0,
+                    mirostat_mu: 0.0,
                     mask: None,
                 };
                 let (logits, mut result) = (&mut self.rows[i % ROWS], None);

@@ -160,6 +160,15 @@ impl Candidates {
             .map(|place| (place.index(), place.value()))
     }
 
+    /// Keep the candidates that are marked.
+    pub(super) fn keep_marked(&mut self, marks: &[bool]) {
+        let mut marked = marks.iter();
+        self.ids.retain(|_| marked.next().copied().unwrap_or(false));
+        let mut marked = marks.iter();
+        self.logits
+            .retain(|_| marked.next().copied().unwrap_or(false));
+    }
+
     /// Keep the candidates up to the place `end`, whose index counts candidates.
     fn retain(&mut self, end: Place) {
         let mut kept = 0;

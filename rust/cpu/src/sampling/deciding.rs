@@ -19,7 +19,7 @@ impl Deciding {
     pub(crate) fn of(row: &SampledRow, history: &[i32]) -> Option<Self> {
         let params = &*row.params;
         let reports = params.logprobs.is_some() || !matches!(row.kind, LogitsRow::Sample);
-        if reports || edits::are_wanted(row, history) {
+        if reports || params.cuts_further() || edits::are_wanted(row, history) {
             return None;
         }
         if params.temperature <= 0.0 {

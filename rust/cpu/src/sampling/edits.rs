@@ -1,7 +1,9 @@
-//! Sparse changes to a row of logits before the distribution is formed: bias, masks and penalties, in that order.
+//! Sparse changes to a row of logits before the distribution is formed: bias, masks, penalties and DRY, in that order.
 //! They cost what they touch: biased, masked and seen tokens; only `allowed_token_ids` and a grammar write the whole row.
 
 use inferlib_program::{SampledRow, SamplingParams};
+
+use super::repeats::{self, Repeats};
 
 /// A token of the prompt, beside the count of the token among the output.
 const IN_PROMPT: u32 = 1 << 31;
@@ -13,6 +15,7 @@ pub(super) struct Edits {
     counts: Vec<u32>,
     /// Logits of the allowed tokens while the row is masked.
     allowed: Vec<f32>,
+    repeats: Repeats,
 }
 
 impl Edits {
@@ -21,6 +24,7 @@ impl Edits {
         Self {
             counts: vec![0; vocab_size],
             allowed: Vec::new(),
+            repeats: Repeats::default(),
         }
     }
 
@@ -42,6 +46,11 @@ impl Edits {
                 mask(logits, last);
             }
         }
+        if params.no_repeat_ngram_size > 0 {
+            for token in repeats::completions(history, params.no_repeat_ngram_size as usize) {
+                mask(logits, token);
+            }
+        }
         if let Some(words) = &row.mask {
             keep_only(logits, words);
         }
@@ -51,6 +60,13 @@ impl Edits {
             }
         }
         self.penalize(logits, row, history);
+        if let Some(dry) = &params.dry {
+            for (token, penalty) in self.repeats.penalties(history, dry) {
+                if let Some(logit) = at(logits, token) {
+                    *logit -= penalty;
+                }
+            }
+        }
     }
 
     fn mask_all_but(&mut self, logits: &mut [f32], allowed: &[i32]) {
@@ -115,6 +131,7 @@ pub(super) fn are_wanted(row: &SampledRow, history: &[i32]) -> bool {
         || row.mask.is_some()
         || !params.bad_words.is_empty()
         || (row.num_output_tokens < params.min_tokens && stops)
+        || (!history.is_empty() && repeats::are_wanted(params))
         || (!history.is_empty() && (has_repetition_penalty(params) || has_output_penalty(params)))
 }
 

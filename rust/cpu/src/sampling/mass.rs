@@ -69,6 +69,11 @@ impl Softmax {
         floor.max(f32::MIN)
     }
 
+    /// Natural logarithm of a logit's weight.
+    pub(super) fn log_weight(&self, logit: f32) -> f64 {
+        (f64::from(logit) - f64::from(self.max)) / self.temperature
+    }
+
     /// Log-probability of a logit where the weights sum to `total`.
     #[expect(clippy::cast_possible_truncation, reason = "one rounding, at the end")]
     pub(super) fn logprob(&self, logit: f32, total: f64) -> f32 {

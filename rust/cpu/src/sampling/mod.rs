@@ -1,7 +1,7 @@
 //! From a row of logits to a token: one [`Sampler`] per worker, one call per row.
 //!
-//! In this order: soundness check, raw log-probabilities, bias, allowed tokens, bad words, `min_tokens`, penalties,
-//! temperature, `top_k`, `top_p`, `min_p`, draw. The result is a function of the row, its parameters, its history and
+//! In this order: soundness check, raw log-probabilities, bias, allowed tokens, bad words, repeated n-grams, structure,
+//! `min_tokens`, penalties, DRY, temperature, `top_k`, `top_p`, `min_p`, what `further` cuts off, draw. The result is a function of the row, its parameters, its history and
 //! the key `(seed, sequence_index, position)` alone: no state, no libm, fixed orders of sums (`tiles`), integer masses
 //! where a decision hangs on a sum (`cut`). So it is the same in every batch, thread, vector width and machine.
 //!
@@ -23,9 +23,11 @@ mod cut;
 mod deciding;
 mod edits;
 mod exp_ln;
+mod further;
 mod logprobs;
 mod mass;
 mod philox;
+mod repeats;
 mod scan;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -38,6 +40,7 @@ use candidates::Candidates;
 use cut::PrefixEnd;
 pub(crate) use deciding::Deciding;
 use edits::Edits;
+use further::Further;
 use logprobs::Report;
 use mass::{Softmax, TileSums};
 use scan::Scan;
@@ -52,6 +55,8 @@ pub struct RowResult {
     pub status: RowStatus,
     /// Present where the request asked for log-probabilities and the status is `Ok`.
     pub logprobs: Option<RowLogprobs>,
+    /// Mirostat's next limit, where it was asked for.
+    pub mirostat_mu: Option<f32>,
 }
 
 /// Draws tokens. Holds scratch only: any row may go to any sampler.
@@ -62,6 +67,7 @@ pub struct Sampler {
     candidates: Candidates,
     prefix_end: PrefixEnd,
     edits: Edits,
+    further: Further,
     /// The model's own logits, where edits would overwrite what log-probabilities still need.
     raw: Vec<f32>,
 }
@@ -77,6 +83,7 @@ impl Sampler {
             candidates: Candidates::with_capacity(vocab_size),
             prefix_end: PrefixEnd::default(),
             edits: Edits::with_capacity(vocab_size),
+            further: Further::default(),
             raw: Vec::new(),
         }
     }
@@ -94,15 +101,17 @@ impl Sampler {
     #[inline(always)]
     pub fn run(&mut self, logits: &mut [f32], row: &SampledRow, history: &[i32]) -> RowResult {
         match self.token(logits, row, history) {
-            Some((token_id, logprobs)) => RowResult {
+            Some((token_id, logprobs, mirostat_mu)) => RowResult {
                 token_id,
                 status: RowStatus::Ok,
                 logprobs,
+                mirostat_mu,
             },
             None => RowResult {
                 token_id: 0,
                 status: RowStatus::Failed,
                 logprobs: None,
+                mirostat_mu: None,
             },
         }
     }
@@ -115,7 +124,7 @@ impl Sampler {
         logits: &mut [f32],
         row: &SampledRow,
         history: &[i32],
-    ) -> Option<(i32, Option<RowLogprobs>)> {
+    ) -> Option<(i32, Option<RowLogprobs>, Option<f32>)> {
         let params = &*row.params;
         let is_raw = params.logprobs_mode == LogprobsMode::Raw;
         let raw_count = match row.kind {
@@ -129,11 +138,12 @@ impl Sampler {
         };
 
         let mut is_edited = false;
-        let (token, processed_report) = match row.kind {
+        let (token, processed_report, mu) = match row.kind {
             LogitsRow::Score { target } => (
                 usize::try_from(target)
                     .ok()
                     .filter(|&token| token < logits.len())?,
+                None,
                 None,
             ),
             LogitsRow::Sample => {
@@ -164,7 +174,7 @@ impl Sampler {
             Some(report) => Some(report.finish(reported_logits, token)),
             None => None,
         };
-        i32::try_from(token).ok().map(|token| (token, logprobs))
+        i32::try_from(token).ok().map(|token| (token, logprobs, mu))
     }
 
     /// Pick a token, and describe the distribution that it came from if `count` is present.
@@ -175,11 +185,19 @@ impl Sampler {
         max: f32,
         row: &SampledRow,
         count: Option<u32>,
-    ) -> (usize, Option<Report>) {
+    ) -> (usize, Option<Report>, Option<f32>) {
         let params = &*row.params;
         let is_greedy = params.temperature <= 0.0;
         let softmax = Softmax::new(max, if is_greedy { 1.0 } else { params.temperature });
-        let is_truncated = !is_greedy && truncate(&mut self.workspace(), logits, params, &softmax);
+        let mut is_truncated =
+            !is_greedy && truncate(&mut self.workspace(), logits, params, &softmax);
+        if params.cuts_further() {
+            if !is_truncated {
+                self.candidates.collect(logits, &self.scan, f32::MIN);
+                is_truncated = true;
+            }
+            self.further.cut(&mut self.candidates, row, &softmax);
+        }
         let values = if is_truncated {
             self.candidates.logits()
         } else {
@@ -201,6 +219,14 @@ impl Sampler {
         } else {
             index
         };
+        let mu = match params.mirostat {
+            Some(mirostat) if !is_greedy => {
+                let state = (mirostat, row.mirostat_mu);
+                let candidates = &self.candidates;
+                Some(self.further.next_mu(candidates, &softmax, index, state))
+            }
+            _ => None,
+        };
         let report = match count {
             Some(count) => {
                 if !is_truncated {
@@ -221,7 +247,7 @@ impl Sampler {
             }
             None => None,
         };
-        (token, report)
+        (token, report, mu)
     }
 
     /// Describe the distribution over a whole row that was scanned. Overwrites sums and candidates.

@@ -46,6 +46,23 @@ pub(super) fn uniform(seed: u64, sequence_index: u32, position: u32) -> f64 {
     bits as f64 * UNIT
 }
 
+/// Another uniform of the same key.
+#[must_use]
+#[expect(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    reason = "53 bits fit; the seed is split in halves"
+)]
+pub(super) fn second_uniform(seed: u64, sequence_index: u32, position: u32) -> f64 {
+    const UNIT: f64 = 1.0 / (1u64 << 53) as f64;
+    let words = philox4x32_10(
+        [position, sequence_index, 1, 0],
+        [seed as u32, (seed >> 32) as u32],
+    );
+    let bits = (u64::from(words[1]) << 32 | u64::from(words[0])) >> 11;
+    bits as f64 * UNIT
+}
+
 /// High and low word of the 64-bit product.
 #[expect(
     clippy::cast_possible_truncation,

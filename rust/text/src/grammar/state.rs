@@ -1,12 +1,35 @@
 //! Where one sequence is in its grammar.
 
+use std::sync::Arc;
+
 use llguidance::Matcher;
 
+use super::closing::Enders;
 use super::{GrammarError, message};
+use crate::tokenizer::Tokenizer;
+
+/// How texts of a vocabulary end.
+#[derive(Debug)]
+pub(super) struct Ending {
+    pub(super) enders: Enders,
+    pub(super) eos_token_ids: Vec<u32>,
+}
+
+impl Ending {
+    pub(super) fn new(tokenizer: &Tokenizer, eos_token_ids: &[u32], vocab_size: usize) -> Self {
+        let vocab_size = u32::try_from(vocab_size).unwrap_or(u32::MAX);
+        let vocab_size = vocab_size.min(u32::try_from(tokenizer.vocab_size()).unwrap_or(u32::MAX));
+        Self {
+            enders: Enders::new(tokenizer, vocab_size),
+            eos_token_ids: eos_token_ids.to_vec(),
+        }
+    }
+}
 
 /// The state of one sequence: what was appended, and so what may follow.
 pub struct GrammarState {
     matcher: Matcher,
+    ending: Arc<Ending>,
 }
 
 impl std::fmt::Debug for GrammarState {
@@ -18,14 +41,59 @@ impl std::fmt::Debug for GrammarState {
 }
 
 impl GrammarState {
-    pub(super) fn new(matcher: Matcher) -> Self {
-        Self { matcher }
+    pub(super) fn new(matcher: Matcher, ending: Arc<Ending>) -> Self {
+        Self { matcher, ending }
     }
 
-    /// A state that goes on from here, independently.
+    /// A state that goes on from here. It shares the automata, so that the two take turns.
     #[must_use]
     pub fn fork(&self) -> Self {
-        Self::new(self.matcher.deep_clone())
+        Self::new(self.matcher.clone(), Arc::clone(&self.ending))
+    }
+
+    /// The same with automata of its own.
+    #[must_use]
+    pub fn separate(&self) -> Self {
+        Self::new(self.matcher.deep_clone(), Arc::clone(&self.ending))
+    }
+
+    pub(super) fn into_matcher(self) -> Matcher {
+        self.matcher
+    }
+
+    pub(super) fn ending(&self) -> &Ending {
+        &self.ending
+    }
+
+    /// Tokens that end a sequence.
+    #[must_use]
+    pub fn eos_token_ids(&self) -> &[u32] {
+        &self.ending.eos_token_ids
+    }
+
+    /// Whether the text may end behind these tokens. The state is of no further use.
+    pub(super) fn ends_with(&mut self, token_ids: &[u32]) -> bool {
+        let consumed = self.matcher.try_consume_tokens(token_ids);
+        consumed.is_ok_and(|count| count == token_ids.len()) && self.may_end().unwrap_or(false)
+    }
+
+    /// No text that goes on from here has fewer tokens: those that must follow, and one where there is a choice.
+    pub(super) fn least_tokens(&self) -> usize {
+        let mut state = self.fork();
+        let mut count = 0;
+        while count < super::MAX_SHORTEST && !state.may_end().unwrap_or(true) {
+            let forced = state.forced();
+            if forced.is_empty() {
+                return count + 1;
+            }
+            for &token in &forced {
+                if state.append(token).is_err() {
+                    return count;
+                }
+                count += 1;
+            }
+        }
+        count
     }
 
     /// Which tokens may come next: bit `id % 32` of word `id / 32`. Words behind the vocabulary are 0. Of a complete

@@ -1,9 +1,11 @@
 //! The grammars of all running sequences that have one: their masks for a step, and what the step appended.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use hashbrown::HashMap;
 
+use super::guard::{Guard, Limit};
 use super::{Grammar, GrammarError, GrammarState};
 use crate::error::TextError;
 
@@ -14,6 +16,28 @@ pub struct MaskedRow {
     pub key: u64,
     /// Its output tokens in front of the one that the row draws, drafted ones included.
     pub num_output_tokens: usize,
+}
+
+/// How far a sequence may go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SequenceLimit {
+    /// Most tokens of it.
+    pub max_tokens: usize,
+    /// Whether its text is closed before they run out. Not where something else forbids tokens.
+    pub closes: bool,
+    /// Whether tokens that must follow are told beforehand: [`GrammarStates::forced`].
+    pub forces: bool,
+}
+
+/// A sequence whose text is whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Complete {
+    /// Which.
+    pub key: u64,
+    /// With which of its tokens. Those behind it, which the same step may bring, are none of the text's.
+    pub num_output_tokens: usize,
+    /// Whether it was closed on request: [`GrammarStates::close`].
+    pub was_closed: bool,
 }
 
 /// States by sequence, under keys that callers choose.
@@ -29,6 +53,11 @@ struct Sequence {
     start: GrammarState,
     state: GrammarState,
     num_output_tokens: usize,
+    limit: SequenceLimit,
+    shortest: Option<Arc<[u32]>>,
+    guard: Guard,
+    /// What the latest masks draw must be looked at.
+    is_guarded: bool,
     failure: Option<GrammarError>,
 }
 
@@ -53,12 +82,22 @@ impl GrammarStates {
     /// # Errors
     ///
     /// [`TextError::DuplicateStream`]: the key is taken.
-    pub fn insert(&mut self, key: u64, grammar: &Grammar) -> Result<(), TextError> {
+    pub fn insert(
+        &mut self,
+        key: u64,
+        grammar: &Grammar,
+        limit: SequenceLimit,
+    ) -> Result<(), TextError> {
         let start = grammar.start();
+        let shortest: Option<Arc<[u32]>> = grammar.shortest().map(Arc::from);
         let sequence = Sequence {
             state: start.fork(),
             start,
             num_output_tokens: 0,
+            limit,
+            guard: Guard::new(limit.max_tokens, shortest.as_deref(), limit.closes),
+            shortest,
+            is_guarded: false,
             failure: None,
         };
         match self.sequences.try_insert(key, sequence) {
@@ -79,44 +118,118 @@ impl GrammarStates {
     ) -> Vec<Option<Arc<[u32]>>> {
         let words = self.mask_words();
         let mut masks = vec![None; rows.len()];
-        let mut first = 0;
-        while first < rows.len() {
-            let key = rows[first].key;
-            let behind = rows[first..].iter().position(|row| row.key != key);
-            let end = behind.map_or(rows.len(), |count| first + count);
-            if let Some(sequence) = self.sequences.get_mut(&key) {
-                let mut num_drafted = 0;
-                for row in first..end {
-                    sequence.check(rows[row].num_output_tokens);
-                    let mut mask = vec![0; words];
-                    sequence.mask(&mut mask);
-                    let next = if row + 1 < end { draft(row) } else { None };
-                    let goes_on = next
-                        .is_some_and(|token| is_set(&mask, token) && sequence.try_append(token));
-                    masks[row] = Some(mask.into());
-                    if !goes_on {
-                        break;
-                    }
-                    num_drafted += 1;
+        for group in groups(rows) {
+            let Some(sequence) = self.sequences.get_mut(&rows[group.start].key) else {
+                continue;
+            };
+            sequence.is_guarded = false;
+            let mut guard = None;
+            let mut num_drafted = 0;
+            for row in group.clone() {
+                sequence.check(rows[row].num_output_tokens);
+                let mut mask = vec![0; words];
+                let limit = sequence.mask(&mut mask);
+                if row == group.start && group.len() > 1 {
+                    guard = Some(sequence.guard.clone());
                 }
-                sequence.take_back(num_drafted);
+                let next = if row + 1 < group.end {
+                    draft(row)
+                } else {
+                    None
+                };
+                let mut next = next.filter(|&token| is_set(&mask, token));
+                if limit == Limit::Guarded {
+                    sequence.is_guarded = true;
+                    if let Some(token) = next
+                        && !sequence.fits(token)
+                    {
+                        clear(&mut mask, token.cast_unsigned());
+                        next = None;
+                    }
+                }
+                let goes_on = next.is_some_and(|token| sequence.try_append(token));
+                masks[row] = Some(mask.into());
+                if !goes_on {
+                    break;
+                }
+                num_drafted += 1;
             }
-            first = end;
+            sequence.take_back(num_drafted);
+            if let Some(guard) = guard {
+                sequence.guard = guard;
+            }
         }
         masks
     }
 
-    /// The tokens that a step appended to sequences; keys without a grammar are passed over. Returns the keys whose text
-    /// is now whole, once each, in the order of the tokens.
-    pub fn append(&mut self, keys: &[u64], token_ids: &[i32]) -> Vec<u64> {
-        let mut complete = Vec::new();
+    /// Whether what the latest masks draw must be looked at: [`GrammarStates::refused`].
+    #[must_use]
+    pub fn is_guarded(&self) -> bool {
+        self.sequences.values().any(|sequence| sequence.is_guarded)
+    }
+
+    /// The rows whose drawn tokens must not be appended, since the text could not end in time behind them. They are
+    /// drawn once more: the next masks forbid these tokens. Arguments as for the latest [`GrammarStates::masks`], and
+    /// the tokens that were drawn.
+    pub fn refused(
+        &mut self,
+        rows: &[MaskedRow],
+        draft: impl Fn(usize) -> Option<i32>,
+        drawn: impl Fn(usize) -> Option<i32>,
+    ) -> Vec<usize> {
+        let mut refused = Vec::new();
+        for group in groups(rows) {
+            let Some(sequence) = self.sequences.get_mut(&rows[group.start].key) else {
+                continue;
+            };
+            if !std::mem::take(&mut sequence.is_guarded) || sequence.failure.is_some() {
+                continue;
+            }
+            let mut guard = sequence.guard.clone();
+            let mut num_drafted = 0;
+            for row in group.clone() {
+                let Some(token) = drawn(row) else {
+                    break;
+                };
+                if sequence.limit() == Limit::Guarded && !sequence.fits(token) {
+                    refused.push(row);
+                    guard.refuse(sequence.num_output_tokens, token.cast_unsigned());
+                    break;
+                }
+                let is_drafted = row + 1 < group.end && draft(row) == Some(token);
+                if !is_drafted {
+                    // What was found out about the way behind this token is still of use.
+                    if num_drafted == 0 {
+                        guard = sequence.guard.clone();
+                    }
+                    break;
+                }
+                if !sequence.try_append(token) {
+                    break;
+                }
+                num_drafted += 1;
+            }
+            sequence.take_back(num_drafted);
+            sequence.guard = guard;
+        }
+        refused
+    }
+
+    /// The tokens that a step appended to sequences; keys without a grammar are passed over. Returns those whose text is
+    /// now whole, once each, in the order of the tokens.
+    pub fn append(&mut self, keys: &[u64], token_ids: &[i32]) -> Vec<Complete> {
+        let mut complete: Vec<Complete> = Vec::new();
         for (&key, &token) in keys.iter().zip(token_ids) {
             let Some(sequence) = self.sequences.get_mut(&key) else {
                 continue;
             };
             sequence.append(token);
-            if sequence.is_complete() && !complete.contains(&key) {
-                complete.push(key);
+            if sequence.is_complete() && complete.iter().all(|each| each.key != key) {
+                complete.push(Complete {
+                    key,
+                    num_output_tokens: sequence.num_output_tokens,
+                    was_closed: sequence.guard.is_closing,
+                });
             }
         }
         complete
@@ -128,18 +241,51 @@ impl GrammarStates {
             sequence.state = sequence.start.fork();
             sequence.num_output_tokens = 0;
             sequence.failure = None;
+            let SequenceLimit {
+                max_tokens, closes, ..
+            } = sequence.limit;
+            let is_closing = sequence.guard.is_closing;
+            sequence.guard = Guard::new(max_tokens, sequence.shortest.as_deref(), closes);
+            sequence.guard.is_closing = is_closing;
             for &token in token_ids {
                 sequence.append(token);
             }
         }
     }
 
-    /// Tokens that must follow in this sequence, see [`GrammarState::forced`].
-    pub fn forced(&mut self, key: u64) -> Vec<u32> {
-        match self.sequences.get_mut(&key) {
-            Some(sequence) if sequence.failure.is_none() => sequence.state.forced(),
-            _ => Vec::new(),
+    /// End a text by a short way from now on. How many tokens that takes; `None` if it cannot be done.
+    pub fn close(&mut self, key: u64) -> Option<usize> {
+        let sequence = self.sequences.get_mut(&key)?;
+        if sequence.failure.is_some() {
+            return None;
         }
+        sequence.guard.is_closing = true;
+        let _ = sequence.limit();
+        let is_closing = sequence.guard.is_closing;
+        let rest = sequence.guard.rest().filter(|_| is_closing);
+        rest.map(<[u32]>::len)
+    }
+
+    /// Whether a text is being ended by [`GrammarStates::close`].
+    #[must_use]
+    pub fn is_closing(&self, key: u64) -> bool {
+        let sequence = self.sequences.get(&key);
+        sequence.is_some_and(|sequence| sequence.guard.is_closing)
+    }
+
+    /// Tokens that must follow in this sequence: the grammar or its limit leaves no other, see [`GrammarState::forced`].
+    pub fn forced(&mut self, key: u64) -> Vec<i32> {
+        let Some(sequence) = self.sequences.get_mut(&key) else {
+            return Vec::new();
+        };
+        if !sequence.limit.forces || sequence.failure.is_some() {
+            return Vec::new();
+        }
+        let forced = match sequence.limit() {
+            Limit::Only(_) => sequence.guard.rest().unwrap_or_default().to_vec(),
+            Limit::Free | Limit::Guarded => sequence.state.forced(),
+        };
+        forced.into_iter().map(u32::cast_signed).collect()
     }
 
     /// Whether the sequence has a grammar and its text is whole.
@@ -186,11 +332,21 @@ impl Sequence {
     }
 
     fn is_complete(&self) -> bool {
-        self.failure.is_none() && self.state.is_complete()
+        let is_closed = self.guard.is_closing && self.guard.rest() == Some(&[]);
+        self.failure.is_none() && (self.state.is_complete() || is_closed)
+    }
+
+    fn limit(&mut self) -> Limit {
+        self.guard.look(&mut self.state, self.num_output_tokens)
+    }
+
+    fn fits(&mut self, token: i32) -> bool {
+        let token = token.cast_unsigned();
+        self.guard.fits(&self.state, self.num_output_tokens, token)
     }
 
     /// All zero if nothing may follow.
-    fn mask(&mut self, words: &mut [u32]) {
+    fn mask(&mut self, words: &mut [u32]) -> Limit {
         if self.failure.is_none()
             && let Err(error) = self.state.mask(words)
         {
@@ -198,7 +354,24 @@ impl Sequence {
         }
         if self.failure.is_some() {
             words.fill(0);
+            return Limit::Free;
         }
+        let limit = self.limit();
+        match limit {
+            Limit::Free => {}
+            Limit::Guarded => {
+                for &token in self.guard.refused(self.num_output_tokens) {
+                    clear(words, token);
+                }
+            }
+            Limit::Only(token) => {
+                words.fill(0);
+                if let Some(word) = words.get_mut(token as usize / 32) {
+                    *word = 1 << (token % 32);
+                }
+            }
+        }
+        limit
     }
 
     fn append(&mut self, token: i32) {
@@ -207,6 +380,7 @@ impl Sequence {
         if self.failure.is_some() || self.state.is_complete() {
             return;
         }
+        self.guard.append(token.cast_unsigned());
         if let Err(error) = self.state.append(token.cast_unsigned()) {
             self.failure = Some(error);
         }
@@ -231,6 +405,24 @@ impl Sequence {
         {
             self.failure = Some(error);
         }
+    }
+}
+
+/// Runs of rows of one sequence.
+fn groups(rows: &[MaskedRow]) -> impl Iterator<Item = Range<usize>> {
+    let mut start = 0;
+    std::iter::from_fn(move || {
+        let key = rows.get(start)?.key;
+        let behind = rows[start..].iter().position(|row| row.key != key);
+        let group = start..behind.map_or(rows.len(), |count| start + count);
+        start = group.end;
+        Some(group)
+    })
+}
+
+fn clear(words: &mut [u32], token: u32) {
+    if let Some(word) = words.get_mut(token as usize / 32) {
+        *word &= !(1 << (token % 32));
     }
 }
 

@@ -8,6 +8,7 @@ use super::{bell, greedy, oracle, row, run};
 const FAILED: RowResult = RowResult {
     token_id: 0,
     status: RowStatus::Failed,
+    mirostat_mu: None,
     logprobs: None,
 };
 

@@ -11,6 +11,7 @@
 mod behaviour;
 mod draw;
 mod edits;
+mod further;
 mod oracle;
 mod properties;
 
@@ -34,6 +35,7 @@ pub(crate) fn row(params: SamplingParams) -> SampledRow {
         history_start: 0,
         history_prompt_len: 0,
         history_output_len: 0,
+        mirostat_mu: 0.0,
         mask: None,
     }
 }
