@@ -273,10 +273,11 @@ class RequestBuilder:
     ) -> tuple[float, float, int, int | None, list[int]] | None:
         if not params.dry_multiplier:
             return None
-        breakers = []
-        for breaker in params.dry_sequence_breakers if self.tokenizer is not None else ():
-            run = encode_text(f"a{breaker}", self.tokenizer, add_special_tokens=False)
-            breakers.append(run[-1])
+        breakers: list[int] = []
+        tokenizer = self.tokenizer
+        if tokenizer is not None:
+            runs = (f"a{breaker}" for breaker in params.dry_sequence_breakers)
+            breakers = [encode_text(run, tokenizer, add_special_tokens=False)[-1] for run in runs]
         return (
             params.dry_multiplier,
             params.dry_base,
