@@ -54,7 +54,7 @@ def expected_of(x, values, passed):
     """The op in float64; ``values`` ``[heads, n, k]``."""
     heads = to_values(x).reshape(len(x), len(values), -1)
     copied, own = np.split(heads, [passed], axis=-1)
-    product = np.einsum("thi,hoi->tho", own, values)
+    product = np.einsum("rhk,hnk->rhn", own, values)
     return np.concatenate([copied, product], axis=-1).reshape(len(x), -1)
 
 
