@@ -318,7 +318,7 @@ class ReferenceExecutor:
                 x, weight = buffers[op["x"]], weights[op["weight"]]
                 heads = x.reshape(len(x), len(weight), -1)
                 passed, own = np.split(heads, [op["pass_through"]], axis=-1)
-                product = np.einsum("thi,hoi->tho", own, weight)
+                product = np.einsum("rhi,hoi->rho", own, weight)
                 buffers[op["out"]] = np.concatenate([passed, product], -1).reshape(len(x), -1)
             case "rope":
                 span = slice(op["start"], op["start"] + op["num_heads"] * op["head_dim"])

@@ -109,8 +109,8 @@ def test_generation_ends_at_stop_strings_and_groups_what_wants_the_same(lm, mode
 
 def test_an_option_that_nobody_knows_is_named(lm):
     with pytest.raises(RequestError) as caught:
-        lm.generate_until(requests("generate_until", [("Hello", {"tempreture": 1})]))
-    assert "tempreture" in str(caught.value)
+        lm.generate_until(requests("generate_until", [("Hello", {"temprature": 1})]))
+    assert "temprature" in str(caught.value)
 
 
 def test_conversations_are_rendered_as_chat_renders_them(lm, model):
