@@ -216,6 +216,25 @@ class CpuExecutor:
         `weight_bytes_by_type` counts matrices by their tensor type. `fallback_weights` lists those whose type has no
         packed layout and which are held as floats: `{"name", "type", "held_as", "bytes", "file_bytes"}`.
         """
+    def load_adapter(
+        self,
+        /,
+        adapter: SupportsIndex,
+        parts: SupportsGetItem[
+            int,
+            tuple[
+                str,
+                SupportsIndex,
+                NDArray[float32],
+                NDArray[float32],
+                SupportsFloat | SupportsIndex,
+            ],
+        ],
+    ) -> None:
+        """
+        Load a low-rank adapter under a number above 0, which `submit` names it by: per part a weight's name, the first of
+        its rows that it adapts, A `[rank, in_features]`, B transposed `[rank, rows]`, and what multiplies `B (A x)`.
+        """
     def load_array(self, /, name: str, values: NDArray[float32]) -> None:
         """
         Give a matrix as float32 values, `[out_features, in_features]`.
@@ -262,6 +281,10 @@ class CpuExecutor:
     def tiers() -> list[str]:
         """
         Names of the kernel tiers that this machine runs, best first.
+        """
+    def unload_adapter(self, /, adapter: SupportsIndex) -> bool:
+        """
+        Forget an adapter that no request uses any more; whether there was one.
         """
 
 @final
@@ -326,6 +349,16 @@ class Grammar:
     """
     A compiled description of texts.
     """
+    @property
+    def least_tokens(self, /) -> int:
+        """
+        No text of it has fewer tokens.
+        """
+    @property
+    def shortest(self, /) -> list[int] | None:
+        """
+        Tokens of a short text; `None` if none was found with a bounded effort.
+        """
 
 @final
 class GrammarStates:
@@ -342,25 +375,50 @@ class GrammarStates:
         """
         No sequence yet.
         """
-    def advance(self, /, keys: NDArray[uint64], token_ids: NDArray[int32]) -> NDArray[uint64]:
+    def advance(
+        self, /, keys: NDArray[uint64], token_ids: NDArray[int32]
+    ) -> list[tuple[int, int, bool]]:
         """
-        Take over the tokens that a step appended, `[num_events]` both. Returns the keys of sequences whose text is whole.
+        Take over the tokens that a step appended, `[num_events]` both. Returns the keys of sequences whose text is whole,
+        with which of their tokens it is, and whether it was closed on request.
+        """
+    def close(self, /, key: SupportsIndex) -> int | None:
+        """
+        End a text by a short way from now on; how many tokens that takes. `None`: it has no grammar, or it cannot end.
         """
     def failure(self, /, key: SupportsIndex) -> str | None:
         """
         Why a sequence's grammar allows nothing any more; `None` if it does.
         """
-    def insert(self, /, key: SupportsIndex, grammar: Grammar) -> None:
+    def force(self, /, scheduler: Scheduler, keys: NDArray[uint64]) -> None:
         """
-        A sequence without output begins.
+        Tell the scheduler which tokens must follow in these sequences.
         """
-    def mask(self, /, batch: Batch) -> None:
+    def insert(
+        self,
+        /,
+        key: SupportsIndex,
+        grammar: Grammar,
+        *,
+        max_tokens: SupportsIndex,
+        closes: bool,
+        forces: bool,
+    ) -> None:
         """
-        Put the masks of a step into its batch.
+        A sequence without output begins: at most `max_tokens` tokens, closed before they run out if it `closes`. With
+        `forces` the scheduler is told tokens that must follow.
         """
-    def rebuild(self, /, key: SupportsIndex, token_ids: NDArray[int32]) -> bool:
+    def mask(self, /, batch: Batch) -> bool:
         """
-        Start a sequence again with these output tokens; true if its text is whole.
+        Put the masks of a step into its batch. Whether what is drawn must go through `refuse`.
+        """
+    def rebuild(self, /, key: SupportsIndex, token_ids: NDArray[int32]) -> tuple[bool, bool]:
+        """
+        Start a sequence again with these output tokens. Whether its text is whole, and was closed on request.
+        """
+    def refuse(self, /, batch: Batch, output: StepOutput) -> StepOutput:
+        """
+        The result of a step without the tokens behind which a text could not end in time.
         """
     def remove(self, /, key: SupportsIndex) -> bool:
         """
@@ -607,12 +665,12 @@ class ProgramRecorder:
     def __new__(cls, /) -> ProgramRecorder: ...
     def act_and_mul(self, /, x: Buffer, activation: str, *, out: Buffer) -> None:
         """
-        `out = act(x[:, :half]) * x[:, half:]`; `activation` is `"silu"`, `"gelu_tanh"`, `"gelu"`, `"relu"` or
-        `"clamped_swiglu"`.
+        `out = act(x[:, :half]) * x[:, half:]`; `activation` is `"silu"`, `"gelu_tanh"`, `"gelu"`, `"relu"`,
+        `"tanh"` or `"clamped_swiglu"`.
         """
     def activation(self, /, x: Buffer, activation: str, *, out: Buffer) -> None:
         """
-        `out = act(x)`; `activation` is `"silu"`, `"gelu_tanh"`, `"gelu"` or `"relu"`, `out` may be `x`.
+        `out = act(x)`; `activation` is `"silu"`, `"gelu_tanh"`, `"gelu"`, `"relu"` or `"tanh"`, `out` may be `x`.
         """
     def add(self, /, a: Buffer, b: Buffer, *, out: Buffer) -> None:
         """
@@ -632,7 +690,7 @@ class ProgramRecorder:
         sinks: Weight | None = None,
     ) -> None:
         """
-        Attend causally from the queries at `q_start` of each row to their sequences' blocks.
+        Attend from the queries at `q_start` of each row to their sequences' blocks, causally unless `kv` is bidirectional.
 
         `sinks` is a score per head that takes part in the softmax and adds nothing.
         """
@@ -835,6 +893,11 @@ class RequestOutput:
         Tokens drafted for it, as far as the model verified them.
         """
     @property
+    def num_forced_tokens(self, /) -> int:
+        """
+        Tokens that were known before their rows were computed: steps saved.
+        """
+    @property
     def num_preemptions(self, /) -> int:
         """
         How often a sequence of it lost its blocks.
@@ -1019,6 +1082,20 @@ class SamplingParams:
         top_k: SupportsIndex | None = None,
         top_p: SupportsFloat | SupportsIndex = 1.0,
         min_p: SupportsFloat | SupportsIndex = 0.0,
+        top_n_sigma: SupportsFloat | SupportsIndex | None = None,
+        typical_p: SupportsFloat | SupportsIndex = 1.0,
+        xtc_probability: SupportsFloat | SupportsIndex = 0.0,
+        xtc_threshold: SupportsFloat | SupportsIndex = 0.1,
+        mirostat: tuple[SupportsFloat | SupportsIndex, SupportsFloat | SupportsIndex] | None = None,
+        no_repeat_ngram_size: SupportsIndex = 0,
+        dry: tuple[
+            SupportsFloat | SupportsIndex,
+            SupportsFloat | SupportsIndex,
+            SupportsIndex,
+            SupportsIndex | None,
+            SupportsGetItem[int, SupportsIndex],
+        ]
+        | None = None,
         presence_penalty: SupportsFloat | SupportsIndex = 0.0,
         frequency_penalty: SupportsFloat | SupportsIndex = 0.0,
         repetition_penalty: SupportsFloat | SupportsIndex = 1.0,
@@ -1033,7 +1110,10 @@ class SamplingParams:
         prompt_logprobs: SupportsIndex | None = None,
         prompt_logprobs_start: SupportsIndex = 0,
         logprobs_mode: str = "raw",
-    ) -> SamplingParams: ...
+    ) -> SamplingParams:
+        """
+        `mirostat` is `(tau, eta)`; `dry` is `(multiplier, base, allowed_length, last_n, breaker_ids)`.
+        """
     def __repr__(self, /) -> str: ...
     @property
     def allowed_token_ids(self, /) -> list[int] | None:
@@ -1086,6 +1166,16 @@ class SamplingParams:
         Stop tokens are masked until this many tokens were generated.
         """
     @property
+    def mirostat(self, /) -> tuple[float, float] | None:
+        """
+        Wanted surprise in bits, and how fast the limit follows.
+        """
+    @property
+    def no_repeat_ngram_size(self, /) -> int:
+        """
+        Runs of so many tokens do not occur twice.
+        """
+    @property
     def presence_penalty(self, /) -> float:
         """
         Subtracted once from every generated token's logit.
@@ -1121,9 +1211,29 @@ class SamplingParams:
         Keep the `k` most likely; `None` keeps all.
         """
     @property
+    def top_n_sigma(self, /) -> float | None:
+        """
+        Keep tokens whose logit is at most so many standard deviations below the best one's.
+        """
+    @property
     def top_p(self, /) -> float:
         """
         Keep the smallest set whose probability reaches this.
+        """
+    @property
+    def typical_p(self, /) -> float:
+        """
+        Keep the set of this probability whose surprise is nearest to the entropy.
+        """
+    @property
+    def xtc_probability(self, /) -> float:
+        """
+        How often XTC acts.
+        """
+    @property
+    def xtc_threshold(self, /) -> float:
+        """
+        Tokens of at least this probability are XTC's.
         """
 
 @final
@@ -1166,6 +1276,9 @@ class Scheduler:
         With `num_speculative_tokens` a sequence's last `prompt_lookup_max` down to `prompt_lookup_min` tokens are
         looked up among its earlier ones, and up to that many tokens that followed are drafted, as long as the step has
         no more than `rows_per_pass` rows.
+
+        With `whole_prompts` every prompt is one step and nothing is kept of it: for models whose tokens see those behind
+        them.
 
         `policy` is `"fcfs"`, `"priority"` (better by a class for every `steps_per_class` steps), `"fair"` (per tenant; a
         prompt token costs `input_weight`, a generated one `output_weight`) or `"deadline"` (a request without one has
@@ -1267,19 +1380,26 @@ class Scheduler:
         priority: SupportsIndex = 0,
         tenant: str | None = None,
         deadline: SupportsFloat | SupportsIndex | None = None,
+        closes: bool = False,
         speculation: bool = True,
         sequence: SupportsIndex | None = None,
         keep: bool = False,
         captures: SupportsGetItem[int, tuple[SupportsIndex, str]] = ...,
         capture_start: SupportsIndex = 0,
         second_segment: SupportsIndex | None = None,
+        adapter: SupportsIndex = 0,
         now: SupportsFloat | SupportsIndex | None = None,
     ) -> int:
         """
         Queue a request; its id. Raises `RequestError`, `PromptTooLongError` or `OverloadedError` at once.
 
         It goes on from the held `sequence`, whose salt it has; with `keep` its tokens are the sequence's once it ended.
-        `SequenceBusyError` if another such request runs. At `deadline`, a moment like `now`, it ends with what it has.
+        `SequenceBusyError` if another such request runs. It is computed with the executor's
+        `adapter` of that number; its salt must differ with it. At `deadline`, a moment like `now`, it ends with what it has;
+        one that `closes` has a second more for that.
+
+        Of the `captures`, by number and kind of rows (`"tokens"` from `capture_start` on, or `"sequences"`), the rows of
+        the prompt are handed out: `RequestOutput.captures`. The second of two texts begins at `second_segment`.
         """
     def take(self, /, request_id: SupportsIndex) -> RequestOutput:
         """

@@ -214,7 +214,7 @@ def _products(matrices: Iterable[MatrixSource]) -> set[str]:
     return {
         tensor
         for matrix in matrices
-        if matrix.transposed is None and matrix.name not in tables
+        if matrix.recast is None and matrix.name not in tables
         for tensor, _ in matrix.parts
     }
 

@@ -38,7 +38,7 @@ def test_matrices_become_q8_0_and_everything_else_stays(case):
     for matrix in quantized.matrices:
         types = {quantized.weights.info(tensor)[0] for tensor, _ in matrix.parts}
         table = matrix.name in ("position_embedding.weight", "segment_embedding.weight")
-        stays = table or matrix.transposed is not None
+        stays = table or matrix.recast is not None
         assert types == ({"F32"} if stays else {"Q8_0"}), matrix.name
         found, given = matrix.values(quantized.weights), matrix.values(plain.weights)
         error = np.abs(found - given).max() / np.abs(given).max()
