@@ -38,11 +38,11 @@ impl Prophet {
             let chance = mix(mix(self.seed, done as u64), u64::from(index) ^ id.0);
             let count = usize::try_from(chance % 9).unwrap();
             let mut tokens: Vec<i32> = future.iter().skip(done).take(count).copied().collect();
-            if chance % 5 == 0 && !tokens.is_empty() {
+            if chance.is_multiple_of(5) && !tokens.is_empty() {
                 let last = tokens.len() - 1;
                 tokens[last] = (tokens[last] + 1) % 20;
             }
-            if chance % 7 != 0 {
+            if !chance.is_multiple_of(7) {
                 scheduler.force(id, index, &tokens);
             }
         }
@@ -52,7 +52,10 @@ impl Prophet {
     fn refuse(&self, batch: &Batch, output: &mut StepOutput) {
         for (row, sampled) in batch.sampled.iter().enumerate() {
             let chance = mix(mix(self.seed, batch.step), row as u64);
-            if sampled.kind == LogitsRow::Sample && self.redraw > 0 && chance % self.redraw == 0 {
+            if sampled.kind == LogitsRow::Sample
+                && self.redraw > 0
+                && chance.is_multiple_of(self.redraw)
+            {
                 output.status[row] = RowStatus::Redraw;
             }
         }
@@ -64,7 +67,7 @@ fn is_finished(scheduler: &Scheduler, id: RequestId) -> bool {
 }
 
 fn run(
-    config: SchedulerConfig,
+    config: &SchedulerConfig,
     requests: &[NewRequest],
     seed: u64,
     redraw: u64,
@@ -79,7 +82,7 @@ fn run(
     let mut ids = Vec::new();
     for new in requests {
         let id = scheduler.submit(new.clone(), 0.0).unwrap();
-        for (index, output) in (0..).zip(oracle(new, &config)) {
+        for (index, output) in (0..).zip(oracle(new, config)) {
             prophet.futures.insert((id, index), output.token_ids);
         }
         ids.push(id);
@@ -232,13 +235,13 @@ proptest! {
             speculation: speculation.then(PromptLookup::default),
             ..config()
         };
-        let (outputs, _, num_forced) = run(config.clone(), &requests, seed, redraw, true);
+        let (outputs, _, num_forced) = run(&config, &requests, seed, redraw, true);
         for (new, found) in requests.iter().zip(&outputs) {
             prop_assert_eq!(&oracle(new, &config), found);
         }
         if redraw == 0 {
-            let (_, num_alone, none) = run(config.clone(), &requests, seed, 0, false);
-            let (_, num_told, _) = run(config.clone(), &requests, seed, 0, true);
+            let (_, num_alone, none) = run(&config, &requests, seed, 0, false);
+            let (_, num_told, _) = run(&config, &requests, seed, 0, true);
             prop_assert_eq!(none, 0);
             prop_assert!(num_forced == 0 || num_told <= num_alone + 40, "{num_told} {num_alone}");
         }

@@ -2,7 +2,7 @@
 //!
 //! In float32, one row after the other, so that a row's results depend on nobody else.
 //!
-//! Source: Hu et al. 2021, LoRA (arXiv 2106.09685).
+//! Source: Hu et al. 2021, `LoRA` (arXiv 2106.09685).
 
 use inferlib_program::program::{Op, Program, WeightId};
 

@@ -107,6 +107,7 @@ mod tests {
 
     /// Scores without ties but where they are wanted.
     fn scores(experts: usize, seed: usize) -> Vec<f32> {
+        #[expect(clippy::cast_precision_loss, reason = "small numbers")]
         let score = |i: usize| ((i * 37 + seed * 11) % 101) as f32 / 101.0;
         (0..experts).map(score).collect()
     }

@@ -192,6 +192,7 @@ impl Program {
                 if let Some(groups) = routing.groups {
                     write!(f, ", {} of {} groups", groups.kept, groups.count)?;
                 }
+                #[expect(clippy::float_cmp, reason = "1 means: no scale")]
                 if routing.scale != 1.0 {
                     write!(f, ", scale={}", routing.scale)?;
                 }

@@ -33,6 +33,9 @@ pub(crate) struct PyCpuExecutor {
     weight_memory: Mutex<WeightMemory>,
 }
 
+/// A weight's name, its first row, A, B transposed, and the scale.
+type PartOfAdapter<'py> = (String, usize, Matrix<'py, f32>, Matrix<'py, f32>, f32);
+
 /// A matrix's name and its parts: a tensor's name, and the order of its rows.
 type NamedParts<'py> = (String, Vec<(String, Option<PyReadonlyArray1<'py, i32>>)>);
 
@@ -250,7 +253,7 @@ impl PyCpuExecutor {
         &self,
         py: Python<'_>,
         adapter: u32,
-        parts: Vec<(String, usize, Matrix<'_, f32>, Matrix<'_, f32>, f32)>,
+        parts: Vec<PartOfAdapter<'_>>,
     ) -> PyResult<()> {
         let parts: Vec<AdapterPart> = parts
             .into_iter()

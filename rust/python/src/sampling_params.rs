@@ -24,6 +24,9 @@ impl PySamplingParams {
     }
 }
 
+/// Multiplier, base, allowed length, how many tokens back, breakers.
+type DryOptions = (f32, f32, i64, Option<i64>, Vec<i64>);
+
 #[pymethods]
 impl PySamplingParams {
     /// `mirostat` is `(tau, eta)`; `dry` is `(multiplier, base, allowed_length, last_n, breaker_ids)`.
@@ -52,7 +55,7 @@ impl PySamplingParams {
         xtc_threshold: f32,
         mirostat: Option<(f32, f32)>,
         no_repeat_ngram_size: i64,
-        dry: Option<(f32, f32, i64, Option<i64>, Vec<i64>)>,
+        dry: Option<DryOptions>,
         presence_penalty: f32,
         frequency_penalty: f32,
         repetition_penalty: f32,

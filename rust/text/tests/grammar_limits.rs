@@ -86,15 +86,15 @@ fn run(
         run.num_steps += 1;
         run.num_refused += refused.len();
         assert!(run.num_steps < 20 * limit.max_tokens, "no progress");
-        for row in 0..rows.len() {
+        for (row, &token) in drawn.iter().enumerate() {
             if refused.contains(&row) {
                 break;
             }
-            run.tokens.push(drawn[row]);
-            let complete = states.append(&[KEY], &[drawn[row]]);
+            run.tokens.push(token);
+            let complete = states.append(&[KEY], &[token]);
             assert!(states.failure(KEY).is_none(), "{:?}", states.failure(KEY));
-            run.is_complete = !complete.is_empty() || drawn[row] == end;
-            if run.is_complete || draft(row) != Some(drawn[row]) {
+            run.is_complete = !complete.is_empty() || token == end;
+            if run.is_complete || draft(row) != Some(token) {
                 break;
             }
         }

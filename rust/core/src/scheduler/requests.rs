@@ -13,6 +13,7 @@ use inferlib_program::SamplingParams;
 use inferlib_program::program::Rows;
 
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "independent facts")]
 pub(super) struct Request {
     pub(super) params: Arc<SamplingParams>,
     pub(super) seed: u64,

@@ -129,6 +129,7 @@ pub fn arbitrary_request() -> impl Strategy<Value = NewRequest> {
                 closes: false,
                 speculation,
                 continues: None,
+                adapter: 0,
             },
         )
 }
