@@ -39,6 +39,11 @@ VALID: dict[str, dict[str, Any]] = {
     "choose": {"prompt": "x", "options": ["a", "b"]},
     "beam_search": {"prompt": "x", "num_beams": 2, "max_tokens": 1},
     "load_sequence": {"path": "missing"},
+    "load_adapter": {"path": "missing"},
+    "unload_adapter": {"name": "missing"},
+    "embed": {"texts": "x"},
+    "classify": {"texts": "x"},
+    "rerank": {"query": "x", "documents": ["a", "b"]},
     "replay": {"receipt": {}},
 }
 """What each call needs; the asynchronous twins need the same."""

@@ -11,7 +11,7 @@ from .pooling import Pooling, finish, first_row, pool
 from .prompts import is_one_prompt
 from .reading import Reading, ReadText
 from .transformer import FINAL_HIDDEN
-from .validation import choice, integer
+from .validation import choice, integer, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -149,10 +149,10 @@ class Embedding(Reading):
         name = known.default_prompt_name if name is None else name
         if name is None:
             return ""
-        if name not in known.prompts:
+        if not isinstance(name, str) or name not in known.prompts:
             names = ", ".join(map(repr, known.prompts)) or "none"
             raise RequestError(
-                f"the checkpoint has no prompt {name!r}",
+                f"the checkpoint has no prompt {shown(name)}",
                 field="prompt_name",
                 hint=f"it has {names}",
             )

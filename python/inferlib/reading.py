@@ -25,6 +25,7 @@ from .model_core import ModelCore
 from .progress import progress_of
 from .prompts import encode_prompt
 from .sequence import COMPUTE_ONLY
+from .validation import boolean
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
@@ -62,6 +63,7 @@ class Reading(ModelCore):
         self, text: object, second: str | None = None, *, field: str, truncate: bool
     ) -> ReadText:
         """Encode one text, or two; ``truncate`` cuts the last one to what the model reads."""
+        boolean("truncate", truncate)
         limit = min(self.max_model_len, self._parts.builder.kv_cache_tokens)
         segment: int | None = None
         if isinstance(text, str) and self.tokenizer is not None:
@@ -72,6 +74,8 @@ class Reading(ModelCore):
             except RequestError as error:
                 error.field = field
                 raise
+            if len(ids) > limit:  # before it takes more memory
+                raise _too_long(len(ids), limit, field)
             token_ids = ids.tolist()
             if not token_ids:
                 raise RequestError("a text is empty", field=field)
@@ -84,11 +88,7 @@ class Reading(ModelCore):
             if truncate:
                 token_ids = token_ids[:limit]
         if len(token_ids) > limit:
-            raise PromptTooLongError(
-                f"a text has {len(token_ids):,} tokens but the model reads {limit:,}",
-                field=field,
-                hint="shorten it, or give truncate=True to read its beginning",
-            )
+            raise _too_long(len(token_ids), limit, field)
         if self._parts.checkpoint.spec.segments in (None, 1):
             segment = None
         return ReadText(token_ids=token_ids, second_segment=segment)
@@ -188,3 +188,11 @@ def _unfinished(reason: str | None, *, is_closed: bool) -> InferlibError:
     if is_closed:
         return ClosedError("the model was closed while this request ran")
     return ExecutorError(f"a text was not read to its end: {reason}")
+
+
+def _too_long(num_tokens: int, limit: int, field: str) -> PromptTooLongError:
+    return PromptTooLongError(
+        f"a text has {num_tokens:,} tokens but the model reads {limit:,}",
+        field=field,
+        hint="shorten it, or give truncate=True to read its beginning",
+    )
