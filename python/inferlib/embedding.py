@@ -143,7 +143,7 @@ class Embedding(Reading):
 
         return one, encoded, vectors, take
 
-    def _prompt(self, name: str | None) -> str:
+    def _prompt(self, name: object) -> str:
         """The text of that name, or the default's."""
         known = self._parts.checkpoint.embedding
         name = known.default_prompt_name if name is None else name

@@ -97,7 +97,8 @@ class Engine:
         self._adapters: dict[int, int] = {}
         self._details = executor.info()
         self._texts = RequestTexts(text, clock)
-        self._grammars = RequestGrammars(vocab_size, scheduler)
+        # What is written in Rust takes no stand-in (`inferlib.testing`), but what that wraps.
+        self._grammars = RequestGrammars(vocab_size, getattr(scheduler, "wrapped", scheduler))
         self._driver = StepDriver(self, dedicated=dedicated)
         self._requests: dict[int, Request] = {}
         self._cancelled: collections.deque[Request] = collections.deque()
@@ -517,8 +518,9 @@ class Engine:
         """
         self.check_usable()
         self._driver.changed()
-        adapters = {"adapter_bytes": sum(self._adapters.values())}
-        details = {**self._details, **self._executor.residency(), **adapters}
+        details = {**self._details, **self._executor.residency()}
+        if self._adapters:
+            details["adapter_bytes"] = sum(self._adapters.values())
         with self._driver.lock:
             return model_stats(self._scheduler.stats(), details)
 

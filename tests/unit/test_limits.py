@@ -29,7 +29,7 @@ def field_of(name: str) -> str:
 
 @pytest.mark.parametrize("name", BEYOND)
 def test_what_is_beyond_is_refused_by_name(name):
-    call = {"prompt": "x", "max_tokens": 2} | BEYOND[name]
+    call = {"prompt": "x", "max_tokens": 4} | BEYOND[name]
     with ScriptedModel(lambda _: "abc", limits=Limits(**{name: 2})) as model:
         with pytest.raises(inferlib.RequestError, match=r"limit of 2|longer than 2") as raised:
             model.generate(**call)

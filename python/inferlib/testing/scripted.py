@@ -164,14 +164,14 @@ class _Submissions:
     """The scheduler, with the script told of every request."""
 
     def __init__(self, scheduler: Scheduler, script: _Script) -> None:
-        self._scheduler = scheduler
+        self.wrapped = scheduler
         self._script = script
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401  # whatever the scheduler has
-        return getattr(self._scheduler, name)
+        return getattr(self.wrapped, name)
 
     def submit(self, prompt: NDArray[np.int32], *, n: int, seed: int, **options: Any) -> int:  # noqa: ANN401, ARG002
-        return self._scheduler.submit(prompt, n=n, seed=self._script.assign(prompt, n), **options)
+        return self.wrapped.submit(prompt, n=n, seed=self._script.assign(prompt, n), **options)
 
 
 class _ScriptedExecutor:

@@ -109,6 +109,7 @@ class TestBadInput:
             "tenant",
             "deadline",
             "speculation",
+            "adapter",
         }
         parameters = inspect.signature(Model.from_pretrained).parameters
         assert set(LoadOptions.__annotations__) == set(parameters) - {"name_or_path", "unknown"}
