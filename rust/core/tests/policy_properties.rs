@@ -247,18 +247,19 @@ proptest! {
         let bound = (u64::from(input_weight) * longest as u64)
             .max(u64::from(output_weight) * capacity as u64)
             .cast_signed();
+        let max_num_seqs = limits.max_num_seqs;
         let mut bench = Bench::new(limits);
         let mut owners: BTreeMap<RequestId, usize> = BTreeMap::new();
         let mut served = vec![0_u64; shapes.len() + 1];
         let mut gaps: BTreeMap<(usize, usize), (i64, i64)> = BTreeMap::new();
         for step in 0..400 {
-            // Each tenant has two requests waiting, and more where those are long ones.
+            // More wait of each tenant than a step can let in: nobody's queue is ever empty.
             for (tenant, shapes) in shapes.iter().enumerate() {
                 let is_waiting = |(id, owner): (&RequestId, &usize)| {
                     *owner == tenant && bench.scheduler.why_waiting(*id).is_some()
                 };
                 let waiting = owners.iter().filter(|&entry| is_waiting(entry)).count();
-                for more in waiting..2 {
+                for more in waiting..=max_num_seqs {
                     let shape = shapes[(step + more) % shapes.len()];
                     owners.insert(bench.submit(shape, Some(tenant)), tenant);
                 }
