@@ -10,6 +10,9 @@ from tests.cuda_emulator.numbers import to_bits, to_values
 
 i32, f32 = np.int32, np.float32
 
+OF_DECODERS = sorted(reference.ACTIVATIONS.keys() - {"tanh"})
+"""`tanh` is that of encoders' poolers, which no device runs."""
+
 
 @pytest.fixture
 def generator():
@@ -162,7 +165,7 @@ def test_scale_in_place(generator, kind, n):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("activation", sorted(reference.ACTIVATIONS))
+@pytest.mark.parametrize("activation", OF_DECODERS)
 @pytest.mark.parametrize("n", [4, 1028])
 def test_activation_in_place(generator, kind, activation, n):
     x = to_bits(3 * generator.standard_normal(n), kind)
@@ -171,7 +174,7 @@ def test_activation_in_place(generator, kind, activation, n):
     assert_close(out, reference.ACTIVATIONS[activation](to_values(x)), kind)
 
 
-@pytest.mark.parametrize("activation", [*sorted(reference.ACTIVATIONS), "clamped_swiglu"])
+@pytest.mark.parametrize("activation", [*OF_DECODERS, "clamped_swiglu"])
 def test_what_is_no_number_stays_none(activation):
     x = np.full((1, 8), np.nan, f32)
     x[0, 4:] = 1
@@ -183,7 +186,7 @@ def test_what_is_no_number_stays_none(activation):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("activation", [*sorted(reference.ACTIVATIONS), "clamped_swiglu"])
+@pytest.mark.parametrize("activation", [*OF_DECODERS, "clamped_swiglu"])
 @pytest.mark.parametrize(("rows", "width"), [(1, 4), (3, 516)])
 def test_act_and_mul(generator, kind, activation, rows, width):
     # Beyond 7 it is clamped by one of them.

@@ -18,7 +18,7 @@ def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}
     for code in re.findall(r"```python\n(.*?)```", page.read_text("utf8"), re.DOTALL):
-        exec(compile(code, str(page), "exec"), names)  # noqa: S102
+        exec(compile(code, str(page), "exec", dont_inherit=True), names)  # noqa: S102
     names["model"].close()
 
 
