@@ -8,6 +8,7 @@ them, and ``reference.npz``: ``input_ids [2, 24]``, ``logits``, ``greedy [2, 12]
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -61,6 +62,10 @@ def main() -> None:
         shutil.rmtree(folder, ignore_errors=True)
         model.save_pretrained(folder)
         (folder / "README.md").unlink(missing_ok=True)
+        written = folder / "adapter_config.json"
+        config = json.loads(written.read_text())
+        config["base_model_name_or_path"] = f"tiny/{checkpoint}"  # no path of this machine
+        written.write_text(json.dumps(config, indent=2, sort_keys=True))
         ids = torch.from_numpy(np.load(DATA / "tiny" / checkpoint / "reference.npz")["input_ids"])
         logits = model(input_ids=ids).logits
         sequence = ids
