@@ -1,6 +1,7 @@
 //! The executor: packed weights, KV cache, workspaces and threads of one model.
 
 use std::collections::HashMap;
+use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -110,6 +111,8 @@ pub struct CpuExecutor {
     /// Of each [`Step::HeadLinear`].
     pub(crate) head_linears: Vec<HeadMatrices>,
     pub(crate) adapters: HashMap<u32, Adapter>,
+    /// Whether the plan is one for adapters.
+    adapts: bool,
     pub(crate) abort: Arc<AtomicBool>,
     names: HashMap<String, usize>,
     arena: Arena,
@@ -179,6 +182,7 @@ impl CpuExecutor {
             moes: Vec::new(),
             head_linears: Vec::new(),
             adapters: HashMap::new(),
+            adapts: false,
             abort: Arc::new(AtomicBool::new(false)),
             names,
             arena: Arena::default(),
@@ -275,11 +279,11 @@ impl CpuExecutor {
                 names: missing.join(", "),
             });
         }
-        self.plan(false)
+        self.plan(!self.adapters.is_empty())
     }
 
     /// Load an adapter under a number, which batches name it by. The first one makes the plan anew: what products read is
-    /// kept from then on.
+    /// kept from then on. After an error all is as it was.
     ///
     /// # Errors
     /// 0, a number in use, a part that fits no matrix of the program, or no memory.
@@ -292,7 +296,7 @@ impl CpuExecutor {
             });
         }
         let adapter = Adapter::new(&self.program, parts)?;
-        if self.adapters.is_empty() && self.workspace.is_some() {
+        if !self.adapts && self.workspace.is_some() {
             self.plan(true)?;
         }
         self.adapters.insert(id, adapter);
@@ -304,13 +308,30 @@ impl CpuExecutor {
         self.adapters.remove(&id).is_some()
     }
 
+    /// Plan the steps and the room they need. After an error all is as it was.
     fn plan(&mut self, adapts: bool) -> Result<(), CpuError> {
-        self.steps = plan::build(
+        let steps = plan::build(
             &self.program,
             adapts,
             |weight| self.need(weight),
             |weight| self.matrix(weight).is_some_and(Matrix::halves_alike),
         );
+        let former = mem::replace(&mut self.steps, steps);
+        match self.room_of_steps() {
+            Ok(workspace) => {
+                self.workspace = Some(workspace);
+                self.adapts = adapts;
+                Ok(())
+            }
+            Err(error) => {
+                self.steps = former;
+                Err(error)
+            }
+        }
+    }
+
+    /// What the steps work in, and what they read of several matrices at once.
+    fn room_of_steps(&mut self) -> Result<Workspace, CpuError> {
         let mut need = Need::default();
         let mut width = 0;
         for weight in &self.weights {
@@ -346,8 +367,7 @@ impl CpuExecutor {
         let largest = grouped.chain(by_head).max();
         let rows = largest.unwrap_or(0).max(self.max_tokens);
         let activations = Activations::new(rows, width, need);
-        self.workspace = Some(Workspace::new(self, activations)?);
-        Ok(())
+        Workspace::new(self, activations)
     }
 
     /// Query heads of the attention ops over a KV group.
