@@ -15,17 +15,14 @@ class Adapter:
 
     Attributes:
         name: What requests call it.
-        number: What the executor calls it; never used again.
+        number: What the executor and the scheduler call it; never used again, since cached keys
+            and values belong to it.
         fingerprint: A hash of its files.
     """
 
     name: str
     number: int
     fingerprint: str
-
-    def salt(self, cache_salt: str | None) -> str:
-        """Keys and values depend on the adapter: cached ones are shared only under it."""
-        return f"adapter {self.number}\0{cache_salt or ''}"
 
 
 @dataclass(slots=True)

@@ -108,8 +108,6 @@ class RequestBuilder:
         if deadline is not None:
             deadline = number("deadline", deadline, 0.0, MAX_DEADLINE_SECONDS)
         adapted = None if adapter is None else self.adapters.find(adapter)
-        if adapted is not None:
-            cache_salt = adapted.salt(cache_salt)
         resolved = params.resolve(self.generation_config)
         max_tokens = self._max_tokens(len(prompt.token_ids), resolved)
         resolved = replace(

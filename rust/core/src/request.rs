@@ -53,7 +53,7 @@ pub struct NewRequest {
     pub n: u32,
     /// Key of the counter-based RNG, with the sequence's index and the token's position.
     pub seed: u64,
-    /// Prefixes are shared only between requests of equal salt.
+    /// Prefixes are shared only between requests of equal salt and adapter.
     pub cache_salt: Option<String>,
     /// Smaller runs first; equal ones in order of arrival. See [`crate::Policy`].
     pub priority: i32,
@@ -72,8 +72,8 @@ pub struct NewRequest {
     pub captures: Captures,
     /// Position at which the second of two texts begins.
     pub second_segment: Option<usize>,
-    /// What the executor adapts the model's weights with for it, 0 for nothing. K and V depend on it: whoever numbers the
-    /// adapters makes `cache_salt` differ with them.
+    /// What the executor adapts the model's weights with for it, 0 for nothing. A number means the same weights as long as
+    /// the scheduler lives: K and V depend on it.
     pub adapter: u32,
 }
 
@@ -169,6 +169,9 @@ pub enum SubmitError {
     /// What is to be captured is no range of the prompt, or not in order.
     #[error("captures must begin within the prompt and name each point once, in order")]
     InvalidCaptures,
+    /// A held sequence's K and V are the model's own.
+    #[error("a sequence is the model's own: it cannot go on with an adapter")]
+    AdaptedSequence,
     /// A deadline that is no moment.
     #[error("deadline must be a finite number of seconds")]
     InvalidDeadline,

@@ -381,6 +381,18 @@ fn without_room_a_restored_sequence_is_computed_when_it_is_used() {
 }
 
 #[test]
+fn a_sequence_does_not_go_on_with_an_adapter() {
+    let mut engine = Engine::new(uncached());
+    let id = engine.prefill(&prompt(1, 20));
+    let adapted = NewRequest {
+        adapter: 1,
+        ..on(&engine.scheduler, id, &[7], 2, true)
+    };
+    assert_eq!(engine.submit(adapted), Err(SubmitError::AdaptedSequence));
+    engine.run(id, &[7], 2, true); // and it is not held for the one refused
+}
+
+#[test]
 fn sequences_of_unequal_salts_share_nothing() {
     let mut engine = Engine::new(config());
     let text = prompt(4, 40);

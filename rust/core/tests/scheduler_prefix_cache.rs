@@ -101,6 +101,33 @@ fn salts_separate_even_where_hashes_collide() {
 }
 
 #[test]
+fn adapters_share_no_prefixes_whatever_the_salt() {
+    let (mut scheduler, mut executor) = build(config());
+    let mut cached = |adapter: u32, salt: Option<&str>| {
+        let new = NewRequest {
+            adapter,
+            cache_salt: salt.map(str::to_owned),
+            ..request(prompt(1, 40), params(1))
+        };
+        let id = scheduler.submit(new, 0.0).unwrap();
+        drain(&mut scheduler, &mut executor);
+        scheduler.take(id).unwrap().num_cached_tokens
+    };
+    let new = [
+        (0, None),
+        (1, None),
+        (2, None),
+        (1, Some("a")),
+        (2, Some("a")),
+    ];
+    let forged = [(0, Some("\x001")), (0, Some("\x001\0a"))];
+    for (adapter, salt) in new.into_iter().chain(forged) {
+        assert_eq!(cached(adapter, salt), 0, "{adapter} {salt:?}");
+        assert_eq!(cached(adapter, salt), 32, "{adapter} {salt:?}");
+    }
+}
+
+#[test]
 fn prefix_caching_can_be_off() {
     let (mut scheduler, mut executor) = build(SchedulerConfig {
         enable_prefix_caching: false,

@@ -239,6 +239,7 @@ fn describe_submit(error: &SubmitError) -> PyError {
         SubmitError::InvalidDeadline => request("deadline"),
         SubmitError::InvalidCaptures => request("captures"),
         SubmitError::WholePrompts { field } => request(field),
+        SubmitError::AdaptedSequence => request("adapter"),
         SubmitError::Overloaded { .. } => PyError::new("OverloadedError", &message),
         SubmitError::Sequence(error) => describe_sequence(*error),
     }

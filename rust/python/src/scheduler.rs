@@ -216,9 +216,9 @@ impl PyScheduler {
     /// Queue a request; its id. Raises `RequestError`, `PromptTooLongError` or `OverloadedError` at once.
     ///
     /// It goes on from the held `sequence`, whose salt it has; with `keep` its tokens are the sequence's once it ended.
-    /// `SequenceBusyError` if another such request runs. It is computed with the executor's
-    /// `adapter` of that number; its salt must differ with it. At `deadline`, a moment like `now`, it ends with what it has;
-    /// one that `closes` has a second more for that.
+    /// `SequenceBusyError` if another such request runs. It is computed with the executor's `adapter` of that number, which
+    /// is never given to another one: prefixes are shared only under it. At `deadline`, a moment like `now`, it ends with
+    /// what it has; one that `closes` has a second more for that.
     ///
     /// Of the `captures`, by number and kind of rows (`"tokens"` from `capture_start` on, or `"sequences"`), the rows of
     /// the prompt are handed out: `RequestOutput.captures`. The second of two texts begins at `second_segment`.

@@ -145,6 +145,7 @@ pub(super) fn write_request(request: &NewRequest, out: &mut Vec<u8>) {
     out.flag(params.mirostat.is_some());
     out.number(u64::from(request.n));
     out.text(request.cache_salt.as_deref());
+    out.number(u64::from(request.adapter));
     out.signed(i64::from(request.priority));
     out.text(request.tenant.as_deref());
     out.flag(request.deadline.is_some());
@@ -188,6 +189,7 @@ fn read_request(input: &mut Decoder<'_>) -> Result<NewRequest, Damage> {
     let mut request = NewRequest::new(prompt, Arc::new(params));
     request.n = input.whole("n")?;
     request.cache_salt = input.text("cache_salt")?;
+    request.adapter = input.whole("adapter")?;
     let priority = i32::try_from(input.signed("priority")?);
     request.priority = priority.map_err(|_| Damage::Field { field: "priority" })?;
     request.tenant = input.text("tenant")?;

@@ -5,6 +5,7 @@ use super::sequences::{Rank, SequenceStatus};
 use super::{MAX_N, Scheduler};
 use crate::request::{NewRequest, PromptLimit, SubmitError};
 use inferlib_program::RequestId;
+use std::borrow::Cow;
 
 impl Scheduler {
     /// Queue a request, or refuse at once what can never run.
@@ -60,8 +61,10 @@ impl Scheduler {
             if let Some(tenants) = &mut self.tenants {
                 tenants.open(tenant);
             }
-            let salt = self.requests[index].cache_salt.as_deref();
-            self.kv.open(slot, salt, num_prompt_tokens + max_tokens);
+            let request = &self.requests[index];
+            let salt = root_salt(request.adapter, request.cache_salt.as_deref());
+            self.kv
+                .open(slot, salt.as_deref(), num_prompt_tokens + max_tokens);
             self.requests[index].slots.push(Some(slot));
             if sequence_index == 0 {
                 self.enqueue(slot, SequenceStatus::Waiting);
@@ -102,6 +105,9 @@ impl Scheduler {
             return Err(SubmitError::InvalidDeadline);
         }
         self.check_whole(new)?;
+        if new.adapter != 0 && new.continues.is_some() {
+            return Err(SubmitError::AdaptedSequence);
+        }
         let points = &new.captures.points;
         let in_order = points.is_sorted_by(|a, b| a.point < b.point);
         if !points.is_empty() && (new.captures.start >= prompt_tokens || !in_order) {
@@ -167,4 +173,41 @@ impl Scheduler {
 fn wants_scores(new: &NewRequest) -> bool {
     new.params.prompt_logprobs.is_some()
         && (new.params.prompt_logprobs_start.max(1) as usize) < new.prompt.len()
+}
+
+/// What the prefix cache tells prefixes apart by, besides their tokens: K and V depend on the adapter, too. Different for any
+/// two pairs, whatever a caller's salt looks like.
+fn root_salt(adapter: u32, salt: Option<&str>) -> Option<Cow<'_, str>> {
+    match salt {
+        None if adapter == 0 => None,
+        None => Some(format!("\0{adapter}").into()),
+        Some(salt) if adapter == 0 && !salt.starts_with('\0') => Some(salt.into()),
+        Some(salt) => Some(format!("\0{adapter}\0{salt}").into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::root_salt;
+
+    #[test]
+    fn no_adapter_shares_a_salt_with_another() {
+        let salts = [
+            None,
+            Some(""),
+            Some("a"),
+            Some("\0"),
+            Some("\x001"),
+            Some("\x001\0"),
+            Some("\x001\0a"),
+            Some("\x000\0a"),
+            Some("1\0a"),
+        ];
+        let pairs = (0..12).flat_map(|adapter| salts.map(|salt| (adapter, salt)));
+        let found: HashSet<_> = pairs.map(|(id, salt)| root_salt(id, salt)).collect();
+        assert_eq!(found.len(), 12 * salts.len());
+        assert_eq!(root_salt(0, Some("a")).as_deref(), Some("a"));
+    }
 }

@@ -112,6 +112,7 @@ pub fn arbitrary_request() -> impl Strategy<Value = NewRequest> {
             prop::option::weighted(0.7, prop_oneof![Just("x".to_owned()), Just("y".to_owned())]),
             prop::option::weighted(0.2, 0..40_u32),
             prop::option::weighted(0.25, (0..60_usize, 1..4_u8)),
+            prop_oneof![3 => Just(0), 1 => 1..3_u32],
         ),
     )
         .prop_map(
@@ -129,7 +130,7 @@ pub fn arbitrary_request() -> impl Strategy<Value = NewRequest> {
                 closes: false,
                 speculation,
                 continues: None,
-                adapter: 0,
+                adapter: whose.3,
             },
         )
 }
@@ -163,6 +164,7 @@ pub fn arbitrary_held_change() -> impl Strategy<Value = HeldChange> {
             |(mut request, extension, keep)| {
                 request.prompt.truncate(extension);
                 request.n = if keep { 1 } else { request.n };
+                request.adapter = 0;
                 HeldChange::Continue { request, keep }
             }
         ),
