@@ -519,9 +519,9 @@ class Engine:
         self.check_usable()
         self._driver.changed()
         details = {**self._details, **self._executor.residency()}
-        if self._adapters:
-            details["adapter_bytes"] = sum(self._adapters.values())
         with self._driver.lock:
+            if self._adapters:
+                details["adapter_bytes"] = sum(self._adapters.values())
             return model_stats(self._scheduler.stats(), details)
 
     # The end

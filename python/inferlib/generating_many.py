@@ -139,7 +139,12 @@ class GeneratingMany(Chatting):
             encoded = self._encoded(prompt)
             return self._parts.builder.build(encoded, sampling, **call)
 
-        return prompts, request, {"call": "generate", "params": self._stated(sampling)}
+        depends = {
+            "call": "generate",
+            "params": self._stated(sampling),
+            **self._stated_adapter(call),
+        }
+        return prompts, request, depends
 
     def _conversation_source(
         self, conversations: object, params: SamplingParams | None, options: Mapping[str, Any]
@@ -154,6 +159,7 @@ class GeneratingMany(Chatting):
         depends = {
             "call": "chat",
             "params": self._stated(sampling),
+            **self._stated_adapter(call),
             "chat": {name: _stored(name, value) for name, value in chat.items()},
             "chat_template": _hash(self._parts.checkpoint.chat_template_text or ""),
         }
@@ -163,6 +169,13 @@ class GeneratingMany(Chatting):
         """Options with the checkpoint's defaults, but no seed that nobody gave."""
         resolved = params.resolve(self._parts.builder.generation_config, seed=0)
         return resolved.to_dict() | {"seed": params.seed}
+
+    def _stated_adapter(self, call: Mapping[str, Any]) -> dict[str, str]:
+        """The adapter's weights, not its name; nothing if there is none."""
+        name = call.get("adapter")
+        if name is None:
+            return {}
+        return {"adapter": self._parts.builder.adapters.find(name).fingerprint}
 
     def _source(
         self,

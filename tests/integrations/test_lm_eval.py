@@ -41,6 +41,15 @@ def test_the_harness_finds_it_and_takes_it_for_one_of_its_own(lm):
     assert (lm.rank, lm.world_size) == (0, 1)
 
 
+def test_what_is_stored_is_named_by_the_checkpoint_and_its_template(lm):
+    assert lm.tokenizer_name
+    assert "/" not in lm.tokenizer_name
+    with Model.from_pretrained(real_model("smollm2"), max_model_len=64, threads=1) as other:
+        assert InferlibLM(model=other).tokenizer_name == lm.tokenizer_name
+    assert "<|im_start|>" in lm.chat_template(chat_template=True)
+    assert lm.chat_template(chat_template=False) is None
+
+
 def test_likelihoods_are_the_models_and_greedy_where_it_would_say_so(lm, model):
     continuation = model.generate(TEXT, max_tokens=3, temperature=0).text
     pairs = [(TEXT, continuation), (TEXT, " zebras"), ("The capital of France is", " Paris")]

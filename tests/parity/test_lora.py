@@ -12,6 +12,7 @@ from tests.checkpoints import TINY
 from tests.gguf_checkpoints import GGUF_CASES, write_gguf
 
 from inferlib import (
+    CheckpointMismatchError,
     Model,
     ModelFormatError,
     ModelNotFoundError,
@@ -39,12 +40,14 @@ def answer(completion):
     return completion.token_ids, rows
 
 
-@pytest.mark.parametrize("as_gguf", [False, True], ids=["folder", "GGUF"])
-@pytest.mark.parametrize("case", BASES)
+# gemma2's file has other queries than its folder: see gguf_checkpoints._prepared.
+@pytest.mark.parametrize(
+    ("case", "as_gguf"),
+    [(case, False) for case in BASES]
+    + [(c, True) for c, base in BASES.items() if base != "gemma2"],
+)
 def test_results_are_those_of_peft(case, as_gguf, tmp_path):
     base = BASES[case]
-    if as_gguf and base == "gemma2":
-        pytest.skip("its file has other queries than its folder: see gguf_checkpoints._prepared")
     path, golden = TINY / base, np.load(LORA / case / "reference.npz")
     if as_gguf:
         assert base in GGUF_CASES
@@ -99,6 +102,9 @@ def test_adapters_in_one_batch_do_not_touch_each_other_nor_the_model(precision):
             for name in (None, "llama-all", None, "llama-all", "llama-attention")
         ]
         assert [count > 0 for count in cached] == [False, False, True, True, False]
+        # No salt finds it either.
+        forged = model.generate(long, cache_salt="\x001", **options)
+        assert forged.num_cached_tokens == 0
         assert model.stats()["details"]["adapter_bytes"] > 0
 
 
@@ -123,6 +129,26 @@ def test_an_adapter_comes_and_goes():
         model.load_adapter(LORA / "llama-attention", name="one")
         other = model.generate([5, 6, 7], adapter="one", max_tokens=4, **GREEDY)
         assert other.receipt.origin.adapter != first.receipt.origin.adapter
+
+
+def test_a_run_with_a_checkpoint_goes_on_only_with_the_same_adapter(tmp_path):
+    path, options = tmp_path / "results.jsonl", {"max_tokens": 4, **GREEDY}
+    with Model.from_pretrained(TINY / "llama", threads=1) as model:
+        model.load_adapter(LORA / "llama-all", name="one")
+        first = list(model.generate_many([[5, 6, 7]], adapter="one", checkpoint=path, **options))
+        for other in (None, "another"):
+            if other is not None:
+                model.load_adapter(LORA / "llama-attention", name=other)
+            with pytest.raises(CheckpointMismatchError, match="adapter"):
+                model.generate_many([[5, 6, 7]], adapter=other, checkpoint=path, **options)
+        model.unload_adapter("one")
+        model.load_adapter(LORA / "llama-all", name="same files")
+        again = model.generate_many([[5, 6, 7]], adapter="same files", checkpoint=path, **options)
+        (restored,) = again
+        assert restored.is_restored
+        assert restored.completion.token_ids == first[0].completion.token_ids
+        with pytest.raises(RequestError, match="no adapter 'none such'"):
+            model.chat_many([], adapter="none such")
 
 
 def test_a_receipt_names_the_adapter_and_is_replayed_with_the_same_files():

@@ -75,6 +75,7 @@ class InferlibLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
         self.max_gen_toks = max_gen_toks
         self._add_bos = model.tokenizer.add_bos if add_bos_token is None else add_bos_token
         self._bos_id = model.tokenizer.bos_id
+        self._checkpoint = model._parts.checkpoint  # noqa: SLF001  # one package
 
     # What the harness asks about the model
 
@@ -98,11 +99,11 @@ class InferlibLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
     @property
     def tokenizer_name(self) -> str:
         """The model's name: the harness keeps requests under it."""
-        return repr(self.model).replace("/", "__")
+        return self._checkpoint.name.replace("/", "__")
 
     def chat_template(self, chat_template: bool | str = False) -> str | None:  # noqa: FBT001, FBT002  # the harness's signature
-        """Return what tells templates apart: the harness stores results under it."""
-        return self.tokenizer_name if chat_template else None
+        """Return the template's text: the harness stores its hash with the results."""
+        return self._checkpoint.chat_template_text if chat_template else None
 
     def apply_chat_template(
         self,
