@@ -457,7 +457,9 @@ def assert_idle(model: Model) -> None:
         assert not model.text.streams
 
 
-def eventually(condition: Callable[[], bool]) -> None:
+def eventually(condition: Callable[[], bool], *, within_seconds: float = 60) -> None:
     """Wait for what another thread does soon."""
+    end = time.monotonic() + within_seconds
     while not condition():
+        assert time.monotonic() < end, f"not within {within_seconds} seconds"
         time.sleep(0.001)

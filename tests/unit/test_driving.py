@@ -11,6 +11,7 @@ import pytest
 
 from inferlib.driving import StepDriver
 from inferlib.errors import ReentrantCallError
+from tests.unit.fakes import eventually
 
 
 class CountingWork:
@@ -68,11 +69,6 @@ def in_threads(functions):
     for thread in threads:
         thread.start()
     return threads
-
-
-def eventually(condition):
-    while not condition():
-        time.sleep(0.001)
 
 
 def test_one_caller_runs_its_own_steps_and_starts_no_thread(work, driver):
@@ -165,7 +161,7 @@ def test_waiting_within_a_step_of_the_same_thread_is_refused(work, driver):
     assert driver.wait_until(work.add("a", 2))
 
 
-def test_a_coroutine_leaves_the_loop_free_and_the_thread_ends(work, driver):
+def test_a_coroutine_leaves_the_loop_free_and_the_thread_ends(work, driver, new_threads):
     async def main():
         ticks = 0
 
@@ -182,7 +178,7 @@ def test_a_coroutine_leaves_the_loop_free_and_the_thread_ends(work, driver):
 
     assert asyncio.run(main()) > 5
     assert threading.get_ident() not in work.drivers
-    eventually(lambda: threading.active_count() == 1)
+    eventually(lambda: not new_threads())
 
 
 def test_coroutines_of_several_loops_and_threads_share_steps(work, driver):
@@ -261,7 +257,7 @@ def test_a_failure_in_the_thread_reaches_the_coroutine(work, driver):
     assert isinstance(work.failure, MemoryError)
 
 
-def test_a_dedicated_thread_works_without_a_waiter_and_ends_when_idle(work):
+def test_a_dedicated_thread_works_without_a_waiter_and_ends_when_idle(work, new_threads):
     driver = StepDriver(work, dedicated=True)
     done = work.add("a", 20)
     driver.changed()
@@ -269,7 +265,7 @@ def test_a_dedicated_thread_works_without_a_waiter_and_ends_when_idle(work):
     eventually(lambda: not driver.leading())
     assert driver.wait_until(work.add("b", 5))
     assert threading.get_ident() not in work.drivers
-    eventually(lambda: threading.active_count() == 1)
+    eventually(lambda: not new_threads())
 
 
 def test_look_ahead_keeps_the_thread_going_between_waits(work, driver):

@@ -16,11 +16,11 @@ from inferlib.errors import (
 
 
 class TestAsync:
-    def test_agenerate(self, model):
+    def test_agenerate(self, model, new_threads):
         completions = asyncio.run(model.agenerate(["a", "b"], max_tokens=10))
         assert [each.text for each in completions] == [text_of("a", 10), text_of("b", 10)]
         assert_idle(model)
-        eventually(lambda: threading.active_count() == 1)
+        eventually(lambda: not new_threads())
 
     def test_concurrent_calls_are_one_batch(self, model):
         model.executor.on_run = lambda: time.sleep(0.001)
@@ -44,7 +44,9 @@ class TestAsync:
         assert completion.text == text_of("hello", 60)
         assert_idle(model)
 
-    def test_a_stream_runs_ahead_of_its_reader_by_a_bounded_number_of_tokens(self, model):
+    def test_a_stream_runs_ahead_of_its_reader_by_a_bounded_number_of_tokens(
+        self, model, new_threads
+    ):
         async def main():
             stream = model.astream("x", max_tokens=200)
             await anext(stream)
@@ -56,7 +58,7 @@ class TestAsync:
             await stream.aclose()
 
         asyncio.run(main())
-        eventually(lambda: threading.active_count() == 1)
+        eventually(lambda: not new_threads())
         assert_idle(model)
 
     def test_breaking_out_of_async_for_cancels(self, model):
@@ -80,7 +82,7 @@ class TestAsync:
         asyncio.run(main())
         assert_idle(model)
 
-    def test_cancelling_the_task_cancels_the_request(self, model):
+    def test_cancelling_the_task_cancels_the_request(self, model, new_threads):
         model.executor.on_run = lambda: time.sleep(0.001)
 
         async def main():
@@ -93,7 +95,7 @@ class TestAsync:
                 await asyncio.sleep(0.001)
 
         asyncio.run(main())
-        eventually(lambda: threading.active_count() == 1)
+        eventually(lambda: not new_threads())
         assert_idle(model)
 
     def test_a_loop_that_is_closed_cancels_only_its_own_requests(self, model):

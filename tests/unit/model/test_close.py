@@ -43,7 +43,7 @@ class TestClose:
             handle.result()
         assert list(stream) == []
 
-    def test_waiting_threads_and_coroutines_fail(self, model):
+    def test_waiting_threads_and_coroutines_fail(self, model, new_threads):
         model.executor.on_run = lambda: time.sleep(0.002)
         outcomes = []
 
@@ -68,7 +68,7 @@ class TestClose:
             thread.join()
         assert outcomes == [ClosedError] * 3
         assert model.executor.is_aborted
-        eventually(lambda: threading.active_count() == 1)
+        eventually(lambda: not new_threads())
 
     def test_with_and_async_with(self):
         with fake_model() as model:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import threading
 import time
 
 import pytest
@@ -59,14 +58,14 @@ class TestHandle:
         gc.collect()
         assert_idle(model)
 
-    def test_a_dedicated_thread_advances_it_alone(self):
+    def test_a_dedicated_thread_advances_it_alone(self, new_threads):
         with fake_model(dedicated=True) as model:
             handle = model.submit("x", max_tokens=20)
             eventually(handle.done)
             assert handle.result().text == text_of("x", 20)
             assert model.generate("y", max_tokens=5).text == text_of("y", 5)
             assert "".join(map(str, model.stream("z", max_tokens=9))) == text_of("z", 9)
-            eventually(lambda: threading.active_count() == 1)
+            eventually(lambda: not new_threads())
 
 
 def test_stats_add_up_the_groups_and_name_the_device(model):

@@ -40,7 +40,7 @@ def submitted_after_one_that_was_given_up(model, prompt, count):
     return model.submit(prompt, max_tokens=count).result().text
 
 
-def test_threads_and_loops_at_once(model):
+def test_threads_and_loops_at_once(model, new_threads):
     """64 calls of five kinds from 16 threads; each gets exactly its own text."""
     calls = (
         generated,
@@ -64,7 +64,7 @@ def test_threads_and_loops_at_once(model):
     for thread in threads:
         thread.join()
     assert failures == []
-    eventually(lambda: threading.active_count() == 1)
+    eventually(lambda: not new_threads())
     assert_idle(model)
 
 
@@ -95,7 +95,7 @@ def test_two_tasks_cannot_read_one_stream_at_once(model):
     assert asyncio.run(main())
 
 
-def test_a_model_that_is_collected_by_its_own_driver_thread_ends_there():
+def test_a_model_that_is_collected_by_its_own_driver_thread_ends_there(new_threads):
     model = fake_model(dedicated=True)
     model.executor.on_run = lambda: time.sleep(0.001)
     handle = model.submit("x", max_tokens=500)
@@ -112,7 +112,7 @@ def test_a_model_that_is_collected_by_its_own_driver_thread_ends_there():
     eventually(lambda: request.is_done)
     assert isinstance(request.error, ClosedError)
     assert engine.is_closed
-    eventually(lambda: threading.active_count() == 1)
+    eventually(lambda: not new_threads())
 
 
 class TestSignalHandlers:

@@ -1,0 +1,12 @@
+"""What tests of threads count."""
+
+import threading
+
+import pytest
+
+
+@pytest.fixture
+def new_threads():
+    """The threads that were not there when the test began: other packages keep theirs (tqdm's monitor)."""
+    before = frozenset(threading.enumerate())
+    return lambda: set(threading.enumerate()) - before
