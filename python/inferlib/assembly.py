@@ -442,6 +442,7 @@ class _PolicyOptions(TypedDict):
     input_weight: int
     output_weight: int
     patience_seconds: float
+    background_tokens: int
 
 
 def _policy_options(policy: SchedulingPolicy) -> _PolicyOptions:
@@ -451,6 +452,7 @@ def _policy_options(policy: SchedulingPolicy) -> _PolicyOptions:
         input_weight=policy.input_weight,
         output_weight=policy.output_weight,
         patience_seconds=policy.patience_seconds,
+        background_tokens=policy.background_tokens,
     )
 
 

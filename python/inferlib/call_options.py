@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     )
     from .limits import Limits
     from .output_reading import ReasoningSyntax, ToolSyntax
-    from .scheduling import PolicyChoice
+    from .scheduling import PolicyChoice, Priority
     from .tools import Tool
 
 
@@ -80,7 +80,8 @@ class CallOptions(SamplingOptions, total=False):
         cache_salt: Cached prefixes are shared only with requests of the same salt.
         priority: Smaller runs first; equal ones in the order in which they came. With
             ``scheduling_policy="fair"`` among the tenant's own requests, with ``"deadline"`` not at
-            all.
+            all. ``"background"``: it runs where all others leave room, under every policy, and
+            gives its place up to any of them (``SchedulingPolicy.background_tokens``).
         tenant: For whom it is, so that ``scheduling_policy="fair"`` gives each the same; those that
             name none are one tenant. Other policies do not look at it.
         deadline: Seconds from now after which it ends with what there is, and
@@ -91,7 +92,7 @@ class CallOptions(SamplingOptions, total=False):
     """
 
     cache_salt: str | None
-    priority: int
+    priority: Priority
     tenant: str | None
     deadline: float | None
     speculation: SpeculationSwitch

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from .model_spec import ClassifierSpec
     from .prompts import MixedPrompts, Prompt, Prompts
+    from .scheduling import Priority
 
     Floats = NDArray[np.float32]
 
@@ -76,7 +77,7 @@ class Classifying(Reading):
         texts: Prompt,
         *,
         truncate: bool = False,
-        priority: int = 0,
+        priority: Priority = 0,
         tenant: str | None = None,
         progress: bool | None = None,
     ) -> Classification: ...
@@ -86,7 +87,7 @@ class Classifying(Reading):
         texts: Prompts | MixedPrompts,
         *,
         truncate: bool = False,
-        priority: int = 0,
+        priority: Priority = 0,
         tenant: str | None = None,
         progress: bool | None = None,
     ) -> list[Classification]: ...
@@ -95,7 +96,7 @@ class Classifying(Reading):
         texts: Prompt | Prompts | MixedPrompts,
         *,
         truncate: bool = False,
-        priority: int = 0,
+        priority: Priority = 0,
         tenant: str | None = None,
         progress: bool | None = None,
     ) -> Classification | list[Classification]:
@@ -127,7 +128,7 @@ class Classifying(Reading):
         texts: Prompt,
         *,
         truncate: bool = False,
-        priority: int = 0,
+        priority: Priority = 0,
         tenant: str | None = None,
     ) -> Classification: ...
     @overload
@@ -136,7 +137,7 @@ class Classifying(Reading):
         texts: Prompts | MixedPrompts,
         *,
         truncate: bool = False,
-        priority: int = 0,
+        priority: Priority = 0,
         tenant: str | None = None,
     ) -> list[Classification]: ...
     async def aclassify(
@@ -144,7 +145,7 @@ class Classifying(Reading):
         texts: Prompt | Prompts | MixedPrompts,
         *,
         truncate: bool = False,
-        priority: int = 0,
+        priority: Priority = 0,
         tenant: str | None = None,
     ) -> Classification | list[Classification]:
         """``classify`` without blocking the event loop."""
@@ -159,7 +160,7 @@ class Classifying(Reading):
         *,
         top_n: int | None = None,
         truncate: bool = False,
-        priority: int = 0,
+        priority: Priority = 0,
         tenant: str | None = None,
         progress: bool | None = None,
     ) -> list[RankedDocument]:
@@ -194,7 +195,7 @@ class Classifying(Reading):
         *,
         top_n: int | None = None,
         truncate: bool = False,
-        priority: int = 0,
+        priority: Priority = 0,
         tenant: str | None = None,
     ) -> list[RankedDocument]:
         """``rerank`` without blocking the event loop."""

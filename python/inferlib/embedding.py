@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from .prompts import MixedPrompts, Prompt, Prompts
+    from .scheduling import Priority
 
     Floats = NDArray[np.float32]
 
@@ -35,7 +36,7 @@ class Embedding(Reading):
         dimensions: int | None = None,
         prompt_name: str | None = None,
         truncate: bool = False,
-        priority: int = 0,
+        priority: Priority = 0,
         tenant: str | None = None,
         progress: bool | None = None,
     ) -> NDArray[np.float32]:
@@ -86,7 +87,7 @@ class Embedding(Reading):
         dimensions: int | None = None,
         prompt_name: str | None = None,
         truncate: bool = False,
-        priority: int = 0,
+        priority: Priority = 0,
         tenant: str | None = None,
     ) -> NDArray[np.float32]:
         """``embed`` without blocking the event loop."""

@@ -312,6 +312,7 @@ class Engine:
             seed=cast("int", params.seed),
             cache_salt=request.cache_salt,
             priority=request.priority,
+            background=request.background,
             tenant=request.tenant,
             deadline=None if request.deadline is None else now + request.deadline,
             closes=request.closes,

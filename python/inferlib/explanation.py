@@ -43,12 +43,14 @@ _REASONS = {
     "max_num_seqs": "max_num_seqs sequences were running",
     "token_budget": "those that ran used up max_num_batched_tokens",
     "preemption": "a running sequence had just been preempted",
+    "foreground": "requests that are not in the background came first",
 }
 _REMEDIES = {
     "blocks": "raise kv_cache, or close sequences",
     "max_num_seqs": "raise max_num_seqs",
     "token_budget": "raise max_num_batched_tokens",
     "preemption": "raise kv_cache",
+    "foreground": "ask for it without priority=\"background\"",
 }
 
 

@@ -32,6 +32,7 @@ class Request:
         scheduler_params: The same for the scheduler.
         cache_salt: Prompts share cached blocks only under the same salt.
         priority: Smaller runs first.
+        background: Whether all others come first.
         tenant: For whom it is.
         deadline: Seconds after its submission when it ends with what there is.
         speculation: Whether tokens may be drafted.
@@ -69,6 +70,7 @@ class Request:
     scheduler_params: SchedulerParams
     cache_salt: str | None = None
     priority: int = 0
+    background: bool = False
     tenant: str | None = None
     deadline: float | None = None
     speculation: bool = True

@@ -14,7 +14,8 @@ from .limits import AS_FAR_AS_ANY, Limits
 from .prompts import EncodedPrompt, encode_text, too_long
 from .request import Request
 from .sampling_params import DEFAULT_MAX_TOKENS, SamplingParams
-from .validation import INT32_MAX, choice, integer, number, shown, text
+from .scheduling import Priority, read_priority
+from .validation import choice, number, shown, text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -77,7 +78,7 @@ class RequestBuilder:
         params: SamplingParams,
         *,
         cache_salt: str | None = None,
-        priority: int = 0,
+        priority: Priority = 0,
         tenant: str | None = None,
         deadline: float | None = None,
         speculation: SpeculationSwitch = "auto",
@@ -103,7 +104,7 @@ class RequestBuilder:
         self.limits.check(params)
         check_salt(cache_salt)
         choice("speculation", speculation, get_args(SpeculationSwitch))
-        priority = integer("priority", priority, -INT32_MAX, INT32_MAX)
+        rank, background = read_priority(priority)
         check_tenant(tenant)
         if deadline is not None:
             deadline = number("deadline", deadline, 0.0, MAX_DEADLINE_SECONDS)
@@ -130,7 +131,8 @@ class RequestBuilder:
             params=resolved,
             scheduler_params=self._scheduler_params(resolved),
             cache_salt=cache_salt,
-            priority=priority,
+            priority=rank,
+            background=background,
             tenant=tenant,
             deadline=deadline,
             speculation=speculation == "auto",
@@ -156,7 +158,7 @@ class RequestBuilder:
         point: str,
         start: int,
         second_segment: int | None,
-        priority: int,
+        priority: Priority,
         tenant: str | None,
     ) -> Request:
         """Make the request of a text that is read, not continued.
@@ -180,7 +182,7 @@ class RequestBuilder:
                 field="device",
                 hint='load the model with device="cpu"',
             )
-        priority = integer("priority", priority, -INT32_MAX, INT32_MAX)
+        rank, background = read_priority(priority)
         check_tenant(tenant)
         resolved, scheduler_params = self._reading_params(params)
         return Request(
@@ -188,7 +190,8 @@ class RequestBuilder:
             prompt_token_ids=token_ids,
             params=resolved,
             scheduler_params=scheduler_params,
-            priority=priority,
+            priority=rank,
+            background=background,
             tenant=tenant,
             captures=(found,),
             capture_start=start,

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
 from .errors import RequestError
-from .validation import choice, integer, number, shown
+from .validation import INT32_MAX, choice, integer, number, shown
 
 PolicyName = Literal["fcfs", "priority", "fair", "deadline"]
+Priority: TypeAlias = int | Literal["background"]
+"""A class, smaller first; or behind everybody else."""
 
 _MAX_WEIGHT = 2**16
 _MAX_STEPS = 2**31 - 1
@@ -31,6 +33,9 @@ class SchedulingPolicy:
             ``output_weight`` times the tokens that the KV cache holds, if ``output_weight`` is at
             least twice ``input_weight``.
         patience_seconds: A request without a deadline counts as if it had this one.
+        background_tokens: Most tokens of a step for requests of ``priority="background"``, under
+            every policy. Who comes while such a step runs waits for its end, so more of them are
+            faster background work and a later first token of the others.
     """
 
     name: PolicyName = "fcfs"
@@ -38,6 +43,7 @@ class SchedulingPolicy:
     input_weight: int = 1
     output_weight: int = 2
     patience_seconds: float = 60.0
+    background_tokens: int = 16
 
     def __post_init__(self) -> None:
         """Check every value.
@@ -50,6 +56,7 @@ class SchedulingPolicy:
             "steps_per_class": _MAX_STEPS,
             "input_weight": _MAX_WEIGHT,
             "output_weight": _MAX_WEIGHT,
+            "background_tokens": INT32_MAX,
         }
         for field, limit in limits.items():
             object.__setattr__(self, field, integer(field, getattr(self, field), 1, limit))
@@ -58,6 +65,22 @@ class SchedulingPolicy:
 
 
 FCFS = SchedulingPolicy()
+
+
+def read_priority(value: object) -> tuple[int, bool]:
+    """Return a priority's class, and whether it is the background.
+
+    Raises:
+        RequestError: ``value`` is neither a class nor ``"background"``.
+    """
+    if isinstance(value, str):
+        if value != "background":
+            raise RequestError(
+                f'priority must be a whole number or "background", not {shown(value)}',
+                field="priority",
+            )
+        return 0, True
+    return integer("priority", value, -INT32_MAX, INT32_MAX), False
 
 PolicyChoice: TypeAlias = PolicyName | SchedulingPolicy
 

@@ -31,6 +31,7 @@ class TestPolicyOfAModel:
             ("output_weight", 2**16 + 1),
             ("patience_seconds", float("inf")),
             ("patience_seconds", -1),
+            ("background_tokens", 0),
         ],
     )
     def test_numbers_that_cannot_work_are_refused(self, field, value):
@@ -64,6 +65,9 @@ class TestOrder:
         [
             ("fcfs", [{}, {"tenant": "b"}, {"deadline": 10}], [0, 1, 2]),
             ("fcfs", [{}, {"priority": 1}, {"priority": -1}], [2, 0, 1]),
+            ("fcfs", [{"priority": "background"}, {}, {"priority": 9}], [1, 2, 0]),
+            ("fair", [{"priority": "background"}, {}, {"tenant": "b"}], [1, 2, 0]),
+            ("deadline", [{"priority": "background", "deadline": 9}, {}], [1, 0]),
             ("priority", [{}, {"priority": 1}, {"priority": -1}], [2, 0, 1]),
             ("deadline", [{}, {"deadline": 90}, {"deadline": 50}], [2, 0, 1]),
             ("fair", [{"tenant": "a"}, {"tenant": "a"}, {"tenant": "b"}], [0, 2, 1]),
@@ -100,6 +104,41 @@ class TestOrder:
                 model._engine.run_step()
             assert "priority 5, by now 3" in waiting.explain()
             assert not running.done()
+
+
+class TestBackground:
+    def test_it_gives_its_place_up_and_loses_nothing(self):
+        prompts = [[number, 7, 9] * 5 for number in range(4)]
+        params = {"max_tokens": 12, "seed": 4, "ignore_eos": True}
+        with tiny_model(max_num_seqs=2) as model:
+            expected = [each.token_ids for each in model.generate(prompts, **params)]
+        with tiny_model(max_num_seqs=2) as model:
+            behind = [model.submit(each, priority="background", **params) for each in prompts[:2]]
+            for _ in range(5):
+                model._engine.run_step()
+            first = [model.submit(each, **params) for each in prompts[2:]]
+            answers = [handle.result() for handle in first]
+            assert not any(handle.done() for handle in behind)
+            assert "not in the background came first" in behind[0].explain()
+            answers = [handle.result() for handle in behind] + answers
+        assert [each.token_ids for each in answers] == expected
+        assert [each.timings.num_preemptions for each in answers] == [1, 1, 0, 0]
+
+    def test_a_step_has_few_tokens_of_it(self):
+        policy = SchedulingPolicy(background_tokens=4)
+        with tiny_model(scheduling_policy=policy) as model:
+            prompts = [[number] * 9 for number in range(3)]
+            handles = [
+                model.submit(each, max_tokens=3, ignore_eos=True, priority="background")
+                for each in prompts
+            ]
+            scheduled = [0]
+            while not all(handle.done() for handle in handles):
+                model._engine.run_step()
+                scheduled.append(model._engine._scheduler.stats().num_scheduled_tokens)
+        steps = [after - before for before, after in zip(scheduled, scheduled[1:], strict=False)]
+        assert max(steps) == 4
+        assert sum(steps) == 3 * (9 + 2)
 
 
 class TestDeadline:

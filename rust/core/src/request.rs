@@ -57,6 +57,8 @@ pub struct NewRequest {
     pub cache_salt: Option<String>,
     /// Smaller runs first; equal ones in order of arrival. See [`crate::Policy`].
     pub priority: i32,
+    /// Runs only where requests that are not in the background leave room, in small steps, and makes room for them at once.
+    pub background: bool,
     /// Whom fair share counts it to; those that name none are one tenant.
     pub tenant: Option<String>,
     /// When it ends with what it has, on the clock that the caller passes as `now`.
@@ -78,7 +80,7 @@ pub struct NewRequest {
 }
 
 impl NewRequest {
-    /// One sequence, seed 0, no salt, priority 0, no tenant, no deadline, drafts allowed, from the beginning, no adapter.
+    /// One sequence, seed 0, no salt, priority 0, not in the background, no tenant, no deadline, drafts allowed, from the beginning, no adapter.
     #[must_use]
     pub fn new(prompt: Vec<i32>, params: Arc<SamplingParams>) -> Self {
         Self {
@@ -88,6 +90,7 @@ impl NewRequest {
             seed: 0,
             cache_salt: None,
             priority: 0,
+            background: false,
             tenant: None,
             deadline: None,
             closes: false,
@@ -328,15 +331,18 @@ pub enum WaitReason {
     TokenBudget,
     /// The step had to take somebody's blocks away.
     Preemption,
+    /// They are in the background, and others have prompts to read.
+    Foreground,
 }
 
 impl WaitReason {
     /// All reasons, in the order of [`RunRecord::waited_for`].
-    pub const ALL: [Self; 4] = [
+    pub const ALL: [Self; 5] = [
         Self::Blocks,
         Self::MaxNumSeqs,
         Self::TokenBudget,
         Self::Preemption,
+        Self::Foreground,
     ];
 
     /// In lower case, words joined by `_`.
@@ -347,6 +353,7 @@ impl WaitReason {
             Self::MaxNumSeqs => "max_num_seqs",
             Self::TokenBudget => "token_budget",
             Self::Preemption => "preemption",
+            Self::Foreground => "foreground",
         }
     }
 }

@@ -10,6 +10,7 @@
 //! | `scheduler/policy.rs`, `fair.rs`, `deadlines.rs` | who comes first; how much each tenant was served; who is out of time |
 //! | `scheduler/queue.rs` | who waits, in order |
 //! | `scheduler/plan.rs`, `admission.rs`, `preemption.rs` | `schedule`: who runs, with how many tokens; who is let in; who loses blocks |
+//! | `scheduler/background.rs` | work that only runs where nobody else wants to |
 //! | `scheduler/drafts.rs` | drafted tokens in the plan |
 //! | `scheduler/fill.rs` | the plan as a [`Batch`] |
 //! | `scheduler/update.rs` | `update`: drafts verified, tokens appended, sequences ended, blocks published |
@@ -23,6 +24,7 @@
 //! was generated, and that is never lost.) Results do not depend on any choice made here (DESIGN section 4).
 
 mod admission;
+mod background;
 mod config;
 mod deadlines;
 mod decisions;
@@ -47,6 +49,7 @@ use std::sync::Arc;
 use crate::decision_log::DecisionLog;
 use crate::kv_cache::KvCache;
 use crate::request::{FinishReason, RequestOutput, RequestStatus, WaitReason};
+use background::NeverScheduled;
 pub use config::{ConfigError, SchedulerConfig};
 use deadlines::Deadlines;
 use drafts::Drafts;
@@ -71,6 +74,9 @@ pub const MAX_N: u32 = 4096;
 /// Rows that a pass carries at about the cost of one, unless the executor knows better.
 pub const ROWS_PER_PASS: usize = 6;
 
+/// Tokens of a step for requests in the background, unless somebody says otherwise: a step of a few milliseconds.
+pub const BACKGROUND_TOKENS: usize = 16;
+
 /// Requests, their sequences and the KV cache; see the module's documentation.
 #[derive(Debug)]
 pub struct Scheduler {
@@ -83,13 +89,14 @@ pub struct Scheduler {
     /// Sequences without blocks that may be admitted, best rank first. A request's further sequences join when its
     /// prompt is computed.
     waiting: Queue,
-    /// Under fair share.
+    /// Those of requests in the background.
+    background: Queue,
+    /// Under fair share. Work in the background is nobody's there.
     tenants: Option<Tenants>,
     deadlines: Deadlines,
     num_arrivals: u64,
-    /// Requests that were never scheduled, and their prompt tokens.
-    num_waiting_requests: usize,
-    num_waiting_tokens: usize,
+    /// Requests that were never scheduled: those in the background are the second.
+    num_waiting: [NeverScheduled; 2],
     /// The step in flight, in the order of the batch; empty when there is none.
     scheduled: Vec<Scheduled>,
     /// Whether some row of it asks for log-probabilities.
@@ -120,11 +127,11 @@ impl Scheduler {
             sequences: Sequences::default(),
             running: Vec::new(),
             waiting: Queue::default(),
+            background: Queue::default(),
             tenants,
             deadlines: Deadlines::default(),
             num_arrivals: 0,
-            num_waiting_requests: 0,
-            num_waiting_tokens: 0,
+            num_waiting: [NeverScheduled::default(); 2],
             scheduled: Vec::new(),
             wants_logprobs: false,
             drafts: Drafts::default(),
@@ -244,7 +251,7 @@ impl Scheduler {
     /// Whether `schedule` would give a batch: some request is not finished.
     #[must_use]
     pub fn has_work(&self) -> bool {
-        !self.running.is_empty() || !self.waiting.is_empty()
+        !self.running.is_empty() || !self.waiting.is_empty() || !self.background.is_empty()
     }
 
     /// The limits in force.
@@ -255,17 +262,33 @@ impl Scheduler {
 
     fn enqueue(&mut self, slot: usize, status: SequenceStatus) {
         self.sequences.status[slot] = status;
-        self.waiting.insert(self.sequences.place(slot));
-        if let Some(tenants) = &mut self.tenants {
-            tenants.enqueue(self.sequences.tenant[slot]);
+        let (place, tenant) = (self.sequences.place(slot), self.sequences.tenant[slot]);
+        self.queue(place.rank.is_background).insert(place);
+        if let Some(tenants) = self.tenants_of(slot) {
+            tenants.enqueue(tenant);
         }
     }
 
     fn dequeue(&mut self, slot: usize) {
-        self.waiting.remove(self.sequences.place(slot));
-        if let Some(tenants) = &mut self.tenants {
-            tenants.dequeue(self.sequences.tenant[slot]);
+        let (place, tenant) = (self.sequences.place(slot), self.sequences.tenant[slot]);
+        self.queue(place.rank.is_background).remove(place);
+        if let Some(tenants) = self.tenants_of(slot) {
+            tenants.dequeue(tenant);
         }
+    }
+
+    fn queue(&mut self, of_background: bool) -> &mut Queue {
+        if of_background {
+            &mut self.background
+        } else {
+            &mut self.waiting
+        }
+    }
+
+    /// The counters that a sequence's tenant is one of.
+    fn tenants_of(&mut self, slot: usize) -> Option<&mut Tenants> {
+        let is_background = self.sequences.rank[slot].is_background;
+        self.tenants.as_mut().filter(|_| !is_background)
     }
 
     fn run(&mut self, slot: usize) {
@@ -313,8 +336,9 @@ impl Scheduler {
         self.kv.close(slot);
         self.drafts.close(slot);
         let index = self.sequences.request[slot];
-        if let Some(tenants) = &mut self.tenants {
-            tenants.close(self.sequences.tenant[slot]);
+        let tenant = self.sequences.tenant[slot];
+        if let Some(tenants) = self.tenants_of(slot) {
+            tenants.close(tenant);
         }
         self.sequences.close(slot);
 
@@ -328,8 +352,8 @@ impl Scheduler {
             None => {
                 request.output.timestamps.finished = Some(now);
                 if !request.started {
-                    self.num_waiting_requests -= 1;
-                    self.num_waiting_tokens -= request.output.prompt_token_ids.len();
+                    let num_tokens = request.output.prompt_token_ids.len();
+                    self.num_waiting[usize::from(rank.is_background)].remove(num_tokens);
                 }
                 self.totals.num_finished += 1;
             }

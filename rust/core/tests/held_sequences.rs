@@ -426,7 +426,7 @@ fn why_a_request_waits_is_told() {
     assert_eq!(engine.scheduler.why_waiting(third).unwrap().num_ahead, 1);
     drain(&mut engine.scheduler, &mut engine.executor);
     let run = engine.scheduler.take(second).unwrap().run;
-    assert_eq!(run.waited_for, [9, 0, 0, 0]);
+    assert_eq!(run.waited_for, [9, 0, 0, 0, 0]);
     assert_eq!(
         (run.num_steps, run.num_prefill_steps, run.num_prefill_tokens),
         (1, 1, 40)

@@ -9,6 +9,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::sync::Arc;
 
+use inferlib_core::scheduler::BACKGROUND_TOKENS;
 use inferlib_core::{
     GroupConfig, NewRequest, Policy, PrefixHash, PromptLookup, Scheduler, SchedulerConfig,
 };
@@ -96,6 +97,7 @@ fn check(
         policy,
         enable_prefix_caching: true,
         whole_prompts: false,
+        background_tokens: BACKGROUND_TOKENS,
         max_chunk: None,
         max_waiting: None,
         max_waiting_tokens: None,

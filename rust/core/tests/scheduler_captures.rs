@@ -13,7 +13,7 @@ use inferlib_core::{
 use inferlib_program::program::Rows;
 use inferlib_program::{SamplingParams, StepOutput};
 use pretended_executor::{
-    FakeExecutor, SEQUENCE_POINT, TOKEN_POINT, config, group, oracle_captures, prompt,
+    FakeExecutor, SEQUENCE_POINT, TOKEN_POINT, build, config, group, oracle_captures, prompt,
 };
 
 fn points(points: &[(u32, Rows)]) -> Vec<CapturePoint> {
@@ -151,6 +151,24 @@ fn whole_prompts_fill_steps_and_are_never_cut() {
     }
     let stats = scheduler.stats();
     assert!(stats.groups.iter().all(|g| g.num_free == g.num_blocks));
+}
+
+#[test]
+fn whole_prompts_in_the_background_are_a_step_each() {
+    let (mut scheduler, mut executor) = build(SchedulerConfig {
+        background_tokens: 8,
+        ..whole()
+    });
+    for seed in 0..3 {
+        let behind = NewRequest {
+            background: true,
+            ..request(prompt(seed, 20), 0)
+        };
+        scheduler.submit(behind, 0.0).unwrap();
+    }
+    scheduler.submit(request(prompt(9, 30), 0), 0.0).unwrap();
+    let steps = drain(&mut scheduler, &mut executor);
+    assert_eq!(steps, [vec![30], vec![20], vec![20], vec![20]]);
 }
 
 #[test]

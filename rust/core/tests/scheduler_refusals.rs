@@ -159,6 +159,14 @@ fn a_full_queue_refuses_until_requests_start() {
             waiting_tokens: 6
         }
     );
+    let background = NewRequest {
+        background: true,
+        ..request(prompt(1, 2), params(2))
+    };
+    for _ in 0..3 {
+        scheduler.submit(background.clone(), 0.0).unwrap(); // a queue of their own
+    }
+    scheduler.submit(background, 0.0).unwrap_err();
     drain(&mut scheduler, &mut executor);
     submit(&mut scheduler, 2).unwrap();
 }

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use inferlib_core::kv_cache::{GroupConfig, PrefixHash};
+use inferlib_core::scheduler::BACKGROUND_TOKENS;
 use inferlib_core::{
     CapturePoint, Captures, Continuation, FinishReason, NewRequest, Policy, PromptLookup,
     RequestStatus, Scheduler, SchedulerConfig, SequenceId, Standing, TenantStats, WaitReason,
@@ -100,13 +101,13 @@ impl PyScheduler {
     ///
     /// `policy` is `"fcfs"`, `"priority"` (better by a class for every `steps_per_class` steps), `"fair"` (per tenant; a
     /// prompt token costs `input_weight`, a generated one `output_weight`) or `"deadline"` (a request without one has
-    /// `patience_seconds`).
+    /// `patience_seconds`). Requests in the background get `background_tokens` of a step at most.
     #[new]
     #[pyo3(signature = (
         *, groups, max_num_seqs, max_num_batched_tokens, max_model_len, vocab_size, enable_prefix_caching = true,
         num_speculative_tokens = None, prompt_lookup_max = 4, prompt_lookup_min = 1, rows_per_pass = 6,
         policy = "fcfs", steps_per_class = Policy::STEPS_PER_CLASS, input_weight = Policy::INPUT_WEIGHT,
-        output_weight = Policy::OUTPUT_WEIGHT, patience_seconds = Policy::PATIENCE_SECONDS,
+        output_weight = Policy::OUTPUT_WEIGHT, patience_seconds = Policy::PATIENCE_SECONDS, background_tokens = BACKGROUND_TOKENS,
         whole_prompts = false, max_chunk = None, max_waiting = None, max_waiting_tokens = None, prefix_hash_key = None,
     ))]
     #[expect(clippy::too_many_arguments, reason = "keyword-only in Python")]
@@ -127,6 +128,7 @@ impl PyScheduler {
         input_weight: u32,
         output_weight: u32,
         patience_seconds: f64,
+        background_tokens: usize,
         whole_prompts: bool,
         max_chunk: Option<usize>,
         max_waiting: Option<usize>,
@@ -165,6 +167,7 @@ impl PyScheduler {
             }),
             rows_per_pass,
             policy,
+            background_tokens,
             enable_prefix_caching,
             whole_prompts,
             max_chunk,
@@ -215,7 +218,7 @@ impl PyScheduler {
 
     /// Queue a request; its id. Raises `RequestError`, `PromptTooLongError` or `OverloadedError` at once.
     ///
-    /// It goes on from the held `sequence`, whose salt it has; with `keep` its tokens are the sequence's once it ended.
+    /// One in the `background` runs where all others leave room. It goes on from the held `sequence`, whose salt it has; with `keep` its tokens are the sequence's once it ended.
     /// `SequenceBusyError` if another such request runs. It is computed with the executor's `adapter` of that number, which
     /// is never given to another one: prefixes are shared only under it. At `deadline`, a moment like `now`, it ends with
     /// what it has; one that `closes` has a second more for that.
@@ -223,7 +226,7 @@ impl PyScheduler {
     /// Of the `captures`, by number and kind of rows (`"tokens"` from `capture_start` on, or `"sequences"`), the rows of
     /// the prompt are handed out: `RequestOutput.captures`. The second of two texts begins at `second_segment`.
     #[pyo3(signature = (
-        prompt, params, *, n = 1, seed = 0, cache_salt = None, priority = 0, tenant = None, deadline = None,
+        prompt, params, *, n = 1, seed = 0, cache_salt = None, priority = 0, background = false, tenant = None, deadline = None,
         closes = false, speculation = true, sequence = None, keep = false, captures = vec![], capture_start = 0, second_segment = None,
         adapter = 0, now = None
     ))]
@@ -241,6 +244,7 @@ impl PyScheduler {
         seed: u64,
         cache_salt: Option<String>,
         priority: i32,
+        background: bool,
         tenant: Option<String>,
         deadline: Option<f64>,
         closes: bool,
@@ -277,6 +281,7 @@ impl PyScheduler {
             seed,
             cache_salt,
             priority,
+            background,
             tenant,
             deadline,
             closes,

@@ -82,6 +82,8 @@ class TestBadInput:
             model.generate("x", cache_salt=3)
         with pytest.raises(RequestError, match="priority"):
             model.generate("x", priority="high")
+        with pytest.raises(RequestError, match='or "background"'):
+            model.generate("x", priority="later")
         with pytest.raises(RequestError, match="tenant must be a string") as raised:
             model.generate("x", tenant=3)
         assert raised.value.field == "tenant"

@@ -1,6 +1,6 @@
 //! A scheduler and an executor that only pretends: the same token for every row, at no cost that is measured.
 
-use inferlib_core::scheduler::{Policy, ROWS_PER_PASS};
+use inferlib_core::scheduler::{BACKGROUND_TOKENS, Policy, ROWS_PER_PASS};
 use inferlib_core::{GroupConfig, PrefixHash, Scheduler, SchedulerConfig};
 use inferlib_program::{Batch, LogitsRow, RowLogprobs, RowStatus, StepOutput};
 
@@ -29,6 +29,7 @@ pub(crate) fn config(
         policy: Policy::Fcfs,
         enable_prefix_caching: true,
         whole_prompts: false,
+        background_tokens: BACKGROUND_TOKENS,
         max_chunk: None,
         max_waiting: None,
         max_waiting_tokens: None,

@@ -17,6 +17,7 @@ pub(super) fn write_config(config: &SchedulerConfig, out: &mut Vec<u8>) {
         config.max_model_len,
         config.vocab_size,
         config.rows_per_pass,
+        config.background_tokens,
     ] {
         out.count(count);
     }
@@ -75,6 +76,7 @@ pub(super) fn read_config(payload: &[u8]) -> Result<SchedulerConfig, Damage> {
         max_model_len: input.whole("max_model_len")?,
         vocab_size: input.whole("vocab_size")?,
         rows_per_pass: input.whole("rows_per_pass")?,
+        background_tokens: input.whole("background_tokens")?,
         max_chunk: input.optional("max_chunk")?,
         max_waiting: input.optional("max_waiting")?,
         max_waiting_tokens: input.optional("max_waiting_tokens")?,

@@ -147,6 +147,7 @@ pub(super) fn write_request(request: &NewRequest, out: &mut Vec<u8>) {
     out.text(request.cache_salt.as_deref());
     out.number(u64::from(request.adapter));
     out.signed(i64::from(request.priority));
+    out.flag(request.background);
     out.text(request.tenant.as_deref());
     out.flag(request.deadline.is_some());
     if let Some(deadline) = request.deadline {
@@ -192,6 +193,7 @@ fn read_request(input: &mut Decoder<'_>) -> Result<NewRequest, Damage> {
     request.adapter = input.whole("adapter")?;
     let priority = i32::try_from(input.signed("priority")?);
     request.priority = priority.map_err(|_| Damage::Field { field: "priority" })?;
+    request.background = input.flag("background")?;
     request.tenant = input.text("tenant")?;
     if input.flag("deadline")? {
         request.deadline = Some(input.float("deadline")?);

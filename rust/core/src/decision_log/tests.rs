@@ -11,7 +11,7 @@ use super::records::{tag, write_request};
 use super::{MAGIC, ReplayError, VERSION, replay};
 use crate::kv_cache::{GroupConfig, PrefixHash};
 use crate::request::NewRequest;
-use crate::scheduler::{Policy, Scheduler, SchedulerConfig};
+use crate::scheduler::{BACKGROUND_TOKENS, Policy, Scheduler, SchedulerConfig};
 use inferlib_program::SamplingParams;
 use inferlib_program::{RowStatus, StepOutput};
 
@@ -32,6 +32,7 @@ fn config() -> SchedulerConfig {
         policy: Policy::Fcfs,
         enable_prefix_caching: true,
         whole_prompts: false,
+        background_tokens: BACKGROUND_TOKENS,
         max_chunk: None,
         max_waiting: None,
         max_waiting_tokens: None,

@@ -21,19 +21,29 @@ enum Admission {
 
 impl Scheduler {
     /// Let waiting sequences in as long as they fit; why no more of them were let in.
-    pub(super) fn plan_admissions(&mut self, budget: &mut usize, now: f64) -> Option<WaitReason> {
-        let refusal = self.admit_in_turn(budget, now);
-        self.waiting.clear_deferred();
+    pub(super) fn plan_admissions(
+        &mut self,
+        of_background: bool,
+        budget: &mut usize,
+        now: f64,
+    ) -> Option<WaitReason> {
+        let refusal = self.admit_in_turn(of_background, budget, now);
+        self.queue(of_background).clear_deferred();
         if let Some(tenants) = &mut self.tenants {
             tenants.restore();
         }
         refusal
     }
 
-    fn admit_in_turn(&mut self, budget: &mut usize, now: f64) -> Option<WaitReason> {
-        let max_running = self.config.max_running();
-        while self.waiting.num_deferred() < MAX_DEFERRED {
-            let next = self.next_in_turn()?;
+    fn admit_in_turn(
+        &mut self,
+        of_background: bool,
+        budget: &mut usize,
+        now: f64,
+    ) -> Option<WaitReason> {
+        let max_running = self.max_running(of_background);
+        while self.queue(of_background).num_deferred() < MAX_DEFERRED {
+            let next = self.next_in_turn(of_background)?;
             let refusal = if *budget < self.least_tokens(next.slot) {
                 WaitReason::TokenBudget
             } else if self.running.len() >= max_running {
@@ -49,13 +59,16 @@ impl Scheduler {
                     Admission::Deferred => {
                         let request = self.sequences.request[next.slot];
                         self.requests[request].output.run.num_deferrals += 1;
-                        self.waiting.defer(next);
+                        self.queue(of_background).defer(next);
                         continue;
                     }
                     Admission::Refused => WaitReason::Blocks,
                 }
             };
-            if !self.reclaim(next.tenant, budget) {
+            let makes_room = !of_background
+                && (refusal != WaitReason::TokenBudget && self.clear_background(budget)
+                    || self.reclaim(next.tenant, budget));
+            if !makes_room {
                 return Some(refusal);
             }
         }
@@ -72,7 +85,10 @@ impl Scheduler {
     }
 
     /// Whose turn it is to be let in.
-    fn next_in_turn(&mut self) -> Option<Place> {
+    fn next_in_turn(&mut self, of_background: bool) -> Option<Place> {
+        if of_background {
+            return self.background.first(0);
+        }
         let Some(tenants) = &mut self.tenants else {
             return self.waiting.first(0);
         };
@@ -166,7 +182,9 @@ impl Scheduler {
 
     /// Whether a sequence's tenant may be so far behind somebody who runs that it had better not wait for anything.
     fn is_far_behind(&self, slot: usize) -> bool {
-        self.tenants.as_ref().is_some_and(|tenants| {
+        let tenants = self.tenants.as_ref();
+        let tenants = tenants.filter(|_| !self.sequences.rank[slot].is_background);
+        tenants.is_some_and(|tenants| {
             let counter = tenants.counter(self.sequences.tenant[slot]);
             tenants.may_exceed(tenants.limit(counter))
         })
@@ -203,7 +221,8 @@ impl Scheduler {
             if self.sequences.status[slot] != SequenceStatus::Forking {
                 continue;
             }
-            let room = self.running.len() < self.config.max_running()
+            let is_background = self.sequences.rank[slot].is_background;
+            let room = self.running.len() < self.max_running(is_background)
                 && self.kv.can_grow(1 + self.running.len());
             if room && self.fork(source, slot) {
                 self.run(slot);
@@ -225,13 +244,13 @@ impl Scheduler {
             for (waited, (now, before)) in waited.zip(self.refusals.iter().zip(request.refusals)) {
                 *waited = now - before;
             }
-            self.num_waiting_requests -= 1;
-            self.num_waiting_tokens -= request.num_prompt_tokens();
+            self.num_waiting[usize::from(request.background)].remove(request.num_prompt_tokens());
             self.totals.num_prompt_tokens += request.num_prompt_tokens() as u64;
             self.totals.num_cached_tokens += cached as u64;
-            if let Some(tenants) = &mut self.tenants {
-                let num_new_tokens = request.num_prompt_tokens() - cached;
-                tenants.charge_input(self.sequences.tenant[slot], num_new_tokens);
+            let num_new_tokens = request.num_prompt_tokens() - cached;
+            let tenant = self.sequences.tenant[slot];
+            if let Some(tenants) = self.tenants_of(slot) {
+                tenants.charge_input(tenant, num_new_tokens);
             }
         }
     }

@@ -25,6 +25,8 @@ pub struct SchedulerConfig {
     pub rows_per_pass: usize,
     /// Who comes first.
     pub policy: Policy,
+    /// Most tokens of a step that requests in the background get, half of them for those who decode.
+    pub background_tokens: usize,
     /// Keep full blocks for requests with an equal prefix.
     pub enable_prefix_caching: bool,
     /// Every prompt is one whole step and nothing is kept of it (bidirectional models): no chunks, no prefix cache, no
@@ -98,6 +100,7 @@ impl SchedulerConfig {
             ("vocab_size", self.vocab_size),
             ("max_chunk", self.max_chunk.unwrap_or(1)),
             ("rows_per_pass", self.rows_per_pass),
+            ("background_tokens", self.background_tokens),
         ] {
             if value == 0 || i32::try_from(value).is_err() {
                 return Err(ConfigError::Limit { field, value });

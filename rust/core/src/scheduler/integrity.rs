@@ -1,6 +1,7 @@
 //! The scheduler's invariants, as code that runs: tests call it after every step.
 
 use super::Scheduler;
+use super::background::NeverScheduled;
 use super::plan::Scheduled;
 use super::sequences::SequenceStatus;
 use inferlib_program::BLOCK_SIZE;
@@ -19,7 +20,9 @@ impl Scheduler {
         self.kv.check_integrity(num_computed, &held)?;
         if let Some(tenants) = &self.tenants {
             let slots = status.iter().enumerate();
-            let alive = slots.filter(|&(_, &status)| status != SequenceStatus::Free);
+            let alive = slots.filter(|&(slot, &status)| {
+                status != SequenceStatus::Free && !self.sequences.rank[slot].is_background
+            });
             let seqs =
                 alive.map(|(slot, status)| (self.sequences.tenant[slot], status.is_queued()));
             tenants.check_integrity(seqs)?;
@@ -39,14 +42,16 @@ impl Scheduler {
         for (slot, &status) in self.sequences.status.iter().enumerate() {
             num_running += usize::from(status == SequenceStatus::Running);
             num_queued += usize::from(status.is_queued());
-            if status.is_queued() && !self.waiting.contains(self.sequences.place(slot)) {
+            if status.is_queued() && !self.is_queued(slot) {
                 return Err(format!("slot {slot} waits but is not in the queue"));
             }
             if status == SequenceStatus::Running && !self.running.contains(&slot) {
                 return Err(format!("slot {slot} runs but is not in the running list"));
             }
         }
-        if num_running != self.running.len() || num_queued != self.waiting.len() {
+        if num_running != self.running.len()
+            || num_queued != self.waiting.len() + self.background.len()
+        {
             return Err("a queue holds a slot twice, or one that is not its own".to_owned());
         }
         for &slot in &self.running {
@@ -89,16 +94,26 @@ impl Scheduler {
         Ok(())
     }
 
+    fn is_queued(&self, slot: usize) -> bool {
+        let place = self.sequences.place(slot);
+        let queue = if place.rank.is_background {
+            &self.background
+        } else {
+            &self.waiting
+        };
+        queue.contains(place)
+    }
+
     fn check_requests(&self) -> Result<(), String> {
-        let (mut waiting, mut waiting_tokens, mut alive) = (0, 0, 0);
+        let mut waiting = [NeverScheduled::default(); 2];
+        let mut alive = 0;
         for (index, request) in self.requests.iter() {
             let finished = request.slots.iter().all(Option::is_none);
             if finished != request.output.is_finished() {
                 return Err(format!("request {index}: finished and not finished"));
             }
             if !finished && !request.started {
-                waiting += 1;
-                waiting_tokens += request.num_prompt_tokens();
+                waiting[usize::from(request.background)].add(request.num_prompt_tokens());
             }
             for (sequence_index, (&slot, sequence)) in request
                 .slots
@@ -117,6 +132,7 @@ impl Scheduler {
                 let status = self.sequences.status[slot];
                 if self.sequences.request[slot] != index
                     || self.sequences.rank[slot].sequence_index as usize != sequence_index
+                    || self.sequences.rank[slot].is_background != request.background
                     || self.sequences.num_tokens[slot] != tokens
                     || status == SequenceStatus::Free
                     || sequence.finish_reason.is_some()
@@ -131,7 +147,7 @@ impl Scheduler {
                 }
             }
         }
-        if (waiting, waiting_tokens) != (self.num_waiting_requests, self.num_waiting_tokens) {
+        if waiting != self.num_waiting {
             return Err("the counters of waiting requests are wrong".to_owned());
         }
         if alive + self.sequences.num_free() != self.sequences.len() {

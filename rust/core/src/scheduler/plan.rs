@@ -1,5 +1,5 @@
 //! `schedule`: decode rows first, then prefill chunks, then admissions, in order of rank under one token budget; drafts
-//! in what is left.
+//! in what is left; then the background.
 
 use super::Scheduler;
 use crate::request::WaitReason;
@@ -51,15 +51,16 @@ impl Scheduler {
         self.kv.clear_announced();
         let mut budget = self.config.max_num_batched_tokens;
         let num_preemptions = self.totals.num_preemptions;
-        self.plan_decode_rows(&mut budget);
-        self.plan_prefill_chunks(&mut budget);
+        self.plan_decode_rows(false, &mut budget);
+        self.plan_prefill_chunks(false, &mut budget);
         // What was just taken from a victim is not given to somebody else, unless that is whose turn it is.
         let refusal = if num_preemptions == self.totals.num_preemptions || self.tenants.is_some() {
-            self.plan_admissions(&mut budget, now)
+            self.plan_admissions(false, &mut budget, now)
         } else {
             Some(WaitReason::Preemption)
         };
-        self.note_refusal(refusal);
+        let kept_back = self.plan_background(&mut budget, now);
+        self.note_refusal(refusal, kept_back);
         self.plan_drafts(&mut budget);
         debug_assert!(
             !self.scheduled.is_empty() || !self.has_work(),
@@ -97,9 +98,11 @@ impl Scheduler {
         self.kv.shrink(slot, self.sequences.num_tokens[slot]);
     }
 
-    fn plan_decode_rows(&mut self, budget: &mut usize) {
-        let mut place = 0;
-        while place < self.running.len() && *budget > 0 {
+    /// Of the background, or of all others.
+    pub(super) fn plan_decode_rows(&mut self, of_background: bool, budget: &mut usize) {
+        let mut places = self.places(of_background);
+        let mut place = places.start;
+        while place < places.end && *budget > 0 {
             let slot = self.running[place];
             let num_running = self.running.len();
             if self.sequences.remaining(slot) == 1 && self.make_room(slot, budget) {
@@ -108,13 +111,15 @@ impl Scheduler {
             place = if self.running.len() == num_running {
                 place + 1
             } else {
+                places = self.places(of_background);
                 self.num_running_up_to(self.sequences.rank[slot]) // victims may have stood in front
             };
         }
     }
 
-    fn plan_prefill_chunks(&mut self, budget: &mut usize) {
-        for place in 0..self.running.len() {
+    /// As [`Scheduler::plan_decode_rows`].
+    pub(super) fn plan_prefill_chunks(&mut self, of_background: bool, budget: &mut usize) {
+        for place in self.places(of_background) {
             if *budget == 0 {
                 return;
             }
@@ -132,7 +137,7 @@ impl Scheduler {
         // Who runs was let in by one step, which had room for all of them.
         debug_assert!(!self.config.whole_prompts || num_tokens == self.sequences.num_tokens[slot]);
         self.plan(slot, num_tokens, budget);
-        if !self.waiting.is_empty() {
+        if !self.waiting.is_empty() || !self.background.is_empty() {
             let tokens = self.requests[self.sequences.request[slot]]
                 .tokens(self.sequences.rank[slot].sequence_index);
             let end = self.sequences.num_computed_tokens[slot] + num_tokens;

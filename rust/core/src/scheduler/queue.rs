@@ -71,6 +71,7 @@ fn first_place(tenant: TenantIndex) -> Place {
         tenant,
         class: i64::MIN,
         rank: Rank {
+            is_background: false,
             key: i64::MIN,
             arrival: 0,
             sequence_index: 0,

@@ -19,6 +19,7 @@ pub(super) struct Request {
     pub(super) seed: u64,
     pub(super) cache_salt: Option<String>,
     pub(super) priority: i32,
+    pub(super) background: bool,
     pub(super) deadline: Option<f64>,
     /// Its running sequences outlive the deadline for a moment.
     pub(super) closes: bool,
@@ -74,6 +75,7 @@ impl Request {
             seed: new.seed,
             cache_salt: new.cache_salt,
             priority: new.priority,
+            background: new.background,
             deadline: new.deadline,
             closes: new.closes,
             continues: new.continues,

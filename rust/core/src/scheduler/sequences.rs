@@ -6,6 +6,8 @@ use super::fair::TenantIndex;
 /// Order of service: smaller first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Rank {
+    /// Behind everybody who is not.
+    pub(super) is_background: bool,
     /// By policy, for good.
     pub(super) key: i64,
     /// Number of the request in order of submission.
@@ -43,7 +45,7 @@ pub(super) struct Sequences {
     pub(super) generation: Vec<u32>,
     pub(super) status: Vec<SequenceStatus>,
     pub(super) rank: Vec<Rank>,
-    /// 0 where tenants do not count.
+    /// 0 where tenants do not count: in the background, and but under fair share.
     pub(super) tenant: Vec<TenantIndex>,
     class: Vec<i64>,
     /// Index of the request.

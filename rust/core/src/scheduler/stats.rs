@@ -85,8 +85,12 @@ impl Scheduler {
             num_running_seqs: self.running.len(),
             num_waiting_seqs: num_alive - self.running.len(),
             num_preempted_seqs: preempted.count(),
-            num_waiting_requests: self.num_waiting_requests,
-            num_waiting_tokens: self.num_waiting_tokens,
+            num_waiting_requests: self
+                .num_waiting
+                .iter()
+                .map(|waiting| waiting.requests)
+                .sum(),
+            num_waiting_tokens: self.num_waiting.iter().map(|waiting| waiting.tokens).sum(),
             num_steps: self.totals.num_steps,
             num_requests: self.totals.num_requests,
             num_finished: self.totals.num_finished,

@@ -29,17 +29,15 @@ impl Scheduler {
         let num_prompt_tokens = new.prompt.len();
         let arrival = self.num_arrivals;
         self.num_arrivals += 1;
-        self.num_waiting_requests += 1;
-        self.num_waiting_tokens += num_prompt_tokens;
+        self.num_waiting[usize::from(new.background)].add(num_prompt_tokens);
         self.totals.num_requests += 1;
         let n = new.n;
         let key = self.rank_key(&new, now);
         let class = self.class(&new);
         let deadline = new.deadline;
-        let tenants = &mut self.tenants;
-        let tenant = tenants
-            .as_mut()
-            .map_or(0, |tenants| tenants.find_or_add(new.tenant.as_ref()));
+        let is_background = new.background;
+        let tenants = self.tenants.as_mut().filter(|_| !is_background);
+        let tenant = tenants.map_or(0, |tenants| tenants.find_or_add(new.tenant.as_ref()));
         let speculation = self.config.speculation.as_ref();
         let max_drafts = speculation.map_or(0, |lookup| lookup.num_speculative_tokens);
         let continues = new.continues;
@@ -51,6 +49,7 @@ impl Scheduler {
         let index = Requests::index(id);
         for sequence_index in 0..n {
             let rank = Rank {
+                is_background,
                 key,
                 arrival,
                 sequence_index,
@@ -58,7 +57,7 @@ impl Scheduler {
             let slot = self
                 .sequences
                 .open(index, (tenant, class, rank), num_prompt_tokens);
-            if let Some(tenants) = &mut self.tenants {
+            if let Some(tenants) = self.tenants_of(slot) {
                 tenants.open(tenant);
             }
             let request = &self.requests[index];
@@ -135,17 +134,14 @@ impl Scheduler {
         let full = |count: usize, more: usize, limit: Option<usize>| {
             limit.is_some_and(|limit| count + more > limit)
         };
-        if full(self.num_waiting_requests, 1, self.config.max_waiting)
-            || self.num_waiting_requests > 0
-                && full(
-                    self.num_waiting_tokens,
-                    prompt_tokens,
-                    self.config.max_waiting_tokens,
-                )
+        let waiting = self.num_waiting[usize::from(new.background)];
+        let (max_requests, max_tokens) = (self.config.max_waiting, self.config.max_waiting_tokens);
+        if full(waiting.requests, 1, max_requests)
+            || waiting.requests > 0 && full(waiting.tokens, prompt_tokens, max_tokens)
         {
             return Err(SubmitError::Overloaded {
-                waiting: self.num_waiting_requests,
-                waiting_tokens: self.num_waiting_tokens,
+                waiting: waiting.requests,
+                waiting_tokens: waiting.tokens,
             });
         }
         let room = (self.config.max_model_len - prompt_tokens).min(capacity + 1 - prompt_tokens);

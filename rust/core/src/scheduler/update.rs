@@ -290,8 +290,9 @@ impl Scheduler {
         self.sequences.num_tokens[slot] += 1;
         self.drafts.forget_forced(slot);
         self.totals.num_output_tokens += 1;
-        if let Some(tenants) = &mut self.tenants {
-            tenants.charge_output(self.sequences.tenant[slot]);
+        let tenant = self.sequences.tenant[slot];
+        if let Some(tenants) = self.tenants_of(slot) {
+            tenants.charge_output(tenant);
         }
 
         let request = &mut self.requests[index];

@@ -24,8 +24,10 @@ impl Scheduler {
         if slots.any(runs) {
             return None;
         }
+        let behind_others = request.background && !self.waiting.is_empty();
+        let reason = behind_others.then_some(WaitReason::Foreground);
         Some(Waiting {
-            reason: self.refusal,
+            reason: reason.or(self.refusal),
             num_ahead: self.num_ahead(self.sequences.place(first)),
             num_needed_blocks: self.sequences.num_tokens[first].div_ceil(BLOCK_SIZE),
             num_free_blocks: self.kv.stats().map(|group| group.num_free).min()?,
@@ -36,6 +38,10 @@ impl Scheduler {
     }
 
     fn num_ahead(&self, place: Place) -> usize {
+        if place.rank.is_background {
+            let ahead = self.background.iter().filter(|&&other| other < place);
+            return self.waiting.len() + ahead.count();
+        }
         let turn = |place: Place| {
             let tenants = self.tenants.as_ref();
             (tenants.map(|tenants| tenants.turn(place.tenant)), place)
@@ -49,6 +55,9 @@ impl Scheduler {
     fn standing(&self, place: Place) -> Standing {
         let request = &self.requests[self.sequences.request[place.slot]];
         match self.config.policy {
+            Policy::FairShare { .. } if request.background => Standing::Arrival {
+                priority: request.priority,
+            },
             Policy::Fcfs => Standing::Arrival {
                 priority: request.priority,
             },
@@ -76,9 +85,14 @@ impl Scheduler {
         }
     }
 
-    /// A step was planned and let nobody more in for this reason.
-    pub(super) fn note_refusal(&mut self, refusal: Option<WaitReason>) {
-        self.refusal = refusal.filter(|_| !self.waiting.is_empty());
+    /// A step was planned and let nobody more in for this reason, or nobody more of the background for that one.
+    pub(super) fn note_refusal(
+        &mut self,
+        refusal: Option<WaitReason>,
+        of_background: Option<WaitReason>,
+    ) {
+        let refusal = refusal.filter(|_| !self.waiting.is_empty());
+        self.refusal = refusal.or(of_background.filter(|_| !self.background.is_empty()));
         if let Some(reason) = self.refusal {
             self.refusals[reason as usize] += 1;
         }

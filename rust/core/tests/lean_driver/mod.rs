@@ -21,6 +21,7 @@ mod memory;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use inferlib_core::scheduler::BACKGROUND_TOKENS;
 use inferlib_core::{
     Continuation, FinishReason, GroupConfig, NewRequest, Policy, PrefixHash, PromptLookup,
     Scheduler, SchedulerConfig, SequenceId,
@@ -263,6 +264,7 @@ impl Driver {
             seed: random.next(),
             cache_salt: random.one_in(4).then(|| "a".to_owned()),
             priority: random.below(3) as i32,
+            background: random.one_in(4),
             tenant: [None, Some("a"), Some("b")][random.below(3)].map(str::to_owned),
             deadline: random.one_in(6).then(|| self.now + random.below(40) as f64),
             speculation: true,
@@ -532,6 +534,7 @@ fn arbitrary_config(random: &mut Random) -> SchedulerConfig {
         policy: Policy::from_name(Policy::NAMES[random.below(4)]).unwrap(),
         enable_prefix_caching: !random.one_in(5),
         whole_prompts: false,
+        background_tokens: BACKGROUND_TOKENS,
         max_chunk: random.one_in(3).then(|| 1 + random.below(20)),
         max_waiting: None,
         max_waiting_tokens: None,

@@ -19,7 +19,8 @@ use std::sync::Arc;
 
 use inferlib_core::{
     FinishReason, GroupConfig, NewRequest, Policy, PrefixHash, Scheduler, SchedulerConfig,
-    SequenceOutput, scheduler::ROWS_PER_PASS,
+    SequenceOutput,
+    scheduler::{BACKGROUND_TOKENS, ROWS_PER_PASS},
 };
 use inferlib_program::{
     BLOCK_SIZE, Batch, LogitsRow, RowLogprobs, RowStatus, SampledRow, SamplingParams, StepOutput,
@@ -439,6 +440,7 @@ pub fn config() -> SchedulerConfig {
         policy: Policy::Fcfs,
         enable_prefix_caching: true,
         whole_prompts: false,
+        background_tokens: BACKGROUND_TOKENS,
         max_chunk: None,
         max_waiting: None,
         max_waiting_tokens: None,

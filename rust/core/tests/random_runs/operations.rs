@@ -113,6 +113,7 @@ pub fn arbitrary_request() -> impl Strategy<Value = NewRequest> {
             prop::option::weighted(0.2, 0..40_u32),
             prop::option::weighted(0.25, (0..60_usize, 1..4_u8)),
             prop_oneof![3 => Just(0), 1 => 1..3_u32],
+            prop::bool::weighted(0.2),
         ),
     )
         .prop_map(
@@ -131,6 +132,7 @@ pub fn arbitrary_request() -> impl Strategy<Value = NewRequest> {
                 speculation,
                 continues: None,
                 adapter: whose.3,
+                background: whose.4,
             },
         )
 }
