@@ -51,7 +51,8 @@ def poisson(rate: float, seconds: float, seed: int) -> list[float]:
 def prompt(model: Model, num_tokens: int, seed: int) -> list[int]:
     """Random tokens: no two prompts share a prefix, so none is found in memory."""
     generator = random.Random(seed)  # noqa: S311  # repeatable, not secret
-    return [generator.randrange(1000, 40_000) for _ in range(num_tokens)]
+    most = model.tokenizer.vocab_size
+    return [generator.randrange(most // 20, most) for _ in range(num_tokens)]
 
 
 def small_model(**options: Any) -> Model:  # noqa: ANN401  # as from_pretrained takes them

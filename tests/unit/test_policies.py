@@ -117,9 +117,10 @@ class TestBackground:
             for _ in range(5):
                 model._engine.run_step()
             first = [model.submit(each, **params) for each in prompts[2:]]
+            model._engine.run_step()
+            assert "not in the background came first" in behind[0].explain()
             answers = [handle.result() for handle in first]
             assert not any(handle.done() for handle in behind)
-            assert "not in the background came first" in behind[0].explain()
             answers = [handle.result() for handle in behind] + answers
         assert [each.token_ids for each in answers] == expected
         assert [each.timings.num_preemptions for each in answers] == [1, 1, 0, 0]
