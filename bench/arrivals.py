@@ -6,6 +6,7 @@ model runs the steps; this one submits at given moments and never waits for a re
 
 from __future__ import annotations
 
+import contextlib
 import random
 import time
 from dataclasses import dataclass
@@ -55,7 +56,7 @@ def prompt(model: Model, num_tokens: int, seed: int) -> list[int]:
     return [generator.randrange(most // 20, most) for _ in range(num_tokens)]
 
 
-def small_model(**options: Any) -> Model:  # noqa: ANN401  # as from_pretrained takes them
+def small_model(**options: Any) -> Model:  # as from_pretrained takes them
     """SmolLM2, with a thread of its own that runs the steps."""
     path = models.smollm2()
     return Model.from_pretrained(path, driver="thread", max_model_len=1024, **options)
@@ -72,13 +73,12 @@ def offer(
         time.sleep(max(begin + moment - time.perf_counter(), 0))
         start = time.perf_counter()
         handle: Handle | None = None
-        try:
+        with contextlib.suppress(OverloadedError):
             handle = model.submit(token_ids, **params)
-        except OverloadedError:
-            pass
         submitted.append((start - begin, time.perf_counter() - start, handle))
     return [
-        _ended(at, seconds, handle.result() if handle else None) for at, seconds, handle in submitted
+        _ended(at, seconds, handle.result() if handle else None)
+        for at, seconds, handle in submitted
     ]
 
 

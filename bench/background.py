@@ -48,7 +48,9 @@ class BatchWork:
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         if options is not None:
-            work = model.generate_many(self._prompts(model), ordered=False, **BATCH_PARAMS | options)
+            work = model.generate_many(
+                self._prompts(model), ordered=False, **BATCH_PARAMS | options
+            )
             self._thread = threading.Thread(target=self._run, args=(work,))
             self._thread.start()
 
@@ -58,7 +60,7 @@ class BatchWork:
                 return
             yield arrivals.prompt(model, BATCH_PROMPT_TOKENS, 10**7 + index)
 
-    def _run(self, work: Any) -> None:  # noqa: ANN401  # the iterator of generate_many
+    def _run(self, work: Any) -> None:  # the iterator of generate_many
         with work:
             for result in work:
                 if self._stop.is_set():

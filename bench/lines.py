@@ -78,7 +78,9 @@ def _line(line: Line, places: Sequence[tuple[float, float]]) -> list[str]:
     style = 'stroke-dasharray="5 4"' if line.is_bound else 'stroke-width="2.5"'
     parts = [f'<polyline points="{at}" fill="none" stroke="{line.ink}" {style}/>']
     if not line.is_bound:
-        parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" fill="{line.ink}"/>' for x, y in places]
+        parts += [
+            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" fill="{line.ink}"/>' for x, y in places
+        ]
     x, y = places[-1]
     words = line.name.split("|")
     parts += [

@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING, Any
 from bench import arrivals, machine
 from bench.comparison.table import Grid
 from bench.lines import Line, draw
-
 from inferlib import Limits
 
 if TYPE_CHECKING:
@@ -83,9 +82,7 @@ def capacity(model: inferlib.Model, seconds: float) -> float:
     return rate
 
 
-def one_round(
-    model: inferlib.Model, rate: float, load: float, seconds: float, seed: int
-) -> Round:
+def one_round(model: inferlib.Model, rate: float, load: float, seconds: float, seed: int) -> Round:
     """Offer ``load`` times ``rate``."""
     moments = arrivals.poisson(load * rate, seconds, seed)
     found = arrivals.offer(model, moments, PROMPT_TOKENS, PARAMS, seed)
@@ -130,8 +127,7 @@ def _line(found: Sequence[Round], load: float, capacities: Sequence[float]) -> d
     own = [each for each in found if each.load == load]
     tokens = PARAMS["max_tokens"]
     goodput = [
-        each.tokens_per_second / (tokens * rate)
-        for each, rate in zip(own, capacities, strict=True)
+        each.tokens_per_second / (tokens * rate) for each, rate in zip(own, capacities, strict=True)
     ]
     return {
         "load": load,

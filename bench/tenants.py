@@ -34,22 +34,26 @@ PARAMS: dict[str, Any] = {"max_tokens": 1, "temperature": 0}
 
 
 def kolmogorov_smirnov(first: Sequence[float], second: Sequence[float]) -> tuple[float, float]:
-    """The largest distance of two samples' distributions, and how likely chance brings one as large.
+    """The largest distance of two distributions, and how likely chance brings one as large.
 
     Asymptotic, with the correction of Stephens 1970 for finite samples.
     """
     at = np.sort(np.concatenate([first, second]))
-    shares = [np.searchsorted(np.sort(each), at, side="right") / len(each) for each in (first, second)]
+    shares = [
+        np.searchsorted(np.sort(each), at, side="right") / len(each) for each in (first, second)
+    ]
     distance = float(np.abs(shares[0] - shares[1]).max())
     size = math.sqrt(len(first) * len(second) / (len(first) + len(second)))
     scaled = (size + 0.12 + 0.11 / size) * distance
-    if scaled < 0.2:  # noqa: PLR2004  # the series is 1 to 9 digits there and does not converge
+    if scaled < 0.2:  # the series is 1 to 9 digits there and does not converge
         return distance, 1.0
     terms = (2 * (-1) ** (k - 1) * math.exp(-2 * (k * scaled) ** 2) for k in range(1, 101))
     return distance, min(max(sum(terms), 0.0), 1.0)
 
 
-def probe(model: Model, num_probes: int, victim: str | None, attacker: str | None) -> dict[str, Any]:
+def probe(
+    model: Model, num_probes: int, victim: str | None, attacker: str | None
+) -> dict[str, Any]:
     """Time prompts that the victim sent, and others."""
     lots = random.Random(1)  # noqa: S311  # repeatable, not secret
     times: dict[bool, list[float]] = {True: [], False: []}
@@ -89,7 +93,7 @@ def main() -> None:
         print(name, *(f"{key} {value:.4g}" for key, value in figures.items()), sep="  ")
     described = {"machine": machine.describe(), **result}
     arguments.json.write_text(json.dumps(described, indent=1) + "\n", encoding="utf8")
-    if result["with salts"]["p"] <= 0.05 or result["without"]["p"] > 0.05:  # noqa: PLR2004
+    if result["with salts"]["p"] <= 0.05 or result["without"]["p"] > 0.05:
         sys.exit("the times tell who asked what, or the test would not see it")
 
 

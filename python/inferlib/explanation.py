@@ -50,7 +50,7 @@ _REMEDIES = {
     "max_num_seqs": "raise max_num_seqs",
     "token_budget": "raise max_num_batched_tokens",
     "preemption": "raise kv_cache",
-    "foreground": "ask for it without priority=\"background\"",
+    "foreground": 'ask for it without priority="background"',
 }
 
 

@@ -82,6 +82,7 @@ def read_priority(value: object) -> tuple[int, bool]:
         return 0, True
     return integer("priority", value, -INT32_MAX, INT32_MAX), False
 
+
 PolicyChoice: TypeAlias = PolicyName | SchedulingPolicy
 
 

@@ -7,6 +7,6 @@ import pytest
 
 @pytest.fixture
 def new_threads():
-    """The threads that were not there when the test began: other packages keep theirs (tqdm's monitor)."""
+    """Threads that were not there when the test began: other packages keep theirs (tqdm)."""
     before = frozenset(threading.enumerate())
     return lambda: set(threading.enumerate()) - before

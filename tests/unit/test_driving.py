@@ -8,10 +8,10 @@ import threading
 import time
 
 import pytest
+from tests.unit.fakes import eventually
 
 from inferlib.driving import StepDriver
 from inferlib.errors import ReentrantCallError
-from tests.unit.fakes import eventually
 
 
 class CountingWork:

@@ -1,5 +1,7 @@
 """Scheduling policies from Python, on a whole model; their rules and bounds: rust/core/tests."""
 
+import itertools
+
 import pytest
 
 from inferlib import RequestError, SchedulingPolicy
@@ -137,7 +139,7 @@ class TestBackground:
             while not all(handle.done() for handle in handles):
                 model._engine.run_step()
                 scheduled.append(model._engine._scheduler.stats().num_scheduled_tokens)
-        steps = [after - before for before, after in zip(scheduled, scheduled[1:], strict=False)]
+        steps = [after - before for before, after in itertools.pairwise(scheduled)]
         assert max(steps) == 4
         assert sum(steps) == 3 * (9 + 2)
 
