@@ -71,11 +71,25 @@ impl Scheduler {
             return 0;
         }
         let share = self.config.background_tokens;
-        let whole = match self.background.first(0) {
-            Some(next) if self.config.whole_prompts => self.sequences.num_tokens[next.slot],
-            _ => 0,
+        let whole = if self.config.whole_prompts {
+            self.whole_prompt_tokens()
+        } else {
+            0
         };
         budget.min(share.max(whole))
+    }
+
+    /// Where prompts are not cut: tokens of those that a step let in which then failed, or else of the next one.
+    fn whole_prompt_tokens(&self) -> usize {
+        let running = &self.running[self.places(true)];
+        let num_tokens = |slot: usize| self.sequences.num_tokens[slot];
+        if running.is_empty() {
+            self.background
+                .first(0)
+                .map_or(0, |next| num_tokens(next.slot))
+        } else {
+            running.iter().map(|&slot| num_tokens(slot)).sum()
+        }
     }
 
     /// Most sequences that run, of those in the background or of all.
