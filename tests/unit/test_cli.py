@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 import json
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from inferlib import cli
-from inferlib.cli import chat, generate
+from inferlib.cli import chat, generate, options
 from inferlib.errors import OutOfMemoryError
 from inferlib.testing import tiny_model
 
@@ -236,3 +237,14 @@ class TestCommandLine:
         assert "Traceback" not in process.stderr.read()
         assert process.wait(timeout=60) == 1
         process.stderr.close()
+
+
+def test_what_quantizing_changes_is_said(capsys):
+    parser = argparse.ArgumentParser()
+    options.add_model_arguments(parser)
+    namespace = parser.parse_args([str(CHECKPOINT), "--quantize", "q4_0"])
+    with options.load_model(namespace) as model:
+        details = model.stats()["details"]["quantization"]
+    err = capsys.readouterr().err
+    assert err.startswith(f"[{details['matrices']} matrices quantized to Q4_0, which changes them")
+    assert f"most {details['worst_matrix']}: " in err
