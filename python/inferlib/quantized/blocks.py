@@ -18,13 +18,13 @@ CODE_BITS = {"Q4_0": 4, "Q4_1": 4, "Q5_0": 5, "Q5_1": 5, "Q8_0": 8}
 
 
 def block_bytes(
-    dtype: str, codes: NDArray[np.integer], *halves: NDArray[np.float16]
+    dtype: str, codes: NDArray[np.uint8] | NDArray[np.int8], *halves: NDArray[np.float16]
 ) -> NDArray[np.uint8]:
     """Put blocks together.
 
     Args:
         dtype: A key of ``CODE_BITS``.
-        codes: ``[blocks, 32]``: from 0 on, of ``Q8_0`` int8.
+        codes: ``[blocks, 32]``: from 0 on, those of ``Q8_0`` the bits of int8.
         *halves: Scales, then minimums where the type has them: ``[blocks]`` or ``[blocks, 1]``.
 
     Returns:
@@ -33,9 +33,8 @@ def block_bytes(
     parts = [np.ascontiguousarray(half).view(np.uint8).reshape(len(codes), 2) for half in halves]
     bits = CODE_BITS[dtype]
     if bits == 8:
-        signed = codes.astype(np.int8, copy=False)
-        return np.concatenate([*parts, signed.view(np.uint8)], axis=1)
-    unsigned = codes.astype(np.uint8, copy=False)
+        return np.concatenate([*parts, codes.view(np.uint8)], axis=1)
+    unsigned = codes.view(np.uint8)
     if bits == 5:
         parts.append(np.packbits(unsigned >> 4, axis=1, bitorder="little"))
     middle = BLOCK // 2

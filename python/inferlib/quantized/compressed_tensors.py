@@ -46,29 +46,32 @@ def read_matrix(weights: Weights, prefix: str, scheme: Scheme) -> IntegerMatrix 
     """
     if scheme.kind == "float":
         return _read_floats(weights, prefix, scheme)
-    low = -(2 ** (scheme.bits - 1))
+    name = f"{prefix}.weight"
     if scheme.packed:
         packed, shape = _packed(weights, prefix, scheme.bits)
-
-        def codes() -> NDArray[np.int16]:
-            return unpack(packed, scheme.bits)[:, : shape[1]].astype(np.int16) + np.int16(low)
     else:
-        name = f"{prefix}.weight"
         shape = _matrix_shape(weights, name, ("I8",))
-
-        def codes() -> NDArray[np.int16]:
-            return weights.raw(name).view(np.int8).reshape(shape).astype(np.int16)
-
     found = _scales(weights, prefix, scheme, shape)
+    zeros = _zeros(weights, prefix, scheme, (shape[0], found.shape[1]))
+    groups = _groups(weights, prefix, scheme, shape[1], found.shape[1])
+    if scheme.packed:  # from 0 on: words hold the codes plus the middle
+        return IntegerMatrix(
+            name=name,
+            shape=shape,
+            bounds=(0, 2**scheme.bits - 1),
+            codes=lambda: np.ascontiguousarray(unpack(packed, scheme.bits)[:, : shape[1]]),
+            zeros=zeros + np.int16(2 ** (scheme.bits - 1)),
+            scales=found,
+            groups=groups,
+        )
     return IntegerMatrix(
-        name=f"{prefix}.weight",
+        name=name,
         shape=shape,
-        # Codes of fewer bits may lie in bytes that hold others.
-        bounds=(low, -low - 1) if scheme.packed else (-128, 127),
-        codes=codes,
-        zeros=_zeros(weights, prefix, scheme, (shape[0], found.shape[1])),
+        bounds=(-128, 127),  # codes of fewer bits lie in bytes that may hold any
+        codes=lambda: weights.raw(name).view(np.int8).reshape(shape),
+        zeros=zeros,
         scales=found,
-        groups=_groups(weights, prefix, scheme, shape[1], found.shape[1]),
+        groups=groups,
     )
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     _Floats = NDArray[np.float32]
     # Codes, halves, and the numbers that they stand for.
-    _Encoded = tuple[NDArray[np.integer], tuple[NDArray[np.float16], ...], _Floats]
+    _Encoded = tuple[NDArray[np.uint8], tuple[NDArray[np.float16], ...], _Floats]
 
 _CHUNK = 2048
 """Blocks at a time: what is computed on the way stays in the cache."""
@@ -97,7 +97,7 @@ def _signed(blocks: _Floats, bits: int) -> _Encoded:
     half = scale.astype(np.float16)
     restored = codes.astype(np.float32)
     restored *= half.astype(np.float32)
-    return codes, (half,), restored
+    return codes.view(np.uint8), (half,), restored
 
 
 def _inverse(scale: _Floats) -> _Floats:

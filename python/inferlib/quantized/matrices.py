@@ -9,7 +9,7 @@ float32; with a scale of 24 bits it is the nearest one.)
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -24,11 +24,10 @@ if TYPE_CHECKING:
 
     from .._core import Weights
 
-_Number = TypeVar("_Number", bound=np.generic)
-
 # The differences of code and zero that a type holds, smallest type first; minus the least of them
 # is what its codes are offset by, except for Q8_0, whose codes are signed.
 _RANGES = {"Q4_0": (-8, 7), "Q5_0": (-16, 15), "Q8_0": (-128, 127)}
+_ROWS = 16
 # Beyond, products with 8-bit numbers might leave the normal numbers of bf16.
 _LARGEST_EXPONENT = 100
 
@@ -41,16 +40,16 @@ class IntegerMatrix:
         name: Of the tensor.
         shape: ``(n, k)``.
         bounds: Least and largest code that there may be.
-        codes: Gives them: ``[n, k]``.
-        zeros: ``[n, groups]``, or broadcast to that.
-        scales: ``[n, groups]``, or broadcast to that: at least one dimension is not 1 or all are.
+        codes: Gives them: ``[n, k]``, uint8 or int8.
+        zeros: ``[n, groups]``, or ``[1, 1]`` for all.
+        scales: ``[n, groups]``, or ``[1, 1]`` for all.
         groups: Of each column, ``[k]``; ``None``: runs of columns of equal length.
     """
 
     name: str
     shape: tuple[int, int]
     bounds: tuple[int, int]
-    codes: Callable[[], NDArray[np.integer]]
+    codes: Callable[[], NDArray[np.uint8] | NDArray[np.int8]]
     zeros: NDArray[np.int16]
     scales: NDArray[np.float32]
     groups: NDArray[np.integer] | None = None
@@ -98,8 +97,9 @@ class IntegerMatrix:
         def read() -> NDArray[np.uint8]:
             (n, k), num_groups = self.shape, self.scales.shape[1]
             offset = 0 if dtype == "Q8_0" else -_RANGES[dtype][0]
-            codes = self.codes().astype(np.int16, copy=False)
-            codes = codes.reshape(n, num_groups, -1) - (self.zeros - np.int16(offset))[..., None]
+            # Modulo 256: the result fits a byte, whatever a code and a zero are alone.
+            zeros = (self.zeros - np.int16(offset)).astype(np.uint8)
+            codes = self.codes().view(np.uint8).reshape(n, num_groups, -1) - zeros[..., None]
             scales = np.broadcast_to(self.scales.astype(np.float16), (n, num_groups))
             wide = np.repeat(scales, k // num_groups // BLOCK, axis=1)
             return block_bytes(dtype, codes.reshape(-1, BLOCK), wide.reshape(-1))
@@ -108,10 +108,18 @@ class IntegerMatrix:
 
     def _floats(self, dtype: str) -> Callable[[], NDArray[np.uint8]]:
         def read() -> NDArray[np.uint8]:
-            k, num_groups = self.shape[1], self.scales.shape[1]
+            (n, k), num_groups = self.shape, self.scales.shape[1]
             groups = np.arange(k) // (k // num_groups) if self.groups is None else self.groups
-            codes = self.codes().astype(np.int16, copy=False) - _columns(self.zeros, groups)
-            return float_bytes(dtype, codes.astype(np.float32) * _columns(self.scales, groups))
+            codes = self.codes()
+            zeros = np.broadcast_to(self.zeros, (n, num_groups))
+            scales = np.broadcast_to(self.scales, (n, num_groups))
+            values = np.empty((n, k), np.float32)
+            for first in range(0, n, _ROWS):  # what is computed on the way stays in the cache
+                rows = slice(first, first + _ROWS)
+                centre = np.take(zeros[rows], groups, axis=1)
+                difference = np.subtract(codes[rows], centre, dtype=np.int16)
+                np.multiply(difference, np.take(scales[rows], groups, axis=1), out=values[rows])
+            return float_bytes(dtype, values)
 
         return read
 
@@ -171,11 +179,6 @@ class FloatMatrix:
         for i, scales in enumerate(self.scales):
             values[i * rows : (i + 1) * rows] *= np.repeat(scales, columns)[: values.shape[1]]
         return values
-
-
-def _columns(values: NDArray[_Number], groups: NDArray[np.integer]) -> NDArray[_Number]:
-    """What each column has: ``[n, groups]`` → ``[n, k]``, of one group ``[n, 1]``."""
-    return values if values.shape[1] == 1 else values[:, groups]
 
 
 def check_finite(what: str, values: NDArray[np.float32]) -> None:
