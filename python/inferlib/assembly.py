@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from ._core import ChatTemplate, CpuExecutor, Scheduler, TextStreams, Tokenizer
@@ -30,6 +29,7 @@ from .sampling_params import SamplingParams
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterable, Mapping
+    from pathlib import Path
 
     from ._core import Program
     from .checkpoint_files import TextFiles
@@ -193,9 +193,7 @@ def read_checkpoint(
         spec=loaded.spec,
         program=loaded.program,
         load_weights=load_weights,
-        weight_bytes=max(
-            sum(Path(file).stat().st_size for file in loaded.files), loaded.weights.total_bytes
-        ),
+        weight_bytes=loaded.weights.total_bytes,
         tokenizer=tokenizer,
         chat_template=_chat_template(loaded.text, chat_template),
         tool_chat_template=None if chat_template else _tool_chat_template(loaded.text),

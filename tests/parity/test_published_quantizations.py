@@ -185,6 +185,7 @@ def not_a_number(tensor):
     ("form", "name", "change", "problem"),
     [
         ("gptq", "g_idx", shorter, "g_idx has 95 groups for 96 columns"),
+        ("gptq desc_act", "g_idx", missing, "g_idx is missing"),
         ("gptq", "g_idx", lambda x: x + np.int32(1), "g_idx names groups beyond the 3"),
         ("gptq", "qzeros", missing, "qzeros is missing"),
         ("gptq", "scales", missing, "scales is missing"),
@@ -231,11 +232,14 @@ def test_blocks_of_another_size_do_not_fit(tmp_path):
 
 
 def test_the_log_says_what_became_what_and_what_is_left_out(tmp_path, caplog):
-    quantized, _ = write(tmp_path, FORMS["float"])
+    cache = {"num_bits": 8, "type": "float", "dynamic": False}
+    quantized, _ = write(tmp_path, FORMS["float"], kv_cache_scheme=cache)
     with caplog.at_level(logging.INFO, "inferlib"):
         load(quantized)
     assert "21 quantized matrices, their numbers exactly, as 21 F32: 360.0 KiB" in caplog.text
-    assert "inputs are quantized, too (dynamic float8)" in caplog.text
+    assert (
+        "inputs are quantized, too (keys and values static float8, dynamic float8)" in caplog.text
+    )
     assert 'quantize="q8_0" makes them smaller' in caplog.text
 
 

@@ -59,7 +59,7 @@ def describe(loaded: LoadedModel) -> dict[str, Any]:
     }
     return {
         "path": str(loaded.path),
-        "format": weights.format,
+        "format": Path(loaded.files[0]).suffix.removeprefix("."),  # whatever it became in memory
         "files": len(weights.files),
         "file_bytes": sum(Path(file).stat().st_size for file in weights.files),
         "architecture": spec.architecture,
