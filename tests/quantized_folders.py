@@ -248,7 +248,12 @@ def _compressed_config(form):
 
 
 def write(
-    folder: Path, form: Form, damage: tuple[str, Any] | None = None, **settings: Any
+    folder: Path,
+    form: Form,
+    damage: tuple[str, Any] | None = None,
+    *,
+    case: str = "llama",
+    **settings: Any,
 ) -> tuple[Path, Path]:
     """The quantized folder, and one of the same numbers in float32.
 
@@ -256,16 +261,17 @@ def write(
         folder: Where both are made.
         form: How matrices are stored.
         damage: A tensor of one matrix, and what makes another of it or ``None`` to take it away.
+        case: Of the golden ones.
         **settings: Replace fields of ``quantization_config``.
     """
     quantized, floats = folder / "quantized", folder / "floats"
     for each in (quantized, floats):
-        shutil.copytree(TINY / "llama", each)
+        shutil.copytree(TINY / case, each)
     random = np.random.default_rng(7)
     stored, plain = {}, {}
-    for name, tensor in load_file(TINY / "llama" / "model.safetensors").items():
+    for name, tensor in load_file(TINY / case / "model.safetensors").items():
         weight = tensor.astype(np.float32)
-        if not name.endswith("_proj.weight"):
+        if "_proj" not in name or weight.ndim != 2:
             stored[name] = plain[name] = weight
             continue
         tensors, values = matrix(weight, form, random)

@@ -50,6 +50,21 @@ def test_matrices_mean_the_same_numbers_in_the_smallest_type_that_holds_them(for
     assert found.files == (str(quantized / "model.safetensors"),)
 
 
+@pytest.mark.parametrize(
+    ("case", "form"), [("deepseek-v3", "fp8"), ("qwen3-moe", "packed channel")]
+)
+def test_experts_and_latents_are_read_like_all_others(case, form, tmp_path):
+    quantized, floats = write(tmp_path, FORMS[form], case=case)
+    found, expected = load(quantized), load(floats)
+    for source in expected.matrices:
+        np.testing.assert_array_equal(source.values(found.weights), source.values(expected.weights))
+    tokens = []
+    for path in (quantized, floats):
+        with Model.from_pretrained(path, device="cpu", precision="exact", threads=1) as model:
+            tokens.append(model.generate([5, 6, 7], max_tokens=4, temperature=0).token_ids)
+    assert tokens[0] == tokens[1]
+
+
 @pytest.mark.parametrize("form", ["awq", "fp8"])
 def test_other_precisions_devices_and_packed_caches_take_them(form, tmp_path):
     from tests.cuda_emulator.device import EmulatedDevice

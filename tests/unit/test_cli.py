@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.quantized_folders import FORMS, write
 
 from inferlib import cli
 from inferlib.cli import chat, generate, options
@@ -248,3 +249,12 @@ def test_what_quantizing_changes_is_said(capsys):
     err = capsys.readouterr().err
     assert err.startswith(f"[{details['matrices']} matrices quantized to Q4_0, which changes them")
     assert f"most {details['worst_matrix']}: " in err
+
+
+def test_info_of_a_published_quantization_is_of_its_files(capsys, tmp_path):
+    folder, _ = write(tmp_path, FORMS["packed"])
+    code, out, _ = run(capsys, "info", str(folder), "--json")
+    facts = json.loads(out)
+    assert (code, facts["format"], facts["files"]) == (0, "safetensors", 1)
+    assert facts["file_bytes"] == (folder / "model.safetensors").stat().st_size
+    assert facts["tensor_types"]["Q4_0"] == 21
