@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from ._core import ChatTemplate, CpuExecutor, Scheduler, TextStreams, Tokenizer
@@ -30,6 +29,7 @@ from .sampling_params import SamplingParams
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterable, Mapping
+    from pathlib import Path
 
     from ._core import Program
     from .checkpoint_files import TextFiles
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from .executors.base import Executor, WeightReceiver
     from .loading import LoadedModel
     from .model_spec import ModelSpec
+    from .quantized import QuantizationDetails
     from .scheduling import SchedulingPolicy
 
 _logger = logging.getLogger(__package__)
@@ -63,6 +64,7 @@ class Checkpoint:
         tool_chat_template: Used instead if there are tools; ``None`` if there is no such one.
         chat_template_text: Source of the templates: it says how the model marks its outputs.
         embedding: How its vectors are made, as far as it says.
+        quantization: What quantizing it at load did; ``None`` if it was not.
     """
 
     name: str
@@ -79,6 +81,7 @@ class Checkpoint:
     tool_chat_template: ChatTemplate | TemplateError | None = None
     chat_template_text: str | None = None
     embedding: EmbeddingConfig = field(default_factory=EmbeddingConfig)
+    quantization: QuantizationDetails | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,7 +193,7 @@ def read_checkpoint(
         spec=loaded.spec,
         program=loaded.program,
         load_weights=load_weights,
-        weight_bytes=sum(Path(file).stat().st_size for file in loaded.files),
+        weight_bytes=loaded.weights.total_bytes,
         tokenizer=tokenizer,
         chat_template=_chat_template(loaded.text, chat_template),
         tool_chat_template=None if chat_template else _tool_chat_template(loaded.text),
@@ -199,6 +202,7 @@ def read_checkpoint(
         hash_weights=hash_files(loaded.files, repr(loaded.spec) + (quantize or "")),
         chat_template_text=_template_text(loaded.text) if chat_template is None else chat_template,
         embedding=loaded.embedding,
+        quantization=loaded.quantization,
     )
 
 

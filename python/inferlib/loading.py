@@ -1,12 +1,13 @@
 """From a name or path to all that a model is made of: spec, program, weights, tokenizer, defaults.
 
-Nothing is computed and only headers and vectors are read: matrices stay in their mapped files, as
-names for the executor to fetch. Every problem of a checkpoint is found here, before any memory is
-taken.
+Only headers and vectors are read: matrices stay in their mapped files, as names for the executor to
+fetch, unless they are quantized here or have to be stored otherwise (``quantized``). Every problem
+of a checkpoint is found here, before any other memory is taken.
 """
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,9 +18,14 @@ from .checkpoint_files import TextFiles, read_json, read_optional_json, text_of_
 from .embedding_config import EmbeddingConfig, read_embedding_config
 from .errors import ModelNotFoundError, RequestError
 from .hub import find_hub_model, parse_hub_name
-from .integer_checkpoints import unpack_integers
 from .model_packages import MODEL_PACKAGES, find_packaged_model
-from .quantizing import quantize_matrices
+from .quantized import (
+    CheckpointPlan,
+    QuantizationDetails,
+    quality_text,
+    quantize_matrices,
+    unpack_checkpoint,
+)
 from .tensor_sources import (
     MatrixSource,
     VectorSource,
@@ -39,6 +45,8 @@ if TYPE_CHECKING:
     from .architectures import Architecture
     from .config import Quantization
     from .model_spec import ModelSpec
+
+_logger = logging.getLogger(__package__)
 
 # What divides rotary frequencies in GGUF: read into the spec.
 _ROPE_FACTORS = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
@@ -65,6 +73,7 @@ class LoadedModel:
         eos_token_ids: Tokens that end a text according to ``generation_config.json``,
             ``config.json`` or GGUF metadata, ascending. The tokenizer knows more by name.
         embedding: How its vectors are made, as far as the checkpoint says.
+        quantization: What ``quantize`` did; ``None`` without it.
     """
 
     path: Path
@@ -78,6 +87,7 @@ class LoadedModel:
     generation_config: Mapping[str, object]
     eos_token_ids: tuple[int, ...]
     embedding: EmbeddingConfig
+    quantization: QuantizationDetails | None = None
 
     def __repr__(self) -> str:
         return f"<LoadedModel {self.spec.architecture} {str(self.path)!r}>"
@@ -174,11 +184,13 @@ def _load_safetensors(path: Path, weights: Weights, quantize: Quantization | Non
     files = tuple(weights.files)
     folder = Path(files[0]).parent
     config = _read_config(folder / "config.json")
-    quantization = config.section("quantization_config")
+    # The older name is that of the first compressed-tensors.
+    quantization = config.section("quantization_config") or config.section("compression_config")
+    plan = CheckpointPlan.of(weights) if quantize is not None else None
     if quantization is not None:
-        weights = unpack_integers(weights, quantization)
+        plan = unpack_checkpoint(weights, quantization)
     family = architecture_of_config(config)
-    shapes = _shapes(weights)
+    shapes = _shapes(weights if plan is None else plan)
     spec = family.spec_from_config(config)
     program = record(spec)
     weight_map = family.weights_from_safetensors(spec, shapes)
@@ -188,9 +200,10 @@ def _load_safetensors(path: Path, weights: Weights, quantize: Quantization | Non
     generation = Fields(read_optional_json(generation_path), source=str(generation_path))
     sources = (config, generation)
     matrices = matrix_sources(program.weights, weight_map)
-    if quantize is not None:
+    details = None
+    if plan is not None:
         used = {part.tensor for name in program.weights for part in weight_map[name]}
-        weights = quantize_matrices(weights, _products(matrices), used=used)
+        weights, details = _prepared(plan, quantize, _products(matrices), used)
     return LoadedModel(
         path=path,
         spec=spec,
@@ -205,7 +218,20 @@ def _load_safetensors(path: Path, weights: Weights, quantize: Quantization | Non
             token for source in sources for token in source.token_ids("eos_token_id")
         ),
         embedding=read_embedding_config(folder),
+        quantization=details,
     )
+
+
+def _prepared(
+    plan: CheckpointPlan, quantize: Quantization | None, products: set[str], used: set[str]
+) -> tuple[Weights, QuantizationDetails | None]:
+    """The tensors in memory, quantized if that is wanted."""
+    if quantize is None:
+        return plan.written(used), None
+    plan, quality = quantize_matrices(plan, quantize.upper(), products)
+    weights, details = plan.written(used), quality.details()
+    _logger.info("%s: %s", plan.source.parent.name, quality_text(details))
+    return weights, details
 
 
 def _products(matrices: Iterable[MatrixSource]) -> set[str]:
@@ -228,7 +254,7 @@ def _read_config(path: Path) -> Fields:
     return Fields(read_json(path), source=str(path))
 
 
-def _shapes(weights: Weights) -> dict[str, tuple[int, ...]]:
+def _shapes(weights: Weights | CheckpointPlan) -> dict[str, tuple[int, ...]]:
     return {name: weights.info(name)[1] for name in weights.names}
 
 

@@ -112,8 +112,9 @@ class Model(
                 and answers included; ``python -m inferlib replay-log`` verifies it.
             limits: How much one request may ask for, and how many may wait.
             chat_template: Replaces the checkpoint's.
-            quantize: Quantize the float matrices of a folder while it is loaded: ``"q8_0"``. What
-                that changes is in the log ``inferlib``.
+            quantize: Quantize the float matrices of a folder while it is loaded: ``"q8_0"``,
+                ``"q5_1"``, ``"q5_0"``, ``"q4_1"`` or ``"q4_0"``. How much that changes them is in
+                the log ``inferlib`` and in ``stats()["details"]["quantization"]``.
             mmap: Map the files while loading; ``False`` reads them, which needs more memory for a
                 while and cannot be hurt by a file that changes.
             driver: ``"caller"``: whoever waits runs the steps, and nothing runs when nobody waits.

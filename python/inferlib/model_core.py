@@ -64,7 +64,11 @@ class ModelCore:
         Raises:
             ClosedError: The model is closed.
         """
-        return self._engine.stats()
+        stats = self._engine.stats()
+        quantization = self._parts.checkpoint.quantization
+        if quantization is not None:
+            stats["details"]["quantization"] = dict(quantization)
+        return stats
 
     def __repr__(self) -> str:
         parts = self._parts

@@ -37,7 +37,9 @@ class ModelStats(TypedDict):
         details: What the device says of itself: kernels, threads, bytes in use. On Linux also, of
             this moment, ``weight_resident_bytes``, ``weight_huge_page_bytes`` (those of them in
             huge pages; 0 means that the system refused) and ``weight_proportional_bytes`` (this
-            process's share of them, where several map one ``packed_cache``).
+            process's share of them, where several map one ``packed_cache``). With ``quantize=``
+            also ``quantization``: ``type``, ``matrices``, ``relative_error`` (root mean square,
+            over that of the weights), ``worst_matrix`` and ``worst_relative_error``.
     """
 
     running_sequences: int

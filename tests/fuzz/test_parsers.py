@@ -6,6 +6,7 @@ seed is printed when a case fails, with the mutated input beside the test's temp
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import time
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 from tests.checkpoints import TINY
 from tests.gguf_checkpoints import write_gguf
+from tests.quantized_folders import FORMS, config, write
 
 from inferlib import _core, loading
 from inferlib.errors import InferlibError, InternalError
@@ -28,6 +30,7 @@ INTERESTING = [0, 1, 0x7F, 0x80, 0xFF]
 WIDE = [0, 1, 2**31 - 1, 2**31, 2**32 - 1, 2**32, 2**63 - 1, 2**63, 2**64 - 1]
 FRAGMENTS = [b"null", b"-1", b"1e999", b'"', b"{", b"}", b"[", b"]", b"\xff\xfe", b"{%", b"}}"]
 ONE_CASE_SECONDS = 5.0
+QUANTIZED = FORMS["packed act order asymmetric"]
 
 
 def mutate(data: bytes, rng: random.Random) -> bytes:
@@ -124,10 +127,34 @@ def parse_template(data: bytes) -> None:
     template.render(messages, add_generation_prompt=True)
 
 
+def published(folder: Path) -> Callable[[bytes], object]:
+    """Load a quantized folder whose configuration says this about it."""
+
+    def parse(data: bytes) -> None:
+        if not (folder / "quantized").exists():
+            write(folder, QUANTIZED)
+        path = folder / "quantized" / "config.json"
+        whole = (TINY / "llama" / "config.json").read_bytes().rstrip().removesuffix(b"}")
+        path.write_bytes(whole + b', "quantization_config": ' + data + b"}")
+        loading.load(path.parent)
+
+    return parse
+
+
 @pytest.mark.timeout(SECONDS + 60)
 @pytest.mark.parametrize(
     "parser",
-    ["gguf", "safetensors", "config", "encoder", "modules", "words", "tokenizer", "template"],
+    [
+        "gguf",
+        "safetensors",
+        "config",
+        "quantization",
+        "encoder",
+        "modules",
+        "words",
+        "tokenizer",
+        "template",
+    ],
 )
 def test_a_mutated_file_is_read_or_refused(parser, tmp_path):
     def weights(suffix: str) -> Callable[[bytes], object]:
@@ -168,6 +195,7 @@ def test_a_mutated_file_is_read_or_refused(parser, tmp_path):
             (TINY / "llama" / "config.json").read_bytes,
             folder_with("llama", "config.json"),
         ),
+        "quantization": (lambda: json.dumps(config(QUANTIZED)).encode(), published(tmp_path)),
         "encoder": (
             (TINY / "bert-classifier" / "config.json").read_bytes,
             folder_with("bert-classifier", "config.json"),

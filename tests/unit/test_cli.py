@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 import json
 import subprocess
@@ -9,9 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.quantized_folders import FORMS, write
 
 from inferlib import cli
-from inferlib.cli import chat, generate
+from inferlib.cli import chat, generate, options
 from inferlib.errors import OutOfMemoryError
 from inferlib.testing import tiny_model
 
@@ -236,3 +238,23 @@ class TestCommandLine:
         assert "Traceback" not in process.stderr.read()
         assert process.wait(timeout=60) == 1
         process.stderr.close()
+
+
+def test_what_quantizing_changes_is_said(capsys):
+    parser = argparse.ArgumentParser()
+    options.add_model_arguments(parser)
+    namespace = parser.parse_args([str(CHECKPOINT), "--quantize", "q4_0"])
+    with options.load_model(namespace) as model:
+        details = model.stats()["details"]["quantization"]
+    err = capsys.readouterr().err
+    assert err.startswith(f"[{details['matrices']} matrices quantized to Q4_0, which changes them")
+    assert f"most {details['worst_matrix']}: " in err
+
+
+def test_info_of_a_published_quantization_is_of_its_files(capsys, tmp_path):
+    folder, _ = write(tmp_path, FORMS["packed"])
+    code, out, _ = run(capsys, "info", str(folder), "--json")
+    facts = json.loads(out)
+    assert (code, facts["format"], facts["files"]) == (0, "safetensors", 1)
+    assert facts["file_bytes"] == (folder / "model.safetensors").stat().st_size
+    assert facts["tensor_types"]["Q4_0"] == 21

@@ -134,8 +134,8 @@ def test_an_invalid_end_of_text_id_is_refused(folder):
 
 
 def test_quantized_checkpoints_are_refused_by_method(folder):
-    edit_json(folder / "config.json", quantization_config={"quant_method": "fp8"})
-    with pytest.raises(UnsupportedModelError, match="quantized by 'fp8'; known are 'gptq'"):
+    edit_json(folder / "config.json", quantization_config={"quant_method": "hqq"})
+    with pytest.raises(UnsupportedModelError, match="quantized by 'hqq'; known are 'gptq'"):
         load(folder)
 
 

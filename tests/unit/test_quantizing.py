@@ -1,35 +1,75 @@
-"""``quantize=``: matrices of a float checkpoint as ``Q8_0``, what that changes, what it refuses."""
+"""``quantize=``: matrices of a float checkpoint as blocks, what that changes, what it refuses."""
 
 from __future__ import annotations
 
 import logging
 import shutil
+from typing import get_args
 
 import gguf
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
-from tests.checkpoints import ENCODERS, TINY
+from tests.checkpoints import ENCODERS, TINY, canonical_weights
 from tests.encoders import cosine
+from tests.quantized_folders import FORMS, write
 from tests.real_models import real_model
+from tests.reference import ReferenceExecutor
 
 from inferlib import Model, RequestError
+from inferlib.config import Quantization
+from inferlib.errors import ModelFormatError
 from inferlib.loading import load
-from inferlib.quantizing import q8_0
+from inferlib.quantized import encoders
+from inferlib.quantized.encoders import encode
+
+TYPES = [name.upper() for name in get_args(Quantization)]
 
 
-def test_blocks_are_those_of_the_format():
+@pytest.mark.parametrize("dtype", TYPES)
+def test_blocks_are_those_of_the_format(dtype):
     random = np.random.default_rng(3)
-    values = random.standard_normal((7, 96)).astype(np.float32)
+    values = random.standard_normal((300, 96)).astype(np.float32)
     values[2, :32] = 0
     values[3, :32] = 0.5
     values[4, 32:64] *= 1e-3
-    blocks, restored = q8_0(values)
-    expected = gguf.quants.quantize(values, gguf.GGMLQuantizationType.Q8_0)
+    values[5] = np.round(values[5])  # ties, of either sign
+    values[6] = np.where(values[6] > 0, 1, -1)
+    values[7] = -values[6]
+    values[8] *= 1e-7  # scales that are subnormal in float16
+    values[9] = np.abs(values[9])
+    blocks, squares, errors = encode(dtype, values)
+    kind = gguf.GGMLQuantizationType[dtype]
+    expected = gguf.quants.quantize(values, kind)
     assert blocks.tobytes() == expected.tobytes()
-    dequantized = gguf.quants.dequantize(expected, gguf.GGMLQuantizationType.Q8_0)
-    assert (restored == dequantized).all()
-    assert np.abs(values - restored).max() < np.abs(values).max() / 200
+    exact, restored = values.astype(np.float64), gguf.quants.dequantize(expected, kind)
+    assert squares == pytest.approx((exact**2).sum(), rel=1e-5)
+    assert errors == pytest.approx(((exact - restored) ** 2).sum(), rel=1e-5)
+
+
+def test_many_chunks_and_none_are_one_run_of_blocks(monkeypatch):
+    values = np.random.default_rng(4).standard_normal((50, 64)).astype(np.float32)
+    whole, *sums = encode("Q5_1", values)
+    monkeypatch.setattr(encoders, "_CHUNK", 7)
+    parts, *again = encode("Q5_1", values)
+    assert whole.tobytes() == parts.tobytes()
+    assert again == pytest.approx(sums, rel=1e-5)
+    empty, *nothing = encode("Q5_1", values[:0])
+    assert (empty.size, nothing) == (0, [0.0, 0.0])
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 3e38])
+def test_what_no_scale_is_for_is_refused_by_tensor(dtype, bad, tmp_path):
+    shutil.copytree(TINY / "llama", tmp_path / "model")
+    path = tmp_path / "model" / "model.safetensors"
+    weights = load_file(path)
+    name = "model.layers.0.mlp.down_proj.weight"
+    weights[name] = weights[name].copy()
+    weights[name][1, 40] = bad
+    save_file(weights, path)
+    with pytest.raises(ModelFormatError, match=f"{name} has numbers that {dtype} cannot hold"):
+        load(tmp_path / "model", quantize=dtype.lower())
 
 
 @pytest.mark.parametrize("case", sorted({"llama", "gemma3", "gpt2", "phi3", *ENCODERS}))
@@ -57,8 +97,64 @@ def test_vectors_of_a_quantized_encoder_are_near_and_the_log_says_how_near(caplo
     ):
         found = model.embed(texts)
         assert (found == model.embed(texts[::-1])[::-1]).all()
+        details = model.stats()["details"]["quantization"]
     assert 0 < 1 - cosine(found, expected).min() < 1e-3
-    assert "19 matrices quantized to Q8_0" in caplog.text
+    assert "19 matrices quantized to Q8_0, which changes them by 0.5" in caplog.text
+    assert f"most {details['worst_matrix']}: 0." in caplog.text
+    assert (details["type"], details["matrices"]) == ("Q8_0", 19)
+    assert 0.003 < details["relative_error"] <= details["worst_relative_error"] < 0.01
+
+
+@pytest.mark.parametrize("quantize", get_args(Quantization))
+def test_the_quality_figure_is_the_error_of_what_is_computed_with(quantize):
+    plain, quantized = load(TINY / "llama"), load(TINY / "llama", quantize=quantize)
+    shares, squares, errors = {}, 0.0, 0.0
+    for matrix in quantized.matrices:
+        for tensor, _ in matrix.parts:
+            given = plain.weights.array(tensor).astype(np.float64)
+            error = ((quantized.weights.array(tensor) - given) ** 2).sum()
+            shares[tensor] = (error / (given**2).sum()) ** 0.5
+            squares, errors = squares + (given**2).sum(), errors + error
+            assert quantized.weights.info(tensor)[0] == quantize.upper()
+    assert quantized.quantization == {
+        "type": quantize.upper(),
+        "matrices": len(shares),
+        "relative_error": pytest.approx((errors / squares) ** 0.5, rel=1e-5),
+        "worst_matrix": max(shares, key=shares.get),
+        "worst_relative_error": pytest.approx(max(shares.values()), rel=1e-5),
+    }
+    assert plain.quantization is None
+
+
+@pytest.mark.parametrize("quantize", ["q4_0", "q5_1"])
+def test_logits_are_those_of_the_blocks(quantize):
+    prompt = np.load(TINY / "llama" / "reference.npz")["input_ids"][0].tolist()
+    loaded = load(TINY / "llama", quantize=quantize)
+    reference = ReferenceExecutor(loaded.program, canonical_weights(loaded))
+    logits = reference.run({0: prompt}, all_logits=True).logits
+    expected = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    options = {"device": "cpu", "precision": "exact", "threads": 1, "quantize": quantize}
+    with Model.from_pretrained(TINY / "llama", **options) as model:
+        size = logits.shape[1]
+        rows = model.generate(
+            prompt, max_tokens=1, temperature=0, prompt_logprobs=size
+        ).prompt_logprobs
+    found = np.array([[row[token].logprob for token in range(size)] for row in rows[1:]])
+    assert np.abs(found - expected[:-1]).max() <= 2e-4 * logits.std()
+
+
+def test_a_published_quantization_that_became_floats_may_be_quantized(tmp_path):
+    folder, floats = write(tmp_path, FORMS["fp8"])
+    found, expected = load(folder, quantize="q8_0"), load(floats, quantize="q8_0")
+    for matrix in expected.matrices:
+        for tensor, _ in matrix.parts:
+            assert found.weights.info(tensor)[0] == "Q8_0"
+            assert (found.weights.raw(tensor) == expected.weights.raw(tensor)).all()
+    assert found.quantization == expected.quantization
+    folder, _ = write(tmp_path / "packed", FORMS["packed"])
+    found = load(folder, quantize="q8_0")
+    types = {found.weights.info(tensor)[0] for tensor in found.weights.names}
+    assert types == {"Q4_0", "Q8_0", "F32"}
 
 
 def test_receipts_tell_quantized_models_apart():

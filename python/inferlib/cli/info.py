@@ -59,9 +59,10 @@ def describe(loaded: LoadedModel) -> dict[str, Any]:
     }
     return {
         "path": str(loaded.path),
-        "format": weights.format,
-        "files": len(weights.files),
-        "file_bytes": sum(Path(file).stat().st_size for file in weights.files),
+        # Whatever its tensors became in memory.
+        "format": Path(loaded.files[0]).suffix.removeprefix("."),
+        "files": len(loaded.files),
+        "file_bytes": sum(Path(file).stat().st_size for file in loaded.files),
         "architecture": spec.architecture,
         "parameters": sum(prod(shape) for _, shape in infos),
         "tensor_types": dict(Counter(kind for kind, _ in infos).most_common()),

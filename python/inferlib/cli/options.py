@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
+from ..config import Quantization
 from ..model import Model
+from ..quantized import quality_text
 
 if TYPE_CHECKING:
     import argparse
@@ -43,6 +45,11 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--max-model-len", metavar="N", type=int, help="longest sequence in tokens")
     group.add_argument("--threads", metavar="N", type=int, help="CPU threads")
     group.add_argument(
+        "--quantize",
+        choices=get_args(Quantization),
+        help="quantize the float matrices of a folder, and say on stderr how much that changes",
+    )
+    group.add_argument(
         "--packed-cache",
         metavar="DIR",
         help="keep packed weights here: faster starts, shared memory",
@@ -75,7 +82,7 @@ def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
 
 def load_model(namespace: argparse.Namespace, *, chat_template: str | None = None) -> Model:
     """Load what ``add_model_arguments`` describes."""
-    return Model.from_pretrained(
+    model = Model.from_pretrained(
         namespace.model,
         precision=namespace.precision,
         kv_cache_dtype=namespace.kv_cache_dtype,
@@ -85,7 +92,11 @@ def load_model(namespace: argparse.Namespace, *, chat_template: str | None = Non
         packed_cache=namespace.packed_cache,
         speculation=namespace.speculation,
         chat_template=chat_template,
+        quantize=namespace.quantize,
     )
+    if namespace.quantize is not None:
+        sys.stderr.write(f"[{quality_text(model.stats()['details']['quantization'])}]\n")
+    return model
 
 
 def sampling_options(namespace: argparse.Namespace) -> dict[str, Any]:
