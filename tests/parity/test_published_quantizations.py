@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -227,6 +228,8 @@ def not_a_number(tensor):
         ("float block", "weight_scale", shorter, r"has scales \[1, 3\] for blocks of \[48, 32\]"),
         ("fp8", "weight_scale_inv", missing, "down_proj.weight_scale is missing"),
         ("fp8", "weight_scale_inv", shorter, r"has scales \[1, 3\] for blocks of \[48, 32\]"),
+        ("fp8", "weight_scale_inv", lambda x: x + 1e37, "down_proj.weight has values"),
+        ("packed act order", "weight_scale", lambda x: x + 1e38, "down_proj.weight has values"),
         ("fp8", "weight_scale_inv", not_a_number, "the scales of .*down_proj.weight"),
         ("fp8", "weight", lambda x: x.astype(np.float32), "weight has scales but is of type F32"),
     ],
@@ -244,6 +247,14 @@ def test_blocks_of_another_size_do_not_fit(tmp_path):
     edit(quantized, quant_method="fp8", weight_block_size=[0, 32])
     with pytest.raises(ModelFormatError, match=r"'weight_block_size' of .* two positive integers"):
         load(quantized)
+
+
+def test_a_block_may_be_larger_than_its_matrix(tmp_path):
+    form = replace(FORMS["fp8"], block=(96, 96))
+    quantized, floats = write(tmp_path, form, weight_block_size=[2**31 - 1, 2**31 - 1])
+    found, expected = load(quantized), load(floats)
+    name = "model.layers.0.self_attn.q_proj.weight"
+    assert (found.weights.array(name) == expected.weights.array(name)).all()
 
 
 def test_the_log_says_what_became_what_and_what_is_left_out(tmp_path, caplog):

@@ -118,7 +118,9 @@ class IntegerMatrix:
                 rows = slice(first, first + _ROWS)
                 centre = np.take(zeros[rows], groups, axis=1)
                 difference = np.subtract(codes[rows], centre, dtype=np.int16)
-                np.multiply(difference, np.take(scales[rows], groups, axis=1), out=values[rows])
+                with np.errstate(over="ignore"):
+                    np.multiply(difference, np.take(scales[rows], groups, axis=1), out=values[rows])
+            check_finite(self.name, values)
             return float_bytes(dtype, values)
 
         return read
@@ -171,13 +173,15 @@ class FloatMatrix:
 
     def _values(self) -> NDArray[np.float32]:
         values = self.weights.array(self.name)
+        rows, columns = self.block or (0, 0)
+        with np.errstate(over="ignore", invalid="ignore"):
+            if self.block is None:
+                values *= self.scales
+            else:
+                for i, scales in enumerate(self.scales):
+                    wide = np.repeat(scales, min(columns, values.shape[1]))[: values.shape[1]]
+                    values[i * rows : (i + 1) * rows] *= wide
         check_finite(self.name, values)
-        if self.block is None:
-            values *= self.scales
-            return values
-        rows, columns = self.block
-        for i, scales in enumerate(self.scales):
-            values[i * rows : (i + 1) * rows] *= np.repeat(scales, columns)[: values.shape[1]]
         return values
 
 
