@@ -29,6 +29,8 @@ class ModelStats(TypedDict):
         output_tokens: Tokens generated.
         drafted_tokens: Tokens drafted and verified.
         accepted_tokens: Those of them that the model generates, too.
+        draft_model_drafted_tokens: Of the drafted tokens, those of the draft model.
+        draft_model_accepted_tokens: Those of these that the model generates, too.
         preemptions: How often a sequence was taken out of the batch and computed again.
         held_sequences: ``Sequence`` objects that are not closed.
         held_blocks: Blocks that they hold; what forks share counts for each.
@@ -37,7 +39,8 @@ class ModelStats(TypedDict):
         details: What the device says of itself: kernels, threads, bytes in use. On Linux also, of
             this moment, ``weight_resident_bytes``, ``weight_huge_page_bytes`` (those of them in
             huge pages; 0 means that the system refused) and ``weight_proportional_bytes`` (this
-            process's share of them, where several map one ``packed_cache``).
+            process's share of them, where several map one ``packed_cache``). With a draft model its
+            name, and ``draft_model_problem``: why it drafts no more, ``None`` if it does.
     """
 
     running_sequences: int
@@ -57,6 +60,8 @@ class ModelStats(TypedDict):
     output_tokens: int
     drafted_tokens: int
     accepted_tokens: int
+    draft_model_drafted_tokens: int
+    draft_model_accepted_tokens: int
     preemptions: int
     held_sequences: int
     held_blocks: int
@@ -87,6 +92,8 @@ def model_stats(scheduler: SchedulerStats, executor: dict[str, Any]) -> ModelSta
         output_tokens=scheduler.num_output_tokens,
         drafted_tokens=scheduler.num_drafted_tokens,
         accepted_tokens=scheduler.num_accepted_tokens,
+        draft_model_drafted_tokens=scheduler.num_model_drafted_tokens,
+        draft_model_accepted_tokens=scheduler.num_model_accepted_tokens,
         preemptions=scheduler.num_preemptions,
         held_sequences=scheduler.num_held_seqs,
         held_blocks=scheduler.num_held_blocks,

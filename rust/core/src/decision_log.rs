@@ -36,7 +36,7 @@ pub(crate) use writer::DecisionLog;
 const MAGIC: &[u8; 8] = b"INFLDLOG";
 
 /// Of the format. A reader refuses others.
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
 
 /// Longest payload of a frame: a record of a call with a prompt of 64 M tokens fits.
 const MAX_FRAME_BYTES: u64 = 1 << 28;

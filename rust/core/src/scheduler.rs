@@ -50,6 +50,7 @@ use crate::request::{FinishReason, RequestOutput, RequestStatus, WaitReason};
 pub use config::{ConfigError, SchedulerConfig};
 use deadlines::Deadlines;
 use drafts::Drafts;
+pub use drafts::WantedDraft;
 pub use fair::TenantStats;
 use fair::Tenants;
 pub use held::HeldSequence;
