@@ -49,6 +49,10 @@ TEXT = (
     "building and moves the children's section to the ground floor. The third is the cheapest, "
     "but it would close the library for eleven months."
 )
+OWN_DRAFTS = (
+    "the model drafts for itself: always right where it is greedy, and as slow as itself; no "
+    "smaller model of its vocabulary is at hand, so this is what drafting by a model costs at most"
+)
 PROMPTS = {
     "repetitive": {
         "code": f"Repeat this code exactly, but rename the class to Pile:\n```python\n{CODE}```",
@@ -129,7 +133,7 @@ def main() -> None:
     result = {
         "model": path.name,
         "draft_model": None if draft_model is None else draft_model.name,
-        "is_own_draft_model": draft_model == path,
+        "note": OWN_DRAFTS if draft_model == path else None,
         "threads": arguments.threads or machine.cores(),
         "read_bandwidth_gb_s": machine.read_bandwidth(arguments.threads),
         **measure(path, draft_model, arguments.threads, arguments.repeats, options),

@@ -12,6 +12,7 @@ memory, and models that are closed or fail, give no drafts.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -240,7 +241,8 @@ class DraftModel:
     def _drop(self, key: tuple[int, int]) -> None:
         known = self._known.pop(key, None)
         if known is not None:
-            self._engine.close_sequence(known.held)
+            with contextlib.suppress(InferlibError):  # of a scheduler that panicked
+                self._engine.close_sequence(known.held)
 
 
 def _refusal(problem: str, *, hint: str = "") -> RequestError:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import pickle
+import subprocess
+import sys
+import textwrap
 import threading
 import weakref
 
@@ -385,6 +389,36 @@ def test_a_model_keeps_the_drafter_that_nobody_else_holds():
     del model
     gc.collect()
     assert reference() is None
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="fork")
+def test_a_forked_child_is_told_so_and_harms_nobody():
+    code = textwrap.dedent(
+        """
+        import os, inferlib
+        from inferlib.testing import tiny_model
+        drafter = tiny_model()
+        model = tiny_model(draft_model=drafter, speculation="draft_model")
+        options = {"max_tokens": 60, "temperature": 0, "ignore_eos": True}
+        stream = model.stream("It was a bright cold day", **options)
+        for _ in range(5):
+            next(stream)
+        pid = os.fork()
+        if pid == 0:
+            try:
+                model.generate("x", **options)
+            except inferlib.ForkedProcessError:
+                model.close()
+                os._exit(0)
+            os._exit(1)
+        assert os.waitpid(pid, 0)[1] == 0
+        list(stream)
+        assert stream.completion.usage.draft_model_accepted_tokens > 20
+        model.close()
+        assert drafter.stats()["held_sequences"] == 0
+        """
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
 @pytest.fixture

@@ -234,6 +234,7 @@ impl PyScheduler {
         closes = false, speculation = true, draft_model = true, sequence = None, keep = false, captures = vec![], capture_start = 0, second_segment = None,
         adapter = 0, now = None
     ))]
+    #[expect(clippy::fn_params_excessive_bools, reason = "keyword-only in Python")]
     #[expect(clippy::too_many_arguments, reason = "keyword-only in Python")]
     #[expect(
         clippy::needless_pass_by_value,
