@@ -1,10 +1,16 @@
 """What does drafting gain where text repeats itself, and cost where it does not?
 
     python -m bench.drafting [--model smollm2|gemma] [--threads N] [--repeats 5] [--json FILE]
+                             [--draft-model smollm2|gemma|PATH]
 
 Every prompt is answered with drafting and without, in turns, by one model; the answers must be
 equal. Figures are decoded tokens per second after the first one, medians over the repeats, and the
-ratio of the two.
+ratio of the two. With ``--draft-model`` the prompts are also answered with that model's drafts
+alone, and with both kinds.
+
+No two models of one vocabulary and of different sizes are at hand here. A model that drafts for
+itself is always right where it is greedy and takes as long for a token as the model does: its ratio
+is what drafting by a model costs at most, not what it gains.
 """
 
 from __future__ import annotations
@@ -43,6 +49,10 @@ TEXT = (
     "building and moves the children's section to the ground floor. The third is the cheapest, "
     "but it would close the library for eleven months."
 )
+OWN_DRAFTS = (
+    "the model drafts for itself: always right where it is greedy, and as slow as itself; no "
+    "smaller model of its vocabulary is at hand, so this is what drafting by a model costs at most"
+)
 PROMPTS = {
     "repetitive": {
         "code": f"Repeat this code exactly, but rename the class to Pile:\n```python\n{CODE}```",
@@ -64,37 +74,43 @@ def tokens_per_second(completion: inferlib.Completion) -> float:
     return completion.timings.tokens_per_second or 0.0
 
 
-def measure(path: Path, threads: int | None, repeats: int, options: dict) -> dict[str, object]:
+def measure(
+    path: Path, draft_model: Path | None, threads: int | None, repeats: int, options: dict
+) -> dict[str, object]:
     """Speeds by prompt, drafted and undrafted in turns."""
+    ways = ["prompt_lookup", "off"]
+    ways[:0] = [] if draft_model is None else ["draft_model", "auto"]
     rows: dict[str, dict[str, object]] = {}
-    with inferlib.Model.from_pretrained(path, threads=threads) as model:
+    with inferlib.Model.from_pretrained(path, threads=threads, draft_model=draft_model) as model:
         for kind, prompts in PROMPTS.items():
             for name, prompt in prompts.items():
                 messages = [{"role": "user", "content": prompt}]
-                speeds: dict[str, list[float]] = {"auto": [], "off": []}
+                speeds: dict[str, list[float]] = {way: [] for way in ways}
                 answers = {}
                 for _ in range(repeats):
                     for speculation, values in speeds.items():
                         answer = model.chat(messages, speculation=speculation, **options)
                         values.append(tokens_per_second(answer))
                         answers[speculation] = answer
-                assert answers["auto"].token_ids == answers["off"].token_ids
-                drafted, undrafted = (statistics.median(speeds[key]) for key in ("auto", "off"))
-                usage = answers["auto"].usage
-                rows[f"{kind} {name}"] = {
-                    "drafted_tokens_per_second": drafted,
-                    "undrafted_tokens_per_second": undrafted,
-                    "ratio": drafted / undrafted,
-                    "output_tokens": usage.output_tokens,
-                    "drafted_tokens": usage.drafted_tokens,
-                    "accepted_tokens": usage.accepted_tokens,
-                }
-    ratios = {
-        f"{kind}_ratio": statistics.geometric_mean(
-            row["ratio"] for name, row in rows.items() if name.startswith(kind)
-        )
-        for kind in PROMPTS
-    }
+                undrafted = statistics.median(speeds["off"])
+                for way in ways[:-1]:
+                    assert answers[way].token_ids == answers["off"].token_ids
+                    drafted, usage = statistics.median(speeds[way]), answers[way].usage
+                    suffix = "" if way == "prompt_lookup" else f" {way}"
+                    rows[f"{kind} {name}{suffix}"] = {
+                        "drafted_tokens_per_second": drafted,
+                        "undrafted_tokens_per_second": undrafted,
+                        "ratio": drafted / undrafted,
+                        "output_tokens": usage.output_tokens,
+                        "drafted_tokens": usage.drafted_tokens,
+                        "accepted_tokens": usage.accepted_tokens,
+                    }
+    ratios = {}
+    for kind, prompts in PROMPTS.items():
+        for way in ways[:-1]:
+            suffix = "" if way == "prompt_lookup" else f" {way}"
+            own = [rows[f"{kind} {name}{suffix}"]["ratio"] for name in prompts]
+            ratios[f"{kind}{suffix.replace(' ', '_')}_ratio"] = statistics.geometric_mean(own)
     return {**ratios, "prompts": rows}
 
 
@@ -102,18 +118,25 @@ def main() -> None:
     """Measure and report."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", choices=["smollm2", "gemma"], default="smollm2")
+    parser.add_argument("--draft-model", help="smollm2, gemma, or a path")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--max-tokens", type=int, default=192)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     path = getattr(models, arguments.model)()
+    draft_model = arguments.draft_model
+    if draft_model is not None:
+        known = {"smollm2": models.smollm2, "gemma": models.gemma}
+        draft_model = known[draft_model]() if draft_model in known else Path(draft_model)
     options = {"temperature": 0, "max_tokens": arguments.max_tokens}
     result = {
         "model": path.name,
+        "draft_model": None if draft_model is None else draft_model.name,
+        "note": OWN_DRAFTS if draft_model == path else None,
         "threads": arguments.threads or machine.cores(),
         "read_bandwidth_gb_s": machine.read_bandwidth(arguments.threads),
-        **measure(path, arguments.threads, arguments.repeats, options),
+        **measure(path, draft_model, arguments.threads, arguments.repeats, options),
         **machine.describe(),
     }
     print(json.dumps(result, indent=1))

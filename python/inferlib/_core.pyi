@@ -898,6 +898,16 @@ class RequestOutput:
         Tokens that were known before their rows were computed: steps saved.
         """
     @property
+    def num_model_accepted_tokens(self, /) -> int:
+        """
+        Of these, tokens that were drawn.
+        """
+    @property
+    def num_model_drafted_tokens(self, /) -> int:
+        """
+        Of the drafted tokens, those of the draft model.
+        """
+    @property
     def num_preemptions(self, /) -> int:
         """
         How often a sequence of it lost its blocks.
@@ -1256,6 +1266,7 @@ class Scheduler:
         num_speculative_tokens: SupportsIndex | None = None,
         prompt_lookup_max: SupportsIndex = 4,
         prompt_lookup_min: SupportsIndex = 1,
+        num_model_tokens: SupportsIndex | None = None,
         rows_per_pass: SupportsIndex = 6,
         policy: str = "fcfs",
         steps_per_class: SupportsIndex = ...,
@@ -1275,7 +1286,8 @@ class Scheduler:
 
         With `num_speculative_tokens` a sequence's last `prompt_lookup_max` down to `prompt_lookup_min` tokens are
         looked up among its earlier ones, and up to that many tokens that followed are drafted, as long as the step has
-        no more than `rows_per_pass` rows.
+        no more than `rows_per_pass` rows. With `num_model_tokens` a draft model stands beside it: `wanted_drafts` says what
+        it is to draft, up to that many tokens, and `suggest` takes them.
 
         With `whole_prompts` every prompt is one step and nothing is kept of it: for models whose tokens see those behind
         them.
@@ -1382,6 +1394,7 @@ class Scheduler:
         deadline: SupportsFloat | SupportsIndex | None = None,
         closes: bool = False,
         speculation: bool = True,
+        draft_model: bool = True,
         sequence: SupportsIndex | None = None,
         keep: bool = False,
         captures: SupportsGetItem[int, tuple[SupportsIndex, str]] = ...,
@@ -1396,10 +1409,22 @@ class Scheduler:
         It goes on from the held `sequence`, whose salt it has; with `keep` its tokens are the sequence's once it ended.
         `SequenceBusyError` if another such request runs. It is computed with the executor's `adapter` of that number, which
         is never given to another one: prefixes are shared only under it. At `deadline`, a moment like `now`, it ends with
-        what it has; one that `closes` has a second more for that.
+        what it has; one that `closes` has a second more for that. Prompt lookup drafts for it where `speculation` says so,
+        the draft model where `draft_model` does.
 
         Of the `captures`, by number and kind of rows (`"tokens"` from `capture_start` on, or `"sequences"`), the rows of
         the prompt are handed out: `RequestOutput.captures`. The second of two texts begins at `second_segment`.
+        """
+    def suggest(
+        self,
+        /,
+        request_id: SupportsIndex,
+        sequence_index: SupportsIndex,
+        token_ids: NDArray[int32],
+    ) -> bool:
+        """
+        Tokens that the draft model thinks follow what a sequence has now; false if it has ended or wants none. What is
+        drawn at their rows decides.
         """
     def take(self, /, request_id: SupportsIndex) -> RequestOutput:
         """
@@ -1410,11 +1435,23 @@ class Scheduler:
         Weighted tokens that each tenant got under fair share, `(tenant, service, num_seqs, num_waiting_seqs)`, as far as
         they are remembered: tenants with something to do, and those that are ahead. In order of the names.
         """
+    def tokens_since(
+        self, /, request_id: SupportsIndex, sequence_index: SupportsIndex, start: SupportsIndex
+    ) -> NDArray[int32]:
+        """
+        Tokens of one sequence of a request, prompt and output, from its `start`-th on. `KeyError` as in `output`.
+        """
     def update(
         self, /, output: StepOutput, now: SupportsFloat | SupportsIndex | None = None
     ) -> Events:
         """
         Account for the result of the step in flight.
+        """
+    def wanted_drafts(self, /) -> list[tuple[int, int, int, int]]:
+        """
+        What the draft model is to draft before the next step: `(request_id, sequence_index, num_tokens, num_drafts)` of
+        sequences that have `num_tokens` tokens now, of which the next step has rows for `num_drafts` more. To be asked once
+        per step.
         """
     def why_waiting(self, /, request_id: SupportsIndex) -> "dict[str, object] | None":
         """
@@ -1468,6 +1505,16 @@ class SchedulerStats:
     def num_held_seqs(self, /) -> int:
         """
         Held sequences.
+        """
+    @property
+    def num_model_accepted_tokens(self, /) -> int:
+        """
+        Of these, tokens that were drawn.
+        """
+    @property
+    def num_model_drafted_tokens(self, /) -> int:
+        """
+        Of the drafted tokens, those of the draft model.
         """
     @property
     def num_output_tokens(self, /) -> int:

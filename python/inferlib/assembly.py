@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from ._core import ChatTemplate, CpuExecutor, Scheduler, TextStreams, Tokenizer
-from .config import BLOCK_SIZE, KvCacheSize, format_bytes
+from .config import BLOCK_SIZE, KvCacheSize, PromptLookup, format_bytes
 from .device_choice import open_device
 from .embedding_config import EmbeddingConfig
 from .engine import Engine
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from .checkpoint_files import TextFiles
     from .config import EngineConfig, Quantization
     from .devices import Device
+    from .draft_model import DraftModel
     from .executors.base import Executor, WeightReceiver
     from .loading import LoadedModel
     from .model_spec import ModelSpec
@@ -95,6 +96,7 @@ class ModelParts:
         engine: Runs its requests.
         builder: Makes them.
         kv_cache_bytes: Memory reserved for keys and values.
+        draft_model: What stands beside it; ``None``: nothing.
     """
 
     checkpoint: Checkpoint
@@ -103,6 +105,7 @@ class ModelParts:
     engine: Engine
     builder: RequestBuilder
     kv_cache_bytes: int
+    draft_model: DraftModel | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,7 +124,11 @@ class StandIns:
 
 
 def assemble_from_files(
-    name_or_path: str | os.PathLike[str], config: EngineConfig, *, chat_template: str | None
+    name_or_path: str | os.PathLike[str],
+    config: EngineConfig,
+    *,
+    chat_template: str | None,
+    draft_model: DraftModel | None = None,
 ) -> ModelParts:
     """Load a checkpoint and make it ready to run.
 
@@ -129,6 +136,7 @@ def assemble_from_files(
         name_or_path: See ``loading.load``.
         config: How it is to run.
         chat_template: Replaces the checkpoint's.
+        draft_model: Is to stand beside it; it is closed with the model.
 
     Raises:
         ModelError: Something is wrong with the files.
@@ -138,7 +146,7 @@ def assemble_from_files(
     """
     loaded = load(name_or_path, mmap=config.mmap, quantize=config.quantize)
     checkpoint = read_checkpoint(loaded, chat_template=chat_template, quantize=config.quantize)
-    return assemble(checkpoint, config, chat_template=chat_template)
+    return assemble(checkpoint, config, chat_template=chat_template, draft_model=draft_model)
 
 
 def read_checkpoint(
@@ -212,6 +220,7 @@ def assemble(
     *,
     chat_template: str | None = None,
     stand_ins: StandIns = StandIns(),
+    draft_model: DraftModel | None = None,
 ) -> ModelParts:
     """Reserve memory, load the weights, and connect scheduler, executor and engine.
 
@@ -220,6 +229,8 @@ def assemble(
         RequestError: A setting does not fit the model; ``field`` names it.
     """
     spec, tokenizer = checkpoint.spec, checkpoint.tokenizer
+    if draft_model is not None:
+        _check_draft_model(draft_model, checkpoint)
     device = open_device(config)
     try:
         size, executor = _make_executor(checkpoint, config, device)
@@ -241,7 +252,7 @@ def assemble(
         max_waiting=config.limits.waiting_requests,
         max_waiting_tokens=config.limits.waiting_tokens,
         whole_prompts=checkpoint.program.is_bidirectional,
-        **_speculation_options(config, executor.info()),
+        **_speculation_options(config, executor.info(), draft_model),
         **_policy_options(config.scheduling_policy),
     )
     if config.decision_log is not None:
@@ -265,6 +276,7 @@ def assemble(
             vocab_size=spec.vocab_size,
             dedicated=config.driver == "thread",
             clock=stand_ins.clock,
+            draft_model=draft_model,
         ),
         builder=RequestBuilder(
             tokenizer=tokenizer,
@@ -276,9 +288,11 @@ def assemble(
             origin=_origin(checkpoint, config, executor.info()),
             limits=config.limits,
             generates=checkpoint.program.has_lm_head,
+            has_draft_model=draft_model is not None,
             capture_points=_capture_points(checkpoint.program, executor),
         ),
         kv_cache_bytes=size.kv_cache_bytes,
+        draft_model=draft_model,
     )
 
 
@@ -421,20 +435,34 @@ class _SpeculationOptions(TypedDict, total=False):
     num_speculative_tokens: int
     prompt_lookup_max: int
     prompt_lookup_min: int
+    num_model_tokens: int
     rows_per_pass: int
 
 
-def _speculation_options(config: EngineConfig, executor: Mapping[str, Any]) -> _SpeculationOptions:
+def _check_draft_model(draft_model: DraftModel, checkpoint: Checkpoint) -> None:
+    if not checkpoint.program.has_lm_head:
+        raise RequestError(
+            f"{checkpoint.name} generates nothing that could be drafted", field="draft_model"
+        )
+    draft_model.check(checkpoint.tokenizer, checkpoint.spec.vocab_size)
+
+
+def _speculation_options(
+    config: EngineConfig, executor: Mapping[str, Any], draft_model: DraftModel | None
+) -> _SpeculationOptions:
     """Options of the scheduler for drafting; what is not there has the scheduler's default."""
     lookup = config.prompt_lookup
-    if lookup is None:
-        return {}
-    options = _SpeculationOptions(
-        num_speculative_tokens=lookup.num_speculative_tokens,
-        prompt_lookup_max=lookup.prompt_lookup_max,
-        prompt_lookup_min=lookup.prompt_lookup_min,
-    )
-    rows_per_pass = lookup.rows_per_pass or executor.get("rows_per_pass")
+    options = _SpeculationOptions()
+    if lookup is None and draft_model is None:
+        return options
+    how = lookup or PromptLookup()
+    if lookup is not None:
+        options["num_speculative_tokens"] = lookup.num_speculative_tokens
+        options["prompt_lookup_max"] = lookup.prompt_lookup_max
+        options["prompt_lookup_min"] = lookup.prompt_lookup_min
+    if draft_model is not None:
+        options["num_model_tokens"] = how.num_speculative_tokens
+    rows_per_pass = how.rows_per_pass or executor.get("rows_per_pass")
     if rows_per_pass is not None:
         options["rows_per_pass"] = rows_per_pass
     return options

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from .config import (
         DeviceChoice,
+        DraftModelChoice,
         Driver,
         KvCacheDtype,
         KvCacheSize,
@@ -44,6 +45,7 @@ class LoadOptions(TypedDict, total=False):
     enable_prefix_caching: bool
     packed_cache: str | os.PathLike[str] | None
     speculation: Speculation
+    draft_model: DraftModelChoice | None
     scheduling_policy: PolicyChoice
     decision_log: str | os.PathLike[str] | None
     limits: Limits
@@ -87,7 +89,8 @@ class CallOptions(SamplingOptions, total=False):
         deadline: Seconds from now after which it ends with what there is, and
             ``finish_reason="deadline"``, under every policy; looked at between steps. With
             ``scheduling_policy="deadline"`` the earliest runs first.
-        speculation: ``"off"`` drafts no tokens for this request. No result depends on it.
+        speculation: Who drafts tokens for this request: ``"auto"`` (whoever the model has),
+            ``"prompt_lookup"``, ``"draft_model"`` or ``"off"``. No result depends on it.
         adapter: Name of a LoRA adapter that ``load_adapter`` loaded; ``None`` is the model alone.
     """
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, get_args
 
 from .devices import Device, gpu_index, registered_device
 from .errors import OutOfMemoryError, RequestError
@@ -14,6 +14,7 @@ from .scheduling import FCFS, SchedulingPolicy, read_policy
 from .validation import INT32_MAX, boolean, choice, integer, path, shown
 
 if TYPE_CHECKING:
+    import os
     from pathlib import Path
 
 DeviceChoice: TypeAlias = str | Device
@@ -21,7 +22,7 @@ Precision = Literal["fast", "balanced", "exact"]
 KvCacheDtype = Literal["auto", "f16", "bf16", "int8", "f32"]
 Driver = Literal["caller", "thread"]
 Quantization = Literal["q4_0", "q4_1", "q5_0", "q5_1", "q8_0"]
-SpeculationSwitch = Literal["auto", "off"]
+SpeculationSwitch = Literal["auto", "prompt_lookup", "draft_model", "off"]
 
 MAX_LOOKUP = 8
 """Longest run of tokens that ``PromptLookup`` looks up; the same number in ``rust/core``."""
@@ -141,7 +142,7 @@ class PromptLookup:
     are those of generating without, bit for bit.
 
     Attributes:
-        num_speculative_tokens: Most drafted tokens of a sequence in one step.
+        num_speculative_tokens: Most drafted tokens of a sequence in one step, a draft model's too.
         prompt_lookup_max: Longest run of last tokens that is looked up, tried first.
         prompt_lookup_min: Shortest one, tried last.
         rows_per_pass: Most tokens of a step with drafts, all sequences together; ``None``: as many
@@ -180,6 +181,21 @@ class PromptLookup:
 Speculation: TypeAlias = SpeculationSwitch | PromptLookup
 
 
+class LoadedModel(Protocol):
+    """A ``Model``, which stands above this file."""
+
+    @property
+    def max_model_len(self) -> int:
+        """Longest sequence in tokens."""
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether it was closed."""
+
+
+DraftModelChoice: TypeAlias = "str | os.PathLike[str] | LoadedModel"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineConfig:
     """How a model runs.
@@ -205,8 +221,9 @@ class EngineConfig:
         packed_cache: Folder for packed weights, made if it is missing; text is a path. A model is
             packed into a file there once; later loads map it, and processes share its memory.
             ``None`` packs into memory of this process at each load.
-        speculation: ``"auto"``: draft by ``PromptLookup()``. ``"off"``: never. No result depends on
-            it.
+        speculation: ``"auto"``: draft by ``PromptLookup()``, and by the draft model if there is
+            one. ``"prompt_lookup"`` or ``"draft_model"``: by this alone. ``"off"``: never. No
+            result depends on it.
         scheduling_policy: Who comes first; a name becomes a ``SchedulingPolicy``.
         decision_log: A new file for everything that the scheduler is told and decides, for
             ``python -m inferlib replay-log`` and bug reports; text is a path. It holds the prompts
@@ -273,7 +290,12 @@ class EngineConfig:
         """How tokens are drafted; ``None`` if none are."""
         if isinstance(self.speculation, PromptLookup):
             return self.speculation
-        return PromptLookup() if self.speculation == "auto" else None
+        return PromptLookup() if self.speculation in ("auto", "prompt_lookup") else None
+
+    @property
+    def asks_draft_model(self) -> bool:
+        """Whether a draft model is asked, if there is one."""
+        return self.speculation not in ("off", "prompt_lookup")
 
 
 def _check_device(device: object) -> None:

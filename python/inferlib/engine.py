@@ -22,7 +22,7 @@ import os
 import time
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 import numpy as np
 
@@ -69,6 +69,25 @@ LOOK_AHEAD_TOKENS = 16
 """So many tokens more than were read does a thread generate for the stream of an event loop."""
 
 
+class Drafting(Protocol):
+    """Drafts tokens for the scheduler; see ``draft_model.DraftModel``."""
+
+    name: str
+    problem: str | None
+
+    def draft(self, scheduler: Scheduler) -> None:
+        """Suggest tokens for the step that comes; the lock is not held."""
+
+    def forget(self, request: Request) -> None:
+        """Drop what belongs to a request that is over."""
+
+    def stop(self) -> None:
+        """Let ``draft`` return soon, from another thread."""
+
+    def close(self) -> None:
+        """Give everything back; nobody is in ``draft``."""
+
+
 class Engine:
     """Runs the requests of one model.
 
@@ -79,6 +98,7 @@ class Engine:
         vocab_size: Number of logits.
         dedicated: Whether a thread drives while there is work, not the callers.
         clock: Seconds, for deadlines and timings; tests have one of their own.
+        draft_model: Suggests tokens before each step; ``None``: nobody does.
     """
 
     def __init__(
@@ -90,8 +110,10 @@ class Engine:
         vocab_size: int,
         dedicated: bool = False,
         clock: Callable[[], float] = time.monotonic,
+        draft_model: Drafting | None = None,
     ) -> None:
         self._scheduler = scheduler
+        self._draft_model = draft_model
         self._clock = clock
         self._executor = executor
         self._adapters: dict[int, int] = {}
@@ -117,6 +139,8 @@ class Engine:
                 self._is_accounting = True
                 self._close_overdue(self._clock())
                 self._is_accounting = False
+        if self._draft_model is not None:
+            self._draft_model.draft(self._scheduler)
         batch = self._scheduler.schedule(self._clock())
         if batch is None:
             return self._end_overdue()
@@ -214,6 +238,8 @@ class Engine:
         self._texts.close(request)
         self._grammars.note_failures(request)
         self._grammars.close(request)
+        if self._draft_model is not None:
+            self._draft_model.forget(request)
         self._driver.forget(request)
         request.is_done = True
         self._requests.pop(request.id, None)
@@ -275,6 +301,8 @@ class Engine:
                     move(request.results, self._scheduler.take, request.id)
             self._texts.drop(request)
             self._grammars.close(request)
+            if self._draft_model is not None:
+                self._draft_model.forget(request)
             request.error = error
             request.is_done = True
             self._driver.forget(request)
@@ -316,7 +344,8 @@ class Engine:
             tenant=request.tenant,
             deadline=None if request.deadline is None else now + request.deadline,
             closes=request.closes,
-            speculation=request.speculation,
+            speculation=request.speculation in ("auto", "prompt_lookup"),
+            draft_model=request.speculation in ("auto", "draft_model"),
             sequence=request.sequence,
             keep=request.keep,
             captures=list(request.captures),
@@ -523,6 +552,9 @@ class Engine:
         with self._driver.lock:
             if self._adapters:
                 details["adapter_bytes"] = sum(self._adapters.values())
+            if self._draft_model is not None:
+                details["draft_model"] = self._draft_model.name
+                details["draft_model_problem"] = self._draft_model.problem
             return model_stats(self._scheduler.stats(), details)
 
     # The end
@@ -573,10 +605,14 @@ class Engine:
         with self._driver.lock:
             if not self._is_closed:
                 self._is_closed = True
+                if self._draft_model is not None:
+                    self._draft_model.stop()
                 if self._driver.has_leader():
                     self._executor.abort()
         while not self._release():
             self._driver.wait_idle(CLOSE_TIMEOUT_SECONDS)
+        if self._draft_model is not None:
+            self._draft_model.close()
 
     def close_finally(self) -> None:
         """``close`` for finalizers, which may run in the middle of a step of this very thread.

@@ -111,7 +111,7 @@ def _sentences(completion: _Finished) -> Iterator[str]:
         share = usage.accepted_tokens / usage.drafted_tokens
         yield (
             f"drafting: {usage.accepted_tokens:,} of {usage.drafted_tokens:,} drafted tokens were "
-            f"right ({share:.0%}), and each saved a step"
+            f"right ({share:.0%}), and each saved a step" + _by_draft_model(usage)
         )
     if usage.output_tokens:
         yield f"sampling: {_sampling(completion.params)}"
@@ -139,6 +139,13 @@ def _prompt(usage: Any, run: Mapping[str, Any], prefill: float | None) -> str:  
         tokens = _count(run["num_prefill_tokens"], "token")
         line += f"; {tokens} computed in {_count(run['num_prefill_steps'], 'chunk')}"
     return line if prefill is None else f"{line}, {_duration(prefill)} until the first token"
+
+
+def _by_draft_model(usage: Any) -> str:  # noqa: ANN401
+    drafted, accepted = usage.draft_model_drafted_tokens, usage.draft_model_accepted_tokens
+    if not drafted:
+        return ""
+    return f"; {accepted:,} of {drafted:,} were the draft model's ({accepted / drafted:.0%})"
 
 
 def _sampling(params: SamplingParams) -> str:

@@ -11,6 +11,7 @@ from .beams import BeamSearching
 from .call_options import LoadOptions
 from .classifying import Classifying
 from .config import EngineConfig, KvCacheSize
+from .draft_loading import opened_draft_model
 from .embedding import Embedding
 from .errors import RequestError
 from .generating import Generating
@@ -29,7 +30,15 @@ if TYPE_CHECKING:
     from typing import Any, Never, Self
 
     from ._core import Tokenizer
-    from .config import DeviceChoice, Driver, KvCacheDtype, Precision, Quantization, Speculation
+    from .config import (
+        DeviceChoice,
+        DraftModelChoice,
+        Driver,
+        KvCacheDtype,
+        Precision,
+        Quantization,
+        Speculation,
+    )
     from .scheduling import PolicyChoice
 
 
@@ -71,6 +80,7 @@ class Model(
         enable_prefix_caching: bool = True,
         packed_cache: str | os.PathLike[str] | None = None,
         speculation: Speculation = "auto",
+        draft_model: DraftModelChoice | None = None,
         scheduling_policy: PolicyChoice = "fcfs",
         decision_log: str | os.PathLike[str] | None = None,
         limits: Limits = AS_FAR_AS_ANY,
@@ -103,8 +113,12 @@ class Model(
                 memory. Files of models that changed or are no longer used stay until you delete
                 them, which is safe at any time.
             speculation: ``"auto"``: where text repeats itself, several tokens are drafted and then
-                verified in one pass. ``"off"``: never. A ``PromptLookup`` says how. The results are
-                the same bit for bit.
+                verified in one pass; elsewhere by the draft model, if there is one.
+                ``"prompt_lookup"`` or ``"draft_model"``: by this alone. ``"off"``: never. A
+                ``PromptLookup`` says how much. The results are the same bit for bit.
+            draft_model: A smaller model of the same vocabulary, which drafts tokens: as
+                ``name_or_path``, then it is loaded with the same device, threads and numerics and
+                closed with this model; or a ``Model``, which stays the caller's.
             scheduling_policy: Who comes first when not everybody can run: ``"fcfs"`` (in order of
                 arrival), ``"priority"`` (by ``priority``, aged), ``"fair"`` (equal shares per
                 ``tenant``), ``"deadline"`` (earliest ``deadline``); or a ``SchedulingPolicy``.
@@ -153,7 +167,11 @@ class Model(
         )
         if revision is not None:
             name_or_path = with_revision(name_or_path, revision)
-        return cls(assemble_from_files(name_or_path, config, chat_template=chat_template))
+        with opened_draft_model(draft_model, config) as drafts:
+            parts = assemble_from_files(
+                name_or_path, config, chat_template=chat_template, draft_model=drafts
+            )
+        return cls(parts)
 
     @classmethod
     async def afrom_pretrained(
@@ -196,6 +214,7 @@ class Model(
         check_keywords(options, LoadOptions.__annotations__)
         settings: dict[str, Any] = dict(options)
         chat_template = settings.pop("chat_template", None)
+        draft_model = settings.pop("draft_model", None)
         engine_config = EngineConfig(**settings)
         if engine_config.packed_cache is not None:
             raise RequestError(
@@ -208,7 +227,11 @@ class Model(
             chat_template=chat_template,
             generation_config=generation_config,
         )
-        return cls(assemble(checkpoint, engine_config, chat_template=chat_template))
+        with opened_draft_model(draft_model, engine_config) as drafts:
+            parts = assemble(
+                checkpoint, engine_config, chat_template=chat_template, draft_model=drafts
+            )
+        return cls(parts)
 
     def __reduce__(self) -> tuple[Callable[..., Model], tuple[object, ...]]:
         """Pickle by path: the copy is loaded anew, in another process too."""
@@ -217,7 +240,9 @@ class Model(
         if source is None:
             raise TypeError("a model that was not loaded from a file cannot be pickled")
         config = replace(parts.config, decision_log=None)  # the file is this model's
-        return _load_again, (type(self), source, config, parts.given_chat_template)
+        drafts = parts.draft_model
+        draft_model = None if drafts is None else drafts.argument
+        return _load_again, (type(self), source, config, parts.given_chat_template, draft_model)
 
 
 def _load_again(
@@ -225,7 +250,10 @@ def _load_again(
     source: str,
     config: EngineConfig,
     chat_template: str | None,
+    draft_model: DraftModelChoice | None,
 ) -> Model:
     from .assembly import assemble_from_files
 
-    return cls(assemble_from_files(source, config, chat_template=chat_template))
+    with opened_draft_model(draft_model, config) as drafts:
+        parts = assemble_from_files(source, config, chat_template=chat_template, draft_model=drafts)
+    return cls(parts)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ._core import Grammar, RequestOutput
     from ._core import SamplingParams as SchedulerParams
+    from .config import SpeculationSwitch
     from .errors import InferlibError
     from .origin import Origin
     from .output_syntax.parser import OutputReading
@@ -35,7 +36,7 @@ class Request:
         background: Whether all others come first.
         tenant: For whom it is.
         deadline: Seconds after its submission when it ends with what there is.
-        speculation: Whether tokens may be drafted.
+        speculation: Who may draft tokens.
         sequence: The held sequence that it goes on from.
         keep: Whether its tokens are the sequence's once it ended.
         captures: Numbers of the capture points whose rows it is given, each with what its rows
@@ -73,7 +74,7 @@ class Request:
     background: bool = False
     tenant: str | None = None
     deadline: float | None = None
-    speculation: bool = True
+    speculation: SpeculationSwitch = "auto"
     sequence: int | None = None
     keep: bool = False
     captures: tuple[tuple[int, str], ...] = ()

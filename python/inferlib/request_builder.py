@@ -20,6 +20,9 @@ from .validation import choice, number, shown, text
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    import numpy as np
+    from numpy.typing import NDArray
+
     from ._core import Tokenizer
     from .adapter_table import Adapter
     from .origin import Origin
@@ -44,6 +47,7 @@ class RequestBuilder:
         origin: What results depend on; ``None`` for a pretended model.
         limits: How much one request may ask for.
         generates: Whether the model has logits; an encoder has none.
+        has_draft_model: Whether a draft model stands beside it.
         capture_points: By name: the point's number and what its rows count. Empty on a device that
             hands nothing out.
         grammars: Compiles structured output.
@@ -59,10 +63,14 @@ class RequestBuilder:
     origin: Origin | None = None
     limits: Limits = AS_FAR_AS_ANY
     generates: bool = True
+    has_draft_model: bool = False
     capture_points: Mapping[str, tuple[int, str]] = field(default_factory=dict)
     grammars: GrammarCompiler = field(init=False, repr=False, compare=False)
     adapters: AdapterTable = field(
         init=False, repr=False, compare=False, default_factory=AdapterTable
+    )
+    _drafting: dict[int, tuple[SamplingParams, _core.SamplingParams]] = field(
+        init=False, repr=False, compare=False, default_factory=dict
     )
     _reading: dict[str, tuple[SamplingParams, SamplingParams, _core.SamplingParams]] = field(
         init=False, repr=False, compare=False, default_factory=dict
@@ -105,6 +113,11 @@ class RequestBuilder:
         check_salt(cache_salt)
         choice("speculation", speculation, get_args(SpeculationSwitch))
         rank, background = read_priority(priority)
+        if speculation == "draft_model" and not self.has_draft_model:
+            raise RequestError(
+                'speculation="draft_model" needs a model that was loaded with a draft_model',
+                field="speculation",
+            )
         check_tenant(tenant)
         if deadline is not None:
             deadline = number("deadline", deadline, 0.0, MAX_DEADLINE_SECONDS)
@@ -135,7 +148,7 @@ class RequestBuilder:
             background=background,
             tenant=tenant,
             deadline=deadline,
-            speculation=speculation == "auto",
+            speculation=speculation,
             sequence=sequence,
             keep=keep,
             adapter=0 if adapted is None else adapted.number,
@@ -196,6 +209,34 @@ class RequestBuilder:
             captures=(found,),
             capture_start=start,
             second_segment=second_segment,
+            origin=self.origin,
+        )
+
+    def build_draft(
+        self, token_ids: NDArray[np.int32], *, max_tokens: int, sequence: int
+    ) -> Request:
+        """Make the greedy request that continues a held sequence with tokens for another model.
+
+        Args:
+            token_ids: All of the sequence's, ``[num_tokens]``.
+            max_tokens: 0 computes them and nothing else.
+            sequence: It has the drafted tokens, too, once the request ended.
+        """
+        known = self._drafting.get(max_tokens)
+        if known is None:
+            options: dict[str, Any] = {"temperature": 0, "max_tokens": max_tokens}
+            if max_tokens == 0:  # as for a sequence that is extended
+                options |= {"prompt_logprobs": 0, "prompt_logprobs_start": INT32_MAX}
+            params = SamplingParams(**options, detokenize=False, seed=0).resolve({})
+            known = self._drafting[max_tokens] = (params, self._scheduler_params(params))
+        return Request(
+            prompt=None,
+            prompt_token_ids=cast("list[int]", token_ids),  # nobody reads its prompt
+            params=known[0],
+            scheduler_params=known[1],
+            speculation="off",
+            sequence=sequence,
+            keep=True,
             origin=self.origin,
         )
 

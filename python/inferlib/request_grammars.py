@@ -43,7 +43,7 @@ class RequestGrammars:
                 request.grammar,
                 max_tokens=request.max_structured_tokens,
                 closes=request.closes,
-                forces=request.speculation,
+                forces=request.speculation != "off",
             )
         if request.closes and request.deadline is not None:
             self._due[request.id] = (now + request.deadline, request)

@@ -51,6 +51,8 @@ def completion_of(request: Request, token_text: Callable[[int], str | None]) -> 
             output_tokens=sum(len(output.token_ids) for output in outputs),
             drafted_tokens=result.num_drafted_tokens,
             accepted_tokens=result.num_accepted_tokens,
+            draft_model_drafted_tokens=result.num_model_drafted_tokens,
+            draft_model_accepted_tokens=result.num_model_accepted_tokens,
             forced_tokens=result.num_forced_tokens,
         ),
         params=request.params,

@@ -29,6 +29,8 @@ class ModelStats(TypedDict):
         output_tokens: Tokens generated.
         drafted_tokens: Tokens drafted and verified.
         accepted_tokens: Those of them that the model generates, too.
+        draft_model_drafted_tokens: Of the drafted tokens, those of the draft model.
+        draft_model_accepted_tokens: Those of these that the model generates, too.
         preemptions: How often a sequence was taken out of the batch and computed again.
         held_sequences: ``Sequence`` objects that are not closed.
         held_blocks: Blocks that they hold; what forks share counts for each.
@@ -40,6 +42,8 @@ class ModelStats(TypedDict):
             process's share of them, where several map one ``packed_cache``). With ``quantize=``
             also ``quantization``: ``type``, ``matrices``, ``relative_error`` (root mean square,
             over that of the weights), ``worst_matrix`` and ``worst_relative_error``.
+            With a draft model its name, and ``draft_model_problem``: why it drafts no more,
+            ``None`` if it does.
     """
 
     running_sequences: int
@@ -59,6 +63,8 @@ class ModelStats(TypedDict):
     output_tokens: int
     drafted_tokens: int
     accepted_tokens: int
+    draft_model_drafted_tokens: int
+    draft_model_accepted_tokens: int
     preemptions: int
     held_sequences: int
     held_blocks: int
@@ -89,6 +95,8 @@ def model_stats(scheduler: SchedulerStats, executor: dict[str, Any]) -> ModelSta
         output_tokens=scheduler.num_output_tokens,
         drafted_tokens=scheduler.num_drafted_tokens,
         accepted_tokens=scheduler.num_accepted_tokens,
+        draft_model_drafted_tokens=scheduler.num_model_drafted_tokens,
+        draft_model_accepted_tokens=scheduler.num_model_accepted_tokens,
         preemptions=scheduler.num_preemptions,
         held_sequences=scheduler.num_held_seqs,
         held_blocks=scheduler.num_held_blocks,

@@ -46,6 +46,8 @@ class Usage:
         output_tokens: Generated tokens of all sequences.
         drafted_tokens: Tokens that were drafted for it and verified by the model.
         accepted_tokens: Those of them that the model generates, too: steps saved.
+        draft_model_drafted_tokens: Of the drafted tokens, those of the draft model.
+        draft_model_accepted_tokens: Those of these that the model generates, too.
         forced_tokens: Tokens that the structure of the text left no choice about: steps saved, too.
     """
 
@@ -54,6 +56,8 @@ class Usage:
     output_tokens: int
     drafted_tokens: int = 0
     accepted_tokens: int = 0
+    draft_model_drafted_tokens: int = 0
+    draft_model_accepted_tokens: int = 0
     forced_tokens: int = 0
 
     @property
@@ -69,6 +73,8 @@ class Usage:
             "output_tokens": self.output_tokens,
             "drafted_tokens": self.drafted_tokens,
             "accepted_tokens": self.accepted_tokens,
+            "draft_model_drafted_tokens": self.draft_model_drafted_tokens,
+            "draft_model_accepted_tokens": self.draft_model_accepted_tokens,
             "forced_tokens": self.forced_tokens,
             "total_tokens": self.total_tokens,
         }

@@ -127,5 +127,16 @@ def test_one_by_one_the_defaults_draft_and_give_the_same_bits(alone):
         assert off.usage.drafted_tokens == 0
 
 
+def test_a_draft_model_gives_the_same_bits(alone):
+    path, numerics, prompts, expected = alone
+    count = 30 if path.is_relative_to(TINY) else 5
+    with Model.from_pretrained(
+        path, **numerics, draft_model=path, speculation="draft_model", max_num_seqs=3
+    ) as model:
+        assert run_all(model, prompts[:count]) == expected[:count]
+        stats = model.stats()
+        assert count < stats["draft_model_accepted_tokens"] <= stats["draft_model_drafted_tokens"]
+
+
 def test_the_small_kv_cache_is_a_tenth_of_what_the_prompts_need():
     assert sum(len(prompt) + NUM_TOKENS for prompt in prompts_of(160)) >= 10 * 512

@@ -238,6 +238,8 @@ class FakeScheduler:
                 num_preemptions=0,
                 num_drafted_tokens=0,
                 num_accepted_tokens=0,
+                num_model_drafted_tokens=0,
+                num_model_accepted_tokens=0,
                 num_forced_tokens=0,
                 timestamps=request,
                 run_record=dict,
@@ -247,7 +249,8 @@ class FakeScheduler:
         names = """num_running_seqs num_waiting_seqs num_waiting_requests num_waiting_tokens
         num_requests num_finished num_steps num_scheduled_tokens num_prompt_tokens
         num_cached_tokens num_output_tokens num_preemptions num_drafted_tokens
-        num_accepted_tokens num_held_seqs num_held_blocks num_evictions"""
+        num_accepted_tokens num_model_drafted_tokens num_model_accepted_tokens
+        num_held_seqs num_held_blocks num_evictions"""
         counters = dict.fromkeys(names.split(), len(self.requests))
         return SimpleNamespace(**counters, groups=[(4, 1, 3, 2), (4, 0, 4, 0)])
 

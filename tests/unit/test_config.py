@@ -143,10 +143,18 @@ def test_invalid_lookups_name_their_field(field, options):
     assert raised.value.field == field
 
 
+WORDS = ("auto", "prompt_lookup", "draft_model", "off")
+
+
 def test_speculation_is_a_word_or_says_how():
     lookup = PromptLookup(num_speculative_tokens=3)
     assert EngineConfig().prompt_lookup == PromptLookup()
     assert EngineConfig(speculation="off").prompt_lookup is None
+    assert EngineConfig(speculation="prompt_lookup").prompt_lookup == PromptLookup()
+    assert EngineConfig(speculation="draft_model").prompt_lookup is None
+    asks = {word: EngineConfig(speculation=word).asks_draft_model for word in WORDS}
+    assert asks == {"auto": True, "prompt_lookup": False, "draft_model": True, "off": False}
+    assert EngineConfig(speculation=lookup).asks_draft_model
     assert EngineConfig(speculation=lookup).prompt_lookup is lookup
 
 

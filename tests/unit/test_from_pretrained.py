@@ -30,6 +30,10 @@ GOLDEN = Path(__file__).parents[1] / "golden" / "data" / "tiny" / "llama"
 @pytest.fixture
 def bare(tmp_path):
     """A checkpoint without a tokenizer, to be damaged."""
+    return bare_folder(tmp_path)
+
+
+def bare_folder(tmp_path: Path) -> Path:
     folder = tmp_path / "bare"
     folder.mkdir()
     for name in ("config.json", "generation_config.json", "model.safetensors"):
@@ -40,6 +44,10 @@ def bare(tmp_path):
 @pytest.fixture
 def folder(bare):
     """The same model with a vocabulary of bytes, its tokenizer and its chat template."""
+    return with_bytes(bare)
+
+
+def with_bytes(bare: Path) -> Path:
     tensors = load_file(bare / "model.safetensors")
     generator = np.random.default_rng(0)
     for name in ("model.embed_tokens.weight", "lm_head.weight"):

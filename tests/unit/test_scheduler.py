@@ -182,6 +182,31 @@ def test_drafts_cross_the_boundary():
     assert caught.value.field == "prompt_lookup_max"
 
 
+def test_suggestions_cross_the_boundary():
+    scheduler = make_scheduler(num_model_tokens=3, rows_per_pass=9)
+    request_id = scheduler.submit(tokens(3, 4, 5), _core.SamplingParams(max_tokens=20))
+    silent = scheduler.submit(tokens(3), _core.SamplingParams(max_tokens=9), draft_model=False)
+    scheduler.update(run(scheduler.schedule()))
+    assert scheduler.wanted_drafts() == [(request_id, 0, 4, 2)]
+    assert scheduler.tokens_since(request_id, 0, 0).tolist() == [3, 4, 5, 6]
+    assert scheduler.tokens_since(request_id, 0, 2).tolist() == [5, 6]
+    assert scheduler.tokens_since(request_id, 0, 9).tolist() == []
+    with pytest.raises(KeyError):
+        scheduler.tokens_since(request_id, 1, 0)
+    assert scheduler.suggest(request_id, 0, tokens(7, 9))
+    assert not scheduler.suggest(silent, 0, tokens(7, 9))
+    batch = scheduler.schedule()
+    assert batch.token_ids.tolist() == [6, 7, 9, 4]
+    events = scheduler.update(run(batch))
+    assert events.token_ids.tolist() == [7, 8, 5]
+    scheduler.cancel(request_id)
+    assert not scheduler.suggest(request_id, 0, tokens(7))
+    output = scheduler.take(request_id)
+    assert (output.num_model_drafted_tokens, output.num_model_accepted_tokens) == (2, 1)
+    stats = scheduler.stats()
+    assert (stats.num_model_drafted_tokens, stats.num_model_accepted_tokens) == (2, 1)
+
+
 def test_a_discarded_step_is_planned_again():
     scheduler = make_scheduler()
     scheduler.submit(tokens(1, 2), _core.SamplingParams(max_tokens=1))

@@ -56,9 +56,15 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--speculation",
-        choices=("auto", "off"),
+        choices=("auto", "prompt_lookup", "draft_model", "off"),
         default="auto",
-        help="draft tokens where text repeats itself; the answers are the same (default: auto)",
+        help="draft tokens where text repeats itself, and by the draft model if there is one; "
+        "the answers are the same (default: auto)",
+    )
+    group.add_argument(
+        "--draft-model",
+        metavar="MODEL",
+        help="a smaller model of the same vocabulary, to draft tokens",
     )
 
 
@@ -91,6 +97,7 @@ def load_model(namespace: argparse.Namespace, *, chat_template: str | None = Non
         threads=namespace.threads,
         packed_cache=namespace.packed_cache,
         speculation=namespace.speculation,
+        draft_model=namespace.draft_model,
         chat_template=chat_template,
         quantize=namespace.quantize,
     )

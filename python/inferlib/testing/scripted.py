@@ -10,6 +10,7 @@ import numpy as np
 from .._core import LogitsSampler
 from ..assembly import StandIns, assemble
 from ..call_options import LoadOptions
+from ..draft_loading import opened_draft_model
 from ..errors import RequestError
 from ..model import Model
 from ..validation import check_keywords, number
@@ -118,7 +119,11 @@ class ScriptedModel(Model):
             wrap_scheduler=lambda scheduler: cast("Scheduler", _Submissions(scheduler, script)),
             clock=clock,
         )
-        super().__init__(assemble(checkpoint, config_of(settings), stand_ins=stand_ins))
+        draft_model = settings.pop("draft_model", None)
+        config = config_of(settings)
+        with opened_draft_model(draft_model, config) as drafts:
+            parts = assemble(checkpoint, config, stand_ins=stand_ins, draft_model=drafts)
+        super().__init__(parts)
 
 
 class _Script:

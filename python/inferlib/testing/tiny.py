@@ -11,6 +11,7 @@ from .._core import ChatTemplate, Tokenizer
 from ..assembly import Checkpoint, StandIns, assemble
 from ..call_options import LoadOptions
 from ..config import EngineConfig, KvCacheSize
+from ..draft_loading import opened_draft_model
 from ..errors import RequestError
 from ..model import Model
 from ..model_spec import AttentionSpec, LayerSpec, MlpSpec, ModelSpec, RopeSpec
@@ -75,7 +76,11 @@ def tiny_model(
         faults=faults,
     )
     stand_ins = StandIns() if faults is None else StandIns(wrap_executor=faults.executor)
-    return Model(assemble(checkpoint, config_of(settings), stand_ins=stand_ins))
+    draft_model = settings.pop("draft_model", None)
+    config = config_of(settings)
+    with opened_draft_model(draft_model, config) as drafts:
+        parts = assemble(checkpoint, config, stand_ins=stand_ins, draft_model=drafts)
+    return Model(parts)
 
 
 def tiny_checkpoint(  # each is independent of the others

@@ -1,22 +1,24 @@
-//! Prompt lookup: guess that text repeats itself, and let the model verify the guess in the same pass.
+//! Drafts: guesses of a sequence's next tokens, which the model verifies in one pass.
 //!
-//! The last tokens of a sequence are looked up among its earlier ones; what followed there is drafted here. Drafted
+//! Prompt lookup guesses that text repeats itself: the last tokens of a sequence are looked up among its earlier ones, and
+//! what followed there is drafted. A draft model, which the caller runs, is asked where that promises less. Drafted
 //! tokens are rows of the step like any other: the executor draws at each of them, and what was drawn decides. So
 //! tokens and log-probabilities are those of decoding without drafts, bit for bit; only the number of steps differs.
 //!
 //! | file | holds |
 //! |---|---|
 //! | `drafting/ngram_index.rs` | where the last tokens occurred before |
-//! | `drafting/acceptance.rs` | how long a draft is worth its rows |
+//! | `drafting/acceptance.rs` | how long a draft is worth its rows, and whose |
 //!
-//! Source: Saxena 2023 (prompt lookup decoding); Leviathan et al. 2023 (verification in one pass).
+//! Source: Saxena 2023 (prompt lookup decoding); Leviathan et al. 2023 (draft models, verification in one pass).
 
 mod acceptance;
 mod ngram_index;
 
 use crate::kv_cache::TokenView;
 use acceptance::Acceptance;
-use ngram_index::NgramIndex;
+pub use acceptance::ModelAcceptance;
+use ngram_index::{Found, NgramIndex};
 
 /// Longest run of tokens that can be looked up.
 pub const MAX_LOOKUP: usize = 8;
@@ -45,9 +47,27 @@ impl Default for PromptLookup {
     }
 }
 
+/// A draft model stands beside the scheduler: its caller says what that drafts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DraftModel {
+    /// Most drafted tokens of one sequence in one step.
+    pub num_speculative_tokens: usize,
+}
+
+/// Who made a draft.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DraftSource {
+    /// The sequence's earlier tokens.
+    PromptLookup,
+    /// The draft model.
+    Model,
+}
+
 /// Makes the drafts of one sequence.
 #[derive(Debug, Default)]
 pub struct Drafter {
+    /// Whether anything is looked up.
+    looks_up: bool,
     index: NgramIndex,
     acceptance: Acceptance,
     /// Length of the match that the latest draft came from.
@@ -55,20 +75,41 @@ pub struct Drafter {
 }
 
 impl Drafter {
-    /// Begin with a sequence that will not hold more than `max_tokens` tokens. Memory of an earlier one is reused.
-    pub fn reset(&mut self, lookup: &PromptLookup, max_tokens: usize) {
-        let lengths = lookup.prompt_lookup_min..=lookup.prompt_lookup_max;
-        self.index.reset(lengths, max_tokens);
-        self.acceptance = Acceptance::default();
+    /// Begin with a sequence that will not hold more than `max_tokens` tokens; without `lookup` nothing is looked up.
+    /// Memory of an earlier one is reused.
+    pub fn reset(
+        &mut self,
+        lookup: Option<&PromptLookup>,
+        model: &ModelAcceptance,
+        max_tokens: usize,
+    ) {
+        self.looks_up = lookup.is_some();
+        if let Some(lookup) = lookup {
+            let lengths = lookup.prompt_lookup_min..=lookup.prompt_lookup_max;
+            self.index.reset(lengths, max_tokens);
+        }
+        self.acceptance = Acceptance::new(model);
+    }
+
+    /// How many tokens the draft model is to draft after `tokens`, at most `most`.
+    pub fn model_draft_len(&mut self, tokens: TokenView<'_>, most: usize) -> usize {
+        if most == 0 {
+            return 0;
+        }
+        let found = self.find(tokens);
+        let match_len = found.map(|found| found.match_len);
+        self.acceptance.model_draft_len(match_len, most)
+    }
+
+    fn find(&mut self, tokens: TokenView<'_>) -> Option<Found> {
+        let is_ready = self.looks_up && self.index.extend(tokens, INDEXED_PER_STEP);
+        is_ready.then(|| self.index.lookup(tokens)).flatten()
     }
 
     /// Append a draft of at most `most` tokens after `tokens` to `out`; its length. Amortised constant time per token
     /// of the sequence.
     pub fn propose(&mut self, tokens: TokenView<'_>, most: usize, out: &mut Vec<i32>) -> usize {
-        if !self.index.extend(tokens, INDEXED_PER_STEP) || most == 0 {
-            return 0;
-        }
-        let Some(found) = self.index.lookup(tokens) else {
+        let Some(found) = self.find(tokens).filter(|_| most > 0) else {
             return 0;
         };
         self.match_len = found.match_len;
@@ -91,6 +132,11 @@ impl Drafter {
     pub fn observe(&mut self, drafted: usize, accepted: usize) {
         self.acceptance.observe(self.match_len, drafted, accepted);
     }
+
+    /// The same of one of the draft model's.
+    pub fn observe_model(&mut self, drafted: usize, accepted: usize, shared: &mut ModelAcceptance) {
+        self.acceptance.observe_model(drafted, accepted, shared);
+    }
 }
 
 #[cfg(test)]
@@ -99,7 +145,11 @@ mod tests {
 
     fn drafter() -> Drafter {
         let mut drafter = Drafter::default();
-        drafter.reset(&PromptLookup::default(), 20_000);
+        drafter.reset(
+            Some(&PromptLookup::default()),
+            &ModelAcceptance::default(),
+            20_000,
+        );
         drafter
     }
 
@@ -154,8 +204,26 @@ mod tests {
         for _ in 0..100 {
             drafter.observe(1, 0);
         }
-        drafter.reset(&PromptLookup::default(), 30);
+        drafter.reset(
+            Some(&PromptLookup::default()),
+            &ModelAcceptance::default(),
+            30,
+        );
         assert_eq!(propose(&mut drafter, &[9, 1, 2], &[], 1), []);
         assert_eq!(propose(&mut drafter, &[9, 1, 2], &[4, 1, 2], 1), [4]);
+    }
+
+    #[test]
+    fn the_draft_model_is_asked_where_nothing_is_found() {
+        let mut drafter = drafter();
+        let repetitive = TokenView {
+            prompt: &[1, 2, 3, 4, 5, 1, 2, 3, 4],
+            output: &[],
+        };
+        assert_eq!(drafter.model_draft_len(repetitive, 0), 0);
+        assert_eq!(drafter.model_draft_len(repetitive, 5), 0);
+        drafter.reset(None, &ModelAcceptance::default(), 30);
+        assert_eq!(drafter.model_draft_len(repetitive, 5), 2);
+        assert_eq!(drafter.propose(repetitive, 5, &mut Vec::new()), 0);
     }
 }

@@ -66,8 +66,10 @@ pub struct NewRequest {
     /// At its deadline its running sequences have [`CLOSING_SECONDS`] more, in which the caller ends them: a structure is
     /// closed in a step or two.
     pub closes: bool,
-    /// Draft tokens for it, where the scheduler drafts at all.
+    /// Look up tokens to draft for it, where the scheduler does so at all.
     pub speculation: bool,
+    /// Ask the draft model, if there is one, to draft for it.
+    pub draft_model: bool,
     /// A held sequence that it goes on from, whose salt it then has.
     pub continues: Option<Continuation>,
     /// What is handed out of the forward pass over the prompt.
@@ -95,6 +97,7 @@ impl NewRequest {
             deadline: None,
             closes: false,
             speculation: true,
+            draft_model: true,
             continues: None,
             captures: Captures::default(),
             second_segment: None,
@@ -451,6 +454,10 @@ pub struct RequestOutput {
     pub num_drafted_tokens: u64,
     /// Of these, tokens that were drawn: steps saved.
     pub num_accepted_tokens: u64,
+    /// Of the drafted tokens, those of the draft model.
+    pub num_model_drafted_tokens: u64,
+    /// Of these, tokens that were drawn.
+    pub num_model_accepted_tokens: u64,
     /// Tokens that were known before their rows were computed (a grammar left no other): steps saved.
     pub num_forced_tokens: u64,
     /// When things happened.

@@ -53,6 +53,7 @@ use background::NeverScheduled;
 pub use config::{ConfigError, SchedulerConfig};
 use deadlines::Deadlines;
 use drafts::Drafts;
+pub use drafts::WantedDraft;
 pub use fair::TenantStats;
 use fair::Tenants;
 pub use held::HeldSequence;

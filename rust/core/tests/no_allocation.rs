@@ -93,6 +93,7 @@ fn check(
         max_model_len: 200,
         vocab_size: 100,
         speculation,
+        draft_model: None,
         rows_per_pass: 4 * NUM_SEQS,
         policy,
         enable_prefix_caching: true,

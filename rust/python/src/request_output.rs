@@ -90,6 +90,18 @@ impl PyRequestOutput {
         self.output.num_accepted_tokens
     }
 
+    /// Of the drafted tokens, those of the draft model.
+    #[getter]
+    fn num_model_drafted_tokens(&self) -> u64 {
+        self.output.num_model_drafted_tokens
+    }
+
+    /// Of these, tokens that were drawn.
+    #[getter]
+    fn num_model_accepted_tokens(&self) -> u64 {
+        self.output.num_model_accepted_tokens
+    }
+
     /// Tokens that were known before their rows were computed: steps saved.
     #[getter]
     fn num_forced_tokens(&self) -> u64 {

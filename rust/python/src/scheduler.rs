@@ -12,8 +12,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use inferlib_core::kv_cache::{GroupConfig, PrefixHash};
 use inferlib_core::scheduler::BACKGROUND_TOKENS;
 use inferlib_core::{
-    CapturePoint, Captures, Continuation, FinishReason, NewRequest, Policy, PromptLookup,
-    RequestStatus, Scheduler, SchedulerConfig, SequenceId, Standing, TenantStats, WaitReason,
+    CapturePoint, Captures, Continuation, DraftModel, FinishReason, NewRequest, Policy,
+    PromptLookup, RequestStatus, Scheduler, SchedulerConfig, SequenceId, Standing, TenantStats,
+    WaitReason, WantedDraft,
 };
 use inferlib_program::RequestId;
 use inferlib_program::program::Rows;
@@ -22,7 +23,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyDict;
 
-use crate::arrays::Vector;
+use crate::arrays::{Array, Vector};
 use crate::batch::{PyBatch, SharedBatch, lock};
 use crate::boundary::enter;
 use crate::errors::{Error, to_py_err};
@@ -94,7 +95,8 @@ impl PyScheduler {
     ///
     /// With `num_speculative_tokens` a sequence's last `prompt_lookup_max` down to `prompt_lookup_min` tokens are
     /// looked up among its earlier ones, and up to that many tokens that followed are drafted, as long as the step has
-    /// no more than `rows_per_pass` rows.
+    /// no more than `rows_per_pass` rows. With `num_model_tokens` a draft model stands beside it: `wanted_drafts` says what
+    /// it is to draft, up to that many tokens, and `suggest` takes them.
     ///
     /// With `whole_prompts` every prompt is one step and nothing is kept of it: for models whose tokens see those behind
     /// them.
@@ -105,7 +107,7 @@ impl PyScheduler {
     #[new]
     #[pyo3(signature = (
         *, groups, max_num_seqs, max_num_batched_tokens, max_model_len, vocab_size, enable_prefix_caching = true,
-        num_speculative_tokens = None, prompt_lookup_max = 4, prompt_lookup_min = 1, rows_per_pass = 6,
+        num_speculative_tokens = None, prompt_lookup_max = 4, prompt_lookup_min = 1, num_model_tokens = None, rows_per_pass = 6,
         policy = "fcfs", steps_per_class = Policy::STEPS_PER_CLASS, input_weight = Policy::INPUT_WEIGHT,
         output_weight = Policy::OUTPUT_WEIGHT, patience_seconds = Policy::PATIENCE_SECONDS, background_tokens = BACKGROUND_TOKENS,
         whole_prompts = false, max_chunk = None, max_waiting = None, max_waiting_tokens = None, prefix_hash_key = None,
@@ -122,6 +124,7 @@ impl PyScheduler {
         num_speculative_tokens: Option<usize>,
         prompt_lookup_max: usize,
         prompt_lookup_min: usize,
+        num_model_tokens: Option<usize>,
         rows_per_pass: usize,
         policy: &str,
         steps_per_class: u32,
@@ -164,6 +167,9 @@ impl PyScheduler {
                 num_speculative_tokens,
                 prompt_lookup_max,
                 prompt_lookup_min,
+            }),
+            draft_model: num_model_tokens.map(|num_speculative_tokens| DraftModel {
+                num_speculative_tokens,
             }),
             rows_per_pass,
             policy,
@@ -218,18 +224,22 @@ impl PyScheduler {
 
     /// Queue a request; its id. Raises `RequestError`, `PromptTooLongError` or `OverloadedError` at once.
     ///
-    /// One in the `background` runs where all others leave room. It goes on from the held `sequence`, whose salt it has; with `keep` its tokens are the sequence's once it ended.
+    /// One in the `background` runs where all others leave room. It goes on from the held `sequence`, whose salt it has;
+    /// with `keep` its tokens are the sequence's once it ended.
     /// `SequenceBusyError` if another such request runs. It is computed with the executor's `adapter` of that number, which
     /// is never given to another one: prefixes are shared only under it. At `deadline`, a moment like `now`, it ends with
-    /// what it has; one that `closes` has a second more for that.
+    /// what it has; one that `closes` has a second more for that. Prompt lookup drafts for it where `speculation` says so,
+    /// the draft model where `draft_model` does.
     ///
     /// Of the `captures`, by number and kind of rows (`"tokens"` from `capture_start` on, or `"sequences"`), the rows of
     /// the prompt are handed out: `RequestOutput.captures`. The second of two texts begins at `second_segment`.
     #[pyo3(signature = (
         prompt, params, *, n = 1, seed = 0, cache_salt = None, priority = 0, background = false, tenant = None, deadline = None,
-        closes = false, speculation = true, sequence = None, keep = false, captures = vec![], capture_start = 0, second_segment = None,
+        closes = false, speculation = true, draft_model = true, sequence = None, keep = false, captures = vec![],
+        capture_start = 0, second_segment = None,
         adapter = 0, now = None
     ))]
+    #[expect(clippy::fn_params_excessive_bools, reason = "keyword-only in Python")]
     #[expect(clippy::too_many_arguments, reason = "keyword-only in Python")]
     #[expect(
         clippy::needless_pass_by_value,
@@ -249,6 +259,7 @@ impl PyScheduler {
         deadline: Option<f64>,
         closes: bool,
         speculation: bool,
+        draft_model: bool,
         sequence: Option<u64>,
         keep: bool,
         captures: Vec<(u32, String)>,
@@ -286,6 +297,7 @@ impl PyScheduler {
             deadline,
             closes,
             speculation,
+            draft_model,
             continues: sequence.map(|id| Continuation {
                 sequence: SequenceId(id),
                 keep,
@@ -337,6 +349,64 @@ impl PyScheduler {
                 .scheduler
                 .finish(id, sequence_index, reason, num_output_tokens, now))
         })
+    }
+
+    /// What the draft model is to draft before the next step: `(request_id, sequence_index, num_tokens, num_drafts)` of
+    /// sequences that have `num_tokens` tokens now, of which the next step has rows for `num_drafts` more. To be asked once
+    /// per step.
+    fn wanted_drafts(&self, py: Python<'_>) -> PyResult<Vec<(u64, u32, usize, usize)>> {
+        self.with(py, |inner| {
+            let wanted = inner.scheduler.wanted_drafts().iter();
+            let row = |each: &WantedDraft| {
+                let WantedDraft {
+                    request_id,
+                    sequence_index,
+                    num_tokens,
+                    num_drafts,
+                } = *each;
+                (request_id.0, sequence_index, num_tokens, num_drafts)
+            };
+            Ok(wanted.map(row).collect())
+        })
+    }
+
+    /// Tokens that the draft model thinks follow what a sequence has now; false if it has ended or wants none. What is
+    /// drawn at their rows decides.
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "pyo3 hands over an owned array"
+    )]
+    fn suggest(
+        &self,
+        py: Python<'_>,
+        request_id: u64,
+        sequence_index: u32,
+        token_ids: Vector<'_, i32>,
+    ) -> PyResult<bool> {
+        let tokens = token_ids.view().to_vec();
+        self.with(py, |inner| {
+            let id = RequestId(request_id);
+            Ok(inner.scheduler.suggest(id, sequence_index, &tokens))
+        })
+    }
+
+    /// Tokens of one sequence of a request, prompt and output, from its `start`-th on. `KeyError` as in `output`.
+    fn tokens_since<'py>(
+        &self,
+        py: Python<'py>,
+        request_id: u64,
+        sequence_index: usize,
+        start: usize,
+    ) -> PyResult<Array<'py, i32>> {
+        let tokens = self.with_output(py, request_id, |output| {
+            let (prompt, said) = (
+                &output.prompt_token_ids,
+                &output.sequences.get(sequence_index)?.token_ids,
+            );
+            let tokens = prompt.iter().chain(said).skip(start);
+            Some(tokens.copied().collect::<Vec<_>>())
+        })?;
+        Array::read_only(py, &tokens)
     }
 
     /// Plan a step; `None` if there is nothing to do. A step still in flight is discarded.

@@ -34,6 +34,10 @@ pub(crate) struct PySchedulerStats {
     num_drafted_tokens: u64,
     /// Of these, tokens that were drawn.
     num_accepted_tokens: u64,
+    /// Of the drafted tokens, those of the draft model.
+    num_model_drafted_tokens: u64,
+    /// Of these, tokens that were drawn.
+    num_model_accepted_tokens: u64,
     /// Sequences that lost their blocks while their request ran.
     num_preemptions: u64,
     /// Held sequences.
@@ -63,6 +67,8 @@ impl PySchedulerStats {
             num_output_tokens: stats.num_output_tokens,
             num_drafted_tokens: stats.num_drafted_tokens,
             num_accepted_tokens: stats.num_accepted_tokens,
+            num_model_drafted_tokens: stats.num_model_drafted_tokens,
+            num_model_accepted_tokens: stats.num_model_accepted_tokens,
             num_preemptions: stats.num_preemptions,
             num_held_seqs: stats.num_held_seqs,
             num_held_blocks: stats.num_held_blocks,

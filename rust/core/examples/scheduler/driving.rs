@@ -25,6 +25,7 @@ pub(crate) fn config(
         max_model_len: VOCAB_SIZE,
         vocab_size: VOCAB_SIZE,
         speculation: None,
+        draft_model: None,
         rows_per_pass: ROWS_PER_PASS,
         policy: Policy::Fcfs,
         enable_prefix_caching: true,

@@ -1,7 +1,7 @@
 //! The configuration of a scheduler as the first frame of its log.
 
 use super::codec::{Damage, Decoder, Encode};
-use crate::drafting::PromptLookup;
+use crate::drafting::{DraftModel, PromptLookup};
 use crate::kv_cache::{GroupConfig, PrefixHash};
 use crate::scheduler::{Policy, SchedulerConfig};
 
@@ -39,6 +39,11 @@ pub(super) fn write_config(config: &SchedulerConfig, out: &mut Vec<u8>) {
         out.count(lookup.prompt_lookup_max);
         out.count(lookup.prompt_lookup_min);
     }
+    out.optional(
+        config
+            .draft_model
+            .map(|model| model.num_speculative_tokens as u64),
+    );
     match config.policy {
         Policy::Fcfs => out.byte(0),
         Policy::Priority { steps_per_class } => {
@@ -87,6 +92,11 @@ pub(super) fn read_config(payload: &[u8]) -> Result<SchedulerConfig, Damage> {
             bits: input.whole("prefix_hash")?,
         },
         speculation: read_speculation(&mut input)?,
+        draft_model: input
+            .optional("draft_model")?
+            .map(|num_speculative_tokens| DraftModel {
+                num_speculative_tokens,
+            }),
         policy: read_policy(&mut input)?,
     };
     input.end()?;

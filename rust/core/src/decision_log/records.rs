@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::codec::{Damage, Decoder, Digest, Encode};
 use crate::request::{CapturePoint, Continuation, FinishReason, NewRequest, SequenceId};
-use crate::scheduler::Events;
+use crate::scheduler::{Events, WantedDraft};
 use inferlib_program::RequestId;
 use inferlib_program::program::Rows;
 use inferlib_program::{Batch, LogitsRow, RowLogprobs, RowStatus, StepOutput};
@@ -26,6 +26,8 @@ pub(super) mod tag {
     pub(in super::super) const CLOSE: u8 = 12;
     pub(in super::super) const RESTORE: u8 = 13;
     pub(in super::super) const FORCE: u8 = 14;
+    pub(in super::super) const WANTED: u8 = 15;
+    pub(in super::super) const SUGGEST: u8 = 16;
 }
 
 /// One sequence of a planned step.
@@ -102,6 +104,15 @@ pub(super) enum Record {
         tokens: Vec<i32>,
         was_alive: bool,
     },
+    Wanted {
+        digest: u64,
+    },
+    Suggest {
+        id: RequestId,
+        sequence_index: u32,
+        tokens: Vec<i32>,
+        is_wanted: bool,
+    },
     Restore {
         id: SequenceId,
         tokens: Vec<i32>,
@@ -155,6 +166,7 @@ pub(super) fn write_request(request: &NewRequest, out: &mut Vec<u8>) {
     }
     out.flag(request.closes);
     out.flag(request.speculation);
+    out.flag(request.draft_model);
     out.flag(request.continues.is_some());
     if let Some(Continuation { sequence, keep }) = request.continues {
         out.number(sequence.0);
@@ -200,6 +212,7 @@ fn read_request(input: &mut Decoder<'_>) -> Result<NewRequest, Damage> {
     }
     request.closes = input.flag("closes")?;
     request.speculation = input.flag("speculation")?;
+    request.draft_model = input.flag("draft_model")?;
     if input.flag("continues")? {
         request.continues = Some(Continuation {
             sequence: SequenceId(input.number("sequence")?),
@@ -345,6 +358,17 @@ pub(super) fn events_digest(events: &Events) -> u64 {
     digest.value()
 }
 
+pub(super) fn wanted_digest(wanted: &[WantedDraft]) -> u64 {
+    let mut digest = Digest::new();
+    for draft in wanted {
+        digest.add(draft.request_id.0);
+        digest.add(u64::from(draft.sequence_index));
+        digest.add(draft.num_tokens as u64);
+        digest.add(draft.num_drafts as u64);
+    }
+    digest.value()
+}
+
 pub(super) fn read_record(payload: &[u8]) -> Result<Record, Damage> {
     let mut input = Decoder::new(payload);
     let input = &mut input;
@@ -409,6 +433,15 @@ pub(super) fn read_record(payload: &[u8]) -> Result<Record, Damage> {
             sequence_index: input.whole("sequence_index")?,
             tokens: input.tokens("tokens")?,
             was_alive: input.flag("was_alive")?,
+        },
+        tag::WANTED => Record::Wanted {
+            digest: input.fixed("digest")?,
+        },
+        tag::SUGGEST => Record::Suggest {
+            id: RequestId(input.number("request_id")?),
+            sequence_index: input.whole("sequence_index")?,
+            tokens: input.tokens("tokens")?,
+            is_wanted: input.flag("is_wanted")?,
         },
         tag::RESTORE => Record::Restore {
             id: SequenceId(input.number("sequence")?),

@@ -4,7 +4,7 @@ use std::io::{self, Read};
 
 use super::codec::{Damage, ReadError, read_frame};
 use super::config::read_config;
-use super::records::{PlannedRow, Record, batch_digest, events_digest, read_record};
+use super::records::{PlannedRow, Record, batch_digest, events_digest, read_record, wanted_digest};
 use super::{MAGIC, VERSION};
 use crate::scheduler::{ConfigError, Scheduler, SchedulerConfig, Stats};
 use inferlib_program::Batch;
@@ -257,6 +257,19 @@ impl Player {
                 was_alive,
                 scheduler.force(id, sequence_index, &tokens),
             ),
+            Record::Wanted { digest } => {
+                let found = wanted_digest(scheduler.wanted_drafts());
+                same("wanted_drafts", digest, found)
+            }
+            Record::Suggest {
+                id,
+                sequence_index,
+                tokens,
+                is_wanted,
+            } => {
+                let found = scheduler.suggest(id, sequence_index, &tokens);
+                same("suggest", is_wanted, found)
+            }
             Record::Restore {
                 id,
                 tokens,

@@ -9,6 +9,7 @@ use super::codec::{Damage, Decoder, Encode, read_frame, write_frame};
 use super::config::write_config;
 use super::records::{tag, write_request};
 use super::{MAGIC, ReplayError, VERSION, replay};
+use crate::drafting::DraftModel;
 use crate::kv_cache::{GroupConfig, PrefixHash};
 use crate::request::NewRequest;
 use crate::scheduler::{BACKGROUND_TOKENS, Policy, Scheduler, SchedulerConfig};
@@ -28,6 +29,9 @@ fn config() -> SchedulerConfig {
         max_model_len: 100,
         vocab_size: 50,
         speculation: None,
+        draft_model: Some(DraftModel {
+            num_speculative_tokens: 4,
+        }),
         rows_per_pass: 6,
         policy: Policy::Fcfs,
         enable_prefix_caching: true,

@@ -7,12 +7,12 @@ use std::io::{self, Write};
 use super::codec::{Encode, write_frame};
 use super::config::write_config;
 use super::records::{
-    PlannedRow, batch_digest, events_digest, tag, write_output, write_reason, write_request,
-    write_rows,
+    PlannedRow, batch_digest, events_digest, tag, wanted_digest, write_output, write_reason,
+    write_request, write_rows,
 };
 use super::{MAGIC, VERSION};
 use crate::request::{FinishReason, NewRequest, SequenceId};
-use crate::scheduler::{Events, SchedulerConfig};
+use crate::scheduler::{Events, SchedulerConfig, WantedDraft};
 use inferlib_program::RequestId;
 use inferlib_program::{Batch, StepOutput};
 
@@ -149,6 +149,26 @@ impl DecisionLog {
         record.number(u64::from(sequence_index));
         record.tokens(tokens);
         record.flag(was_alive);
+        self.end_record();
+    }
+
+    pub(crate) fn wanted(&mut self, wanted: &[WantedDraft]) {
+        let record = self.begin_record(tag::WANTED);
+        record.fixed(wanted_digest(wanted));
+        self.end_record();
+    }
+
+    pub(crate) fn suggest(
+        &mut self,
+        (id, sequence_index): (RequestId, u32),
+        tokens: &[i32],
+        is_wanted: bool,
+    ) {
+        let record = self.begin_record(tag::SUGGEST);
+        record.number(id.0);
+        record.number(u64::from(sequence_index));
+        record.tokens(tokens);
+        record.flag(is_wanted);
         self.end_record();
     }
 

@@ -2,7 +2,7 @@
 
 use super::fair::Tenants;
 use super::policy::Policy;
-use crate::drafting::{MAX_LOOKUP, PromptLookup};
+use crate::drafting::{DraftModel, MAX_LOOKUP, PromptLookup};
 use crate::kv_cache::{GroupConfig, MAX_BLOCKS, PrefixHash};
 use inferlib_program::BLOCK_SIZE;
 
@@ -19,8 +19,10 @@ pub struct SchedulerConfig {
     pub max_model_len: usize,
     /// Token ids are below this.
     pub vocab_size: usize,
-    /// Draft tokens for sequences that repeat themselves; `None` drafts nothing. No result depends on it.
+    /// Draft tokens for sequences that repeat themselves; `None` looks nothing up. No result depends on it.
     pub speculation: Option<PromptLookup>,
+    /// The caller has a draft model; `None`: [`super::Scheduler::suggest`] does nothing. No result depends on it.
+    pub draft_model: Option<DraftModel>,
     /// Most rows of a step with drafted tokens: those that a pass carries at about the cost of one.
     pub rows_per_pass: usize,
     /// Who comes first.
@@ -123,6 +125,11 @@ impl SchedulerConfig {
         self.max_num_seqs.min(self.max_num_batched_tokens)
     }
 
+    /// Whether anybody drafts tokens that are not certain.
+    pub(super) fn guesses(&self) -> bool {
+        self.speculation.is_some() || self.draft_model.is_some()
+    }
+
     /// The counters of fair share, for a cache of `capacity` tokens.
     pub(super) fn tenants(&self, capacity: usize) -> Option<Tenants> {
         let Policy::FairShare {
@@ -134,7 +141,7 @@ impl SchedulerConfig {
         };
         // Everybody who runs has a block of its own.
         let max_running = self.max_running().min(capacity / BLOCK_SIZE);
-        let max_drafts = if self.speculation.is_some() {
+        let max_drafts = if self.guesses() {
             self.rows_per_pass
         } else {
             0

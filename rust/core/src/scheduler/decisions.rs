@@ -65,7 +65,7 @@ impl Scheduler {
     fn sequence_bytes(&self, prompt: usize, output: usize, num_sequences: usize) -> u64 {
         let tables =
             (prompt + output).div_ceil(inferlib_program::BLOCK_SIZE) * 4 * self.config.groups.len();
-        let drafts = if self.config.speculation.is_some() {
+        let drafts = if self.config.guesses() {
             64 * (prompt + output)
         } else {
             0

@@ -82,7 +82,7 @@ impl Scheduler {
             .map(|entry| entry.num_tokens)
             .sum::<usize>();
         // Certain tokens may be more.
-        let is_guess = |entry: &Scheduled| entry.num_drafts > 0 && !entry.is_forced;
+        let is_guess = |entry: &Scheduled| entry.draft_source.is_some();
         if self.scheduled.iter().any(is_guess) && budget > self.config.rows_per_pass {
             return Err(format!(
                 "a step with guesses has {budget} rows, above rows_per_pass"

@@ -2,6 +2,7 @@
 //! in what is left; then the background.
 
 use super::Scheduler;
+use crate::drafting::DraftSource;
 use crate::request::WaitReason;
 use inferlib_program::Batch;
 
@@ -15,8 +16,8 @@ pub(super) struct Scheduled {
     pub(super) num_tokens: usize,
     /// The last of them, which nobody has drawn yet.
     pub(super) num_drafts: usize,
-    /// Whether these are certain, not guessed.
-    pub(super) is_forced: bool,
+    /// Who guessed them; `None`: they are certain.
+    pub(super) draft_source: Option<DraftSource>,
     /// Where they begin in `Drafts::tokens`.
     pub(super) draft_start: usize,
     /// Rows of logits that score prompt tokens.
@@ -152,7 +153,7 @@ impl Scheduler {
             generation: self.sequences.generation[slot],
             num_tokens,
             num_drafts: 0,
-            is_forced: false,
+            draft_source: None,
             draft_start: 0,
             num_scored: 0,
             num_sampled: 0,

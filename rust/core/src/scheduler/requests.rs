@@ -3,6 +3,7 @@
 use std::ops::{Index, IndexMut};
 use std::sync::Arc;
 
+use super::SchedulerConfig;
 use crate::kv_cache::TokenView;
 use crate::request::{
     Captures, Continuation, NewRequest, RequestOutput, RunRecord, SequenceOutput, Timestamps,
@@ -11,6 +12,30 @@ use crate::request::{
 use inferlib_program::RequestId;
 use inferlib_program::SamplingParams;
 use inferlib_program::program::Rows;
+
+/// Most drafted tokens of a sequence of a request in one step, by who drafts.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct MaxDrafts {
+    /// By prompt lookup.
+    pub(super) lookup: usize,
+    /// By the draft model.
+    pub(super) model: usize,
+}
+
+impl MaxDrafts {
+    /// A sequence's last row is that of its last token, not of a guess; what mirostat keeps depends on what was drawn before.
+    pub(super) fn of(config: &SchedulerConfig, new: &NewRequest) -> Self {
+        if captures(&new.captures, Rows::Sequences) || new.params.mirostat.is_some() {
+            return Self::default();
+        }
+        let lookup = config.speculation.filter(|_| new.speculation);
+        let model = config.draft_model.filter(|_| new.draft_model);
+        Self {
+            lookup: lookup.map_or(0, |lookup| lookup.num_speculative_tokens),
+            model: model.map_or(0, |model| model.num_speculative_tokens),
+        }
+    }
+}
 
 #[derive(Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "independent facts")]
@@ -43,8 +68,7 @@ pub(super) struct Request {
     pub(super) next_captured: usize,
     /// Position at which the second of two texts begins; the prompt's length when there is none.
     pub(super) second_segment: usize,
-    /// Most drafted tokens of a sequence in one step.
-    pub(super) max_drafts: usize,
+    pub(super) max_drafts: MaxDrafts,
     /// The scheduler's counts of steps that let nobody in, by reason, when it was submitted.
     pub(super) refusals: [u64; WaitReason::ALL.len()],
     /// Sampling reads the tokens so far.
@@ -59,7 +83,7 @@ impl Request {
         id: RequestId,
         new: NewRequest,
         max_tokens: usize,
-        max_drafts: usize,
+        max_drafts: MaxDrafts,
         now: f64,
     ) -> Self {
         let params = new.params;
@@ -91,16 +115,7 @@ impl Request {
                 new.prompt.len()
             },
             second_segment: new.second_segment.unwrap_or(new.prompt.len()),
-            // A sequence's last row is that of its last token, not of a guess; what mirostat keeps depends on what was drawn
-            // before.
-            max_drafts: if new.speculation
-                && !captures(&new.captures, Rows::Sequences)
-                && params.mirostat.is_none()
-            {
-                max_drafts
-            } else {
-                0
-            },
+            max_drafts,
             refusals: [0; WaitReason::ALL.len()],
             needs_history: params.needs_history(),
             mirostat_mu: params.mirostat.map_or_else(Vec::new, |mirostat| {
@@ -117,6 +132,8 @@ impl Request {
                 num_preemptions: 0,
                 num_drafted_tokens: 0,
                 num_accepted_tokens: 0,
+                num_model_drafted_tokens: 0,
+                num_model_accepted_tokens: 0,
                 num_forced_tokens: 0,
                 timestamps: Timestamps {
                     arrival: now,

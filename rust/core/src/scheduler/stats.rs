@@ -18,6 +18,8 @@ pub(super) struct Totals {
     pub(super) num_output_tokens: u64,
     pub(super) num_drafted_tokens: u64,
     pub(super) num_accepted_tokens: u64,
+    pub(super) num_model_drafted_tokens: u64,
+    pub(super) num_model_accepted_tokens: u64,
     pub(super) num_forced_tokens: u64,
     pub(super) num_preemptions: u64,
     pub(super) num_evictions: u64,
@@ -54,6 +56,10 @@ pub struct Stats {
     pub num_drafted_tokens: u64,
     /// Of these, tokens that were drawn.
     pub num_accepted_tokens: u64,
+    /// Of the drafted tokens, those of the draft model.
+    pub num_model_drafted_tokens: u64,
+    /// Of these, tokens that were drawn.
+    pub num_model_accepted_tokens: u64,
     /// Tokens that were known before their rows were computed.
     pub num_forced_tokens: u64,
     /// Sequences that lost their blocks while their request ran.
@@ -100,6 +106,8 @@ impl Scheduler {
             num_output_tokens: self.totals.num_output_tokens,
             num_drafted_tokens: self.totals.num_drafted_tokens,
             num_accepted_tokens: self.totals.num_accepted_tokens,
+            num_model_drafted_tokens: self.totals.num_model_drafted_tokens,
+            num_model_accepted_tokens: self.totals.num_model_accepted_tokens,
             num_forced_tokens: self.totals.num_forced_tokens,
             num_preemptions: self.totals.num_preemptions,
             num_held_seqs: self.held.len(),

@@ -1,6 +1,6 @@
 //! `submit`: what can never run is refused at once; the rest gets its rank and waits.
 
-use super::requests::{Request, Requests};
+use super::requests::{MaxDrafts, Request, Requests};
 use super::sequences::{Rank, SequenceStatus};
 use super::{MAX_N, Scheduler};
 use crate::request::{NewRequest, PromptLimit, SubmitError};
@@ -38,8 +38,7 @@ impl Scheduler {
         let is_background = new.background;
         let tenants = self.tenants.as_mut().filter(|_| !is_background);
         let tenant = tenants.map_or(0, |tenants| tenants.find_or_add(new.tenant.as_ref()));
-        let speculation = self.config.speculation.as_ref();
-        let max_drafts = speculation.map_or(0, |lookup| lookup.num_speculative_tokens);
+        let max_drafts = MaxDrafts::of(&self.config, &new);
         let continues = new.continues;
         let id = self
             .requests

@@ -4,6 +4,7 @@ use super::Scheduler;
 use super::fill::uint32;
 use super::plan::Scheduled;
 use super::sequences::SequenceStatus;
+use crate::drafting::DraftSource;
 use crate::request::FinishReason;
 use inferlib_program::RequestId;
 use inferlib_program::program::Rows;
@@ -244,18 +245,29 @@ impl Scheduler {
             }
         }
         let request = &mut self.requests[index].output;
-        if entry.is_forced {
-            self.totals.num_forced_tokens += num_accepted as u64;
-            request.num_forced_tokens += num_accepted as u64;
-        } else {
-            self.totals.num_drafted_tokens += entry.num_drafts as u64;
-            self.totals.num_accepted_tokens += num_accepted as u64;
-            request.num_drafted_tokens += entry.num_drafts as u64;
-            request.num_accepted_tokens += num_accepted as u64;
+        let (drafted, accepted) = (entry.num_drafts as u64, num_accepted as u64);
+        match entry.draft_source {
+            None => {
+                self.totals.num_forced_tokens += accepted;
+                request.num_forced_tokens += accepted;
+            }
+            Some(source) => {
+                self.totals.num_drafted_tokens += drafted;
+                self.totals.num_accepted_tokens += accepted;
+                request.num_drafted_tokens += drafted;
+                request.num_accepted_tokens += accepted;
+                if source == DraftSource::Model {
+                    self.totals.num_model_drafted_tokens += drafted;
+                    self.totals.num_model_accepted_tokens += accepted;
+                    request.num_model_drafted_tokens += drafted;
+                    request.num_model_accepted_tokens += accepted;
+                }
+            }
         }
         if alive {
-            if !entry.is_forced {
-                self.drafts.observe(slot, entry.num_drafts, num_accepted);
+            if let Some(source) = entry.draft_source {
+                self.drafts
+                    .observe(slot, source, entry.num_drafts, num_accepted);
             }
             self.drop_draft_blocks(slot);
         }
@@ -288,7 +300,7 @@ impl Scheduler {
         let index = self.sequences.request[slot];
         let sequence_index = self.sequences.rank[slot].sequence_index;
         self.sequences.num_tokens[slot] += 1;
-        self.drafts.forget_forced(slot);
+        self.drafts.forget_told(slot);
         self.totals.num_output_tokens += 1;
         let tenant = self.sequences.tenant[slot];
         if let Some(tenants) = self.tenants_of(slot) {

@@ -530,6 +530,7 @@ fn arbitrary_config(random: &mut Random) -> SchedulerConfig {
         max_model_len: 110,
         vocab_size: VOCAB_SIZE as usize,
         speculation: random.one_in(3).then(PromptLookup::default),
+        draft_model: None,
         rows_per_pass: 1 + random.below(12),
         policy: Policy::from_name(Policy::NAMES[random.below(4)]).unwrap(),
         enable_prefix_caching: !random.one_in(5),

@@ -436,6 +436,7 @@ pub fn config() -> SchedulerConfig {
         max_model_len: 200,
         vocab_size: VOCAB_SIZE,
         speculation: None,
+        draft_model: None,
         rows_per_pass: ROWS_PER_PASS,
         policy: Policy::Fcfs,
         enable_prefix_caching: true,

@@ -2,6 +2,7 @@
 #![allow(
     dead_code,
     unreachable_pub,
+    clippy::cast_possible_truncation,
     clippy::unwrap_used,
     clippy::allow_attributes,
     reason = "each test binary uses another part"
@@ -19,7 +20,7 @@ use inferlib_core::{
 use inferlib_program::{Batch, RequestId, SamplingParams};
 
 use crate::pretended_executor::{
-    FakeExecutor, check_whole, oracle, oracle_captures, oracle_prompt_logprobs,
+    FakeExecutor, check_whole, mix, oracle, oracle_captures, oracle_prompt_logprobs,
 };
 use operations::{HeldChange, Operation};
 
@@ -68,6 +69,8 @@ pub struct Run {
     living: Vec<RequestId>,
     /// What every held sequence must hold.
     held: BTreeMap<SequenceId, Vec<i32>>,
+    /// What every request gives, if somebody drafts who knows about that.
+    futures: BTreeMap<RequestId, Vec<SequenceOutput>>,
     /// Tokens seen in events.
     streamed: BTreeMap<(RequestId, u32), Vec<i32>>,
     pub now: f64,
@@ -82,6 +85,7 @@ impl Run {
             requests: BTreeMap::new(),
             living: Vec::new(),
             held: BTreeMap::new(),
+            futures: BTreeMap::new(),
             streamed: BTreeMap::new(),
             now: 0.0,
             batch: Batch::default(),
@@ -94,8 +98,33 @@ impl Run {
             request = without_output(request);
         }
         if let Ok(id) = self.scheduler.submit(request.clone(), self.now) {
+            if self.scheduler.config().draft_model.is_some() {
+                let future = oracle(&request, self.scheduler.config());
+                self.futures.insert(id, future);
+            }
             self.requests.insert(id, request);
             self.living.push(id);
+        }
+    }
+
+    /// Suggest what follows, mostly: as a draft model that knows the future, but errs, and at times says nothing or too
+    /// much.
+    fn suggest(&mut self) {
+        for wanted in self.scheduler.wanted_drafts().to_vec() {
+            let (id, index) = (wanted.request_id, wanted.sequence_index);
+            let done = wanted.num_tokens - self.requests[&id].prompt.len();
+            let future = &self.futures[&id][index as usize].token_ids;
+            let chance = mix(mix(id.0, done as u64), u64::from(index));
+            let extra = usize::from(chance.is_multiple_of(11));
+            let mut tokens: Vec<i32> = future[done..].to_vec();
+            tokens.truncate(wanted.num_drafts + extra);
+            if chance.is_multiple_of(3) && !tokens.is_empty() {
+                let place = (chance / 3) as usize % tokens.len();
+                tokens[place] = (tokens[place] + 1) % 24;
+            }
+            if !chance.is_multiple_of(7) {
+                assert!(self.scheduler.suggest(id, index, &tokens));
+            }
         }
     }
 
@@ -235,6 +264,9 @@ impl Run {
         self.now += 1.0;
         let had_work = self.scheduler.has_work();
         let limits = self.scheduler.config().clone();
+        if limits.draft_model.is_some() {
+            self.suggest();
+        }
         let mut batch = std::mem::take(&mut self.batch);
         let planned = self.scheduler.schedule_into(&mut batch, self.now);
         self.batch = batch;

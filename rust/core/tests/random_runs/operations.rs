@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use inferlib_core::{
-    CapturePoint, Captures, NewRequest, Policy, PrefixHash, PromptLookup, SchedulerConfig,
+    CapturePoint, Captures, DraftModel, NewRequest, Policy, PrefixHash, PromptLookup,
+    SchedulerConfig,
 };
 use inferlib_program::SamplingParams;
 use inferlib_program::program::Rows;
@@ -130,6 +131,7 @@ pub fn arbitrary_request() -> impl Strategy<Value = NewRequest> {
                 deadline: whose.1.map(f64::from),
                 closes: false,
                 speculation,
+                draft_model: true,
                 continues: None,
                 adapter: whose.3,
                 background: whose.4,
@@ -230,6 +232,7 @@ pub fn arbitrary_config() -> impl Strategy<Value = SchedulerConfig> {
             arbitrary_speculation(),
             1..14_usize,
             prop::bool::weighted(0.15),
+            prop::option::weighted(0.4, 1..10_usize),
         ),
         arbitrary_policy(),
     )
@@ -250,6 +253,9 @@ pub fn arbitrary_config() -> impl Strategy<Value = SchedulerConfig> {
                     max_num_batched_tokens,
                     max_model_len: 130,
                     speculation: drafts.0,
+                    draft_model: drafts.3.map(|num_speculative_tokens| DraftModel {
+                        num_speculative_tokens,
+                    }),
                     rows_per_pass: drafts.1,
                     policy,
                     enable_prefix_caching: caching,
