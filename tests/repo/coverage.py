@@ -157,10 +157,11 @@ def main() -> None:
         missed = sum(len(each.missed) for each in own)
         shares[what] = 100 * (1 - missed / total)
         failed |= shares[what] < goal
-        print(f"{what}: {shares[what]:.2f} % of {total:,} lines (goal {goal:g} %)")
+        write = sys.stdout.write
+        write(f"{what}: {shares[what]:.2f} % of {total:,} lines (goal {goal:g} %)\n")
         for each in sorted(own, key=lambda file: -len(file.missed)):
             if each.missed:
-                print(f"  {each.path}: {ranges(each.missed)}")
+                write(f"  {each.path}: {ranges(each.missed)}\n")
     if arguments.json:
         arguments.json.write_text(json.dumps(shares, indent=1) + "\n", encoding="utf8")
     if failed:
