@@ -15,7 +15,7 @@ from .prompts import EncodedPrompt, encode_text, too_long
 from .request import Request
 from .sampling_params import DEFAULT_MAX_TOKENS, SamplingParams
 from .scheduling import Priority, read_priority
-from .validation import choice, number, shown, text
+from .validation import INT32_MAX, choice, number, shown, text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
