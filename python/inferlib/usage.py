@@ -46,7 +46,9 @@ class Usage:
         output_tokens: Generated tokens of all sequences.
         drafted_tokens: Tokens that were drafted for it and verified by the model.
         accepted_tokens: Those of them that the model generates, too: steps saved.
-        forced_tokens: Tokens that the structure of the text left no choice about: steps saved, too.
+        forced_tokens: Tokens that the structure of the text, or the end of the reasoning, left no
+            choice about: steps saved, too.
+        reasoning_tokens: Of the output tokens of ``chat``, those of reasoning, without markers.
     """
 
     prompt_tokens: int
@@ -55,6 +57,7 @@ class Usage:
     drafted_tokens: int = 0
     accepted_tokens: int = 0
     forced_tokens: int = 0
+    reasoning_tokens: int = 0
 
     @property
     def total_tokens(self) -> int:
@@ -70,5 +73,6 @@ class Usage:
             "drafted_tokens": self.drafted_tokens,
             "accepted_tokens": self.accepted_tokens,
             "forced_tokens": self.forced_tokens,
+            "reasoning_tokens": self.reasoning_tokens,
             "total_tokens": self.total_tokens,
         }

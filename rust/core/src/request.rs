@@ -231,6 +231,8 @@ pub enum FinishReason {
     Error,
     /// It was not done in time.
     Deadline,
+    /// The caller finds the model too unsure to go on.
+    Abstain,
 }
 
 impl FinishReason {
@@ -243,6 +245,7 @@ impl FinishReason {
             Self::Abort => "abort",
             Self::Error => "error",
             Self::Deadline => "deadline",
+            Self::Abstain => "abstain",
         }
     }
 
@@ -255,6 +258,7 @@ impl FinishReason {
             Self::Abort,
             Self::Error,
             Self::Deadline,
+            Self::Abstain,
         ]
         .into_iter()
         .find(|reason| reason.as_str() == name)
