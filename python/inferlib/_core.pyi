@@ -59,6 +59,13 @@ class Batch:
         """
         Rows that are to be handed out: (capture point, first row, one past the last).
         """
+    def drawn_rows(
+        self, /, request_ids: SupportsGetItem[int, SupportsIndex]
+    ) -> list[tuple[int, int, int, int | None]]:
+        """
+        The rows that draw tokens of these requests: row, request, sequence, and the drafted token behind the row, if there
+        is one.
+        """
     @property
     def groups(self, /) -> list[GroupBatch]:
         """
@@ -99,6 +106,12 @@ class Batch:
         """
         `[num_seqs + 1]`: first token row of each sequence.
         """
+    def restrict(
+        self, /, row: SupportsIndex, token_id: SupportsIndex, vocab_size: SupportsIndex
+    ) -> None:
+        """
+        Let a row draw this token and no other, of a vocabulary of `vocab_size`.
+        """
     @property
     def sampled(self, /) -> SampledRows:
         """
@@ -123,6 +136,13 @@ class Batch:
     def token_ids(self, /) -> NDArray[int32]:
         """
         `[num_tokens]`.
+        """
+    def want_logits(
+        self, /, request_ids: SupportsGetItem[int, SupportsIndex]
+    ) -> list[tuple[int, int, int]]:
+        """
+        Let the executor hand out the logits of these requests' rows that draw tokens, and draw nothing from them. Returns
+        these rows, each with its request and sequence.
         """
 
 @final
@@ -602,6 +622,18 @@ class LogitsSampler:
         and `failed` `[num_sampled]` say, drawn elsewhere.
 
         The same bits as the CPU executor gives for the same logits. Without the GIL.
+        """
+    def redraw(
+        self,
+        /,
+        batch: Batch,
+        output: StepOutput,
+        rows: NDArray[int32],
+        logits: NDArray[float32],
+    ) -> StepOutput:
+        """
+        The result of a step with tokens for `rows` whose logits it hands out, drawn from `logits` `[len(rows), vocab_size]`
+        instead. Raw log-probabilities are those of the logits that were handed out. Without the GIL.
         """
 
 @final
@@ -1326,10 +1358,21 @@ class Scheduler:
     ) -> bool:
         """
         End one sequence, also while a step is in flight; whether it was alive. `reason` is `"stop"`, `"length"`,
-        `"abort"`, `"error"` or `"deadline"`.
+        `"abort"`, `"error"`, `"deadline"` or `"abstain"`.
 
         With `num_output_tokens` it ends with that token: what the same step brought behind it goes, even if the
         sequence ended with that meanwhile.
+        """
+    def force(
+        self,
+        /,
+        request_id: SupportsIndex,
+        sequence_index: SupportsIndex,
+        token_ids: SupportsGetItem[int, SupportsIndex],
+    ) -> bool:
+        """
+        Tokens that certainly follow what a sequence has now: rows of its next step. What is drawn at their rows decides all
+        the same. Forgotten once the sequence goes on; whether it was alive.
         """
     def has_work(self, /) -> bool:
         """
@@ -1625,6 +1668,16 @@ class StepOutput:
     def failed(self, /) -> NDArray[bool_]:
         """
         `[num_sampled]`: rows whose logits were not numbers.
+        """
+    @property
+    def logits(self, /) -> list[NDArray[float32]]:
+        """
+        `[k]` arrays `[vocab_size]`: the model's own logits of these rows.
+        """
+    @property
+    def logits_rows(self, /) -> NDArray[int32]:
+        """
+        `[k]`: rows whose logits are handed out, ascending; see `Batch.want_logits`.
         """
     @property
     def token_ids(self, /) -> NDArray[int32]:

@@ -65,6 +65,10 @@ class ChatOptions(TypedDict, total=False):
         tool_syntax: How the model writes calls; ``"auto"``: as the template does, if there are
             tools; ``"off"``: calls stay in the text.
         reasoning_syntax: How it marks its reasoning; ``"off"``: that stays in the text.
+        thinking_budget: Most tokens of reasoning in a sequence, its blocks together and without
+            their markers; then the marker that ends the reasoning is all that can be drawn. 0: none
+            at all. Not together with a structure, which begins with the first token, nor for a
+            model whose reasoning nothing marks. ``None``: no limit.
     """
 
     tools: Sequence[Tool] | None
@@ -73,6 +77,7 @@ class ChatOptions(TypedDict, total=False):
     response_format: Mapping[str, Any] | None
     tool_syntax: ToolSyntax
     reasoning_syntax: ReasoningSyntax
+    thinking_budget: int | None
 
 
 class CallOptions(SamplingOptions, total=False):

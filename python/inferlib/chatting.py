@@ -60,7 +60,8 @@ class Chatting(ModelCore):
             **options: As for ``generate``; also ``tools`` (OpenAI's JSON, or functions with type
                 hints), ``chat_template_kwargs`` (further names that the template reads),
                 ``continue_final_message`` (the answer goes on with the assistant's last message),
-                ``tool_syntax`` and ``reasoning_syntax`` (instead of what the template says).
+                ``tool_syntax`` and ``reasoning_syntax`` (instead of what the template says),
+                ``thinking_budget`` (most tokens of reasoning).
 
         Returns:
             ``completion.tool_calls``, ``completion.reasoning`` and, without both,
@@ -211,17 +212,20 @@ class Chatting(ModelCore):
             checkpoint.chat_template if own is None else own,
             self.tokenizer,
             max_model_len=self.max_model_len,
-            **{name: value for name, value in chat.items() if name not in _SYNTAXES},
+            **{name: value for name, value in chat.items() if name not in _OF_OUTPUTS},
         )
         continues = chat.get("continue_final_message", False)
+        unfinished = unfinished_text(messages[-1]) if continues else None
         reading = self._output_reader.reading(
             encoded.text or "",
             tools=chat.get("tools"),
-            unfinished=unfinished_text(messages[-1]) if continues else None,
+            unfinished=unfinished,
             skip_special_tokens=params.skip_special_tokens,
             **syntaxes,
         )
-        return self._parts.builder.build(encoded, params, output=reading, **call)
+        thinking = self._thinking_budget(chat.get("thinking_budget"), reading, unfinished)
+        return self._parts.builder.build(encoded, params, output=reading, thinking=thinking, **call)
 
 
 _SYNTAXES = ("tool_syntax", "reasoning_syntax")
+_OF_OUTPUTS = (*_SYNTAXES, "thinking_budget")

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from .confidence import confidence_of
 from .errors import MissingExtraError
 from .explanation import explain_completion
 from .heat_map import heat_map
@@ -18,9 +19,10 @@ if TYPE_CHECKING:
     from .tool_calls import MalformedToolCall, ToolCall
     from .usage import Timings, Usage
 
-FinishReason = Literal["stop", "length", "abort", "error", "deadline", "tool_calls"]
+FinishReason = Literal["stop", "length", "abort", "error", "deadline", "abstain", "tool_calls"]
 """Why a sequence ended: an end-of-sequence or stop token or a stop string; ``max_tokens`` or the
-context; cancelled; its logits were not numbers; as ``"stop"``, after calls of tools."""
+context; cancelled; its logits were not numbers; its time was up; its confidence fell below
+``abstain_below``; as ``"stop"``, after calls of tools."""
 
 
 class Logprob(NamedTuple):
@@ -53,6 +55,8 @@ class CompletionOutput:
             neither reasoning nor a call.
         token_ids: The generated tokens; a stop token is the last of them.
         logprobs: One mapping per token of ``token_ids``, if asked for.
+        drawn_logprobs: With ``abstain_below`` and without ``logprobs``: the log-probability of each
+            token of ``token_ids``.
         finish_reason: Why it ended.
         stop_reason: The stop string or token that ended it; ``None`` for an end-of-sequence token
             and for other reasons.
@@ -77,31 +81,37 @@ class CompletionOutput:
     tool_calls: list[ToolCall] = field(default_factory=list)
     malformed_tool_calls: list[MalformedToolCall] = field(default_factory=list)
     raw_text: str | None = None
+    drawn_logprobs: list[float] | None = None
 
     @property
     def cumulative_logprob(self) -> float | None:
-        """Log-probability of the whole sequence, if ``logprobs`` were asked for."""
-        if self.logprobs is None:
-            return None
-        pairs = zip(self.token_ids, self.logprobs, strict=True)
-        return math.fsum(logprobs[token_id].logprob for token_id, logprobs in pairs)
+        """Log-probability of the whole sequence, if ``logprobs`` or ``abstain_below`` was given."""
+        logprobs = self._of_tokens()
+        return None if logprobs is None else math.fsum(logprobs)
 
     @property
     def confidence(self) -> float | None:
-        """The geometric mean of its tokens' probabilities, if ``logprobs`` were asked for.
+        """The geometric mean of its tokens' probabilities.
 
         ``exp(mean(logprobs))``, from 0 to 1: the inverse of the perplexity, over all of
-        ``token_ids`` (the stop token and the reasoning are among them). It says how sure the model
-        was of its words, not how probable it is that they are true; with
-        ``logprobs_mode="processed"`` it is of the distribution that was drawn from. ``None``
-        without tokens, too.
+        ``token_ids`` (the stop token, the reasoning and what a structure forced are among them). It
+        says how sure the model was of its words, not how probable it is that they are true; with
+        ``logprobs_mode="processed"`` it is of the distribution that was drawn from. ``None`` unless
+        ``logprobs`` (0 will do) or ``abstain_below`` were given: log-probabilities cost a pass over
+        the vocabulary, so nobody pays for them unasked. ``None`` without tokens, too.
 
-        Source: Jelinek et al. 1977 (perplexity).
+        Source: Jelinek et al. 1977 (perplexity); Malinin and Gales 2021 (length-normalised
+        sequence probability as a measure of confidence).
         """
-        total = self.cumulative_logprob
-        if total is None or not self.token_ids:
-            return None
-        return math.exp(total / len(self.token_ids))
+        logprobs = self._of_tokens()
+        return confidence_of(logprobs) if logprobs else None
+
+    def _of_tokens(self) -> list[float] | None:
+        """Log-probabilities of its tokens, if they are known."""
+        if self.logprobs is None:
+            return self.drawn_logprobs
+        pairs = zip(self.token_ids, self.logprobs, strict=True)
+        return [logprobs[token_id].logprob for token_id, logprobs in pairs]
 
     def to_records(self) -> list[dict[str, Any]]:
         """Return a dictionary per token, as rows of a table.
@@ -139,6 +149,7 @@ class CompletionOutput:
             "tool_calls": [call.to_dict() for call in self.tool_calls],
             "malformed_tool_calls": [call.to_dict() for call in self.malformed_tool_calls],
             "raw_text": self.raw_text,
+            "drawn_logprobs": self.drawn_logprobs,
         }
 
     def to_message(self) -> dict[str, Any]:
@@ -156,12 +167,11 @@ class CompletionOutput:
 
     def to_receipt(self) -> ReceiptOutput:
         """Return what a receipt says of it."""
-        rows = None if self.logprobs is None else zip(self.token_ids, self.logprobs, strict=True)
         return ReceiptOutput(
             token_ids=self.token_ids,
             # A receipt knows tokens, not what they say.
             finish_reason="stop" if self.finish_reason == "tool_calls" else self.finish_reason,
-            logprobs=None if rows is None else [row[token_id].logprob for token_id, row in rows],
+            logprobs=self._of_tokens(),
         )
 
     def __repr__(self) -> str:
@@ -187,6 +197,7 @@ class Completion:
         origin: The weights and numerics that it depends on.
         run: How it was scheduled, in steps: counts by name, for people (``explain`` says the same
             in words). No result depends on them.
+        thinking: With ``thinking_budget``, that and how the reasoning is marked, for ``replay``.
     """
 
     prompt: str | None
@@ -198,6 +209,7 @@ class Completion:
     params: SamplingParams
     run: Mapping[str, Any] = field(default_factory=dict)
     origin: Origin | None = field(default=None, repr=False, compare=False)
+    thinking: Mapping[str, Any] | None = None
 
     @property
     def receipt(self) -> Receipt:
@@ -214,11 +226,12 @@ class Completion:
             origin=self.origin,
             prompt_token_ids=self.prompt_token_ids,
             params=self.params,
+            thinking=self.thinking,
             outputs=[output.to_receipt() for output in self.outputs],
         )
 
     def best(self, *, length_penalty: float = 1.0) -> CompletionOutput:
-        """Return the most likely of the ``n`` sequences; ``logprobs`` must have been asked for.
+        """Return the most likely of the ``n`` sequences; needs ``logprobs`` or ``abstain_below``.
 
         Args:
             length_penalty: Log-probabilities are divided by the number of tokens to this power:
@@ -311,6 +324,7 @@ class Completion:
             "usage": self.usage.to_dict(),
             "params": self.params.to_dict(),
             "run": dict(self.run),
+            "thinking": None if self.thinking is None else dict(self.thinking),
         }
 
     @property

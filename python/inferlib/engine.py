@@ -38,8 +38,10 @@ from .errors import (
     RequestError,
 )
 from .request import SEQUENCES_PER_REQUEST, Request
+from .request_confidence import RequestConfidence
 from .request_grammars import RequestGrammars
 from .request_texts import RequestTexts, TextEnd
+from .request_thinking import RequestThinking
 from .stats import ModelStats, model_stats
 
 if TYPE_CHECKING:
@@ -121,6 +123,8 @@ class Engine:
         self._texts = RequestTexts(text, clock)
         # What is written in Rust takes no stand-in (`inferlib.testing`), but what that wraps.
         self._grammars = RequestGrammars(vocab_size, getattr(scheduler, "wrapped", scheduler))
+        self._confidence = RequestConfidence(scheduler)
+        self._thinking = RequestThinking(vocab_size, scheduler)
         self._driver = StepDriver(self, dedicated=dedicated)
         self._requests: dict[int, Request] = {}
         self._cancelled: collections.deque[Request] = collections.deque()
@@ -144,6 +148,8 @@ class Engine:
         batch = self._scheduler.schedule(self._clock())
         if batch is None:
             return self._end_overdue()
+        with self._driver.lock:  # who submitted any of these requests has opened it by now
+            self._thinking.mask(batch)
         has_guarded_rows = self._grammars.mask(batch)
         output = self._executor.run(batch)
         if output is None:
@@ -193,16 +199,18 @@ class Engine:
 
     def _account(self, events: Events) -> None:
         """Bring the texts up to date, end what ended; the lock is held."""
-        ends = self._texts.advance(events, self._requests)
+        unsure, tokens = self._confidence.advance(events)
+        ends = self._texts.advance(tokens, self._requests)
         stopped_keys = {end.key for end in ends}
-        ends += [end for end in self._grammars.advance(events) if end.key not in stopped_keys]
+        ends += [end for end in self._grammars.advance(tokens) if end.key not in stopped_keys]
+        ends = self._confidence.judge(ends, unsure)
         now = self._clock()
         stopped = [self._end(end, now) for end in ends]
         self._texts.show(now)
-        for row in np.flatnonzero(events.finished).tolist():
-            request = self._requests.get(int(events.request_ids[row]))
+        for row in np.flatnonzero(tokens.finished).tolist():
+            request = self._requests.get(int(tokens.request_ids[row]))
             if request is not None:
-                self._texts.end(request, int(events.sequence_indices[row]))
+                self._texts.end(request, int(tokens.sequence_indices[row]))
         for request_id in events.finished_requests.tolist():
             self._retire(self._requests.get(request_id))
         for request in stopped:
@@ -210,6 +218,7 @@ class Engine:
                 continue
             if self._scheduler.is_finished(request.id):
                 self._retire(request)
+        self._thinking.advance(tokens)
 
     def _end(self, end: TextEnd, now: float) -> Request | None:
         """End a sequence because of its text, and return its request."""
@@ -224,7 +233,9 @@ class Engine:
     def _finish(self, request: Request, index: int, end: TextEnd, now: float) -> None:
         """Take back what the scheduler has of a sequence behind the end of its text."""
         reason = "deadline" if end.is_overdue else "stop" if end.is_whole else "error"
-        if end.stop_index is not None:
+        if end.is_unsure:
+            reason = "abstain"
+        elif end.stop_index is not None:
             reason = "stop"
             request.stop_strings[index] = request.params.stop_strings[end.stop_index]
         self._scheduler.finish(request.id, index, reason, now, num_output_tokens=end.num_tokens)
@@ -240,6 +251,8 @@ class Engine:
         self._grammars.close(request)
         if self._draft_model is not None:
             self._draft_model.forget(request)
+        self._confidence.close(request)
+        self._thinking.close(request)
         self._driver.forget(request)
         request.is_done = True
         self._requests.pop(request.id, None)
@@ -256,10 +269,16 @@ class Engine:
         for request in list(self._requests.values()):
             for index in range(request.params.n):
                 sequence = cast("SequenceOutput", self._sequence(request, index, 0))
+                unsure = self._confidence.rebuild(request, index, sequence)
+                if unsure is not None:
+                    sequence = cast("SequenceOutput", _first_tokens(sequence, unsure.num_tokens))
                 whole = self._grammars.rebuild(request, index, sequence)
                 end = self._texts.rebuild(request, index, sequence) or whole
-                if end is not None and not request.results:
-                    self._finish(request, index, end, now)
+                ends = [] if end is None else [end]
+                for end in self._confidence.judge(ends, [] if unsure is None else [unsure]):
+                    if not request.results:
+                        self._finish(request, index, end, now)
+                    self._texts.end(request, index)
             if request.results or self._scheduler.is_finished(request.id):
                 self._retire(request)
         self._step_is_open = self._is_accounting = False
@@ -303,6 +322,8 @@ class Engine:
             self._grammars.close(request)
             if self._draft_model is not None:
                 self._draft_model.forget(request)
+            self._confidence.close(request)
+            self._thinking.close(request)
             request.error = error
             request.is_done = True
             self._driver.forget(request)
@@ -363,6 +384,8 @@ class Engine:
             self._requests[request.id] = request
             self._texts.open(request)
             self._grammars.open(request, now)
+            self._confidence.open(request)
+            self._thinking.open(request)
 
     def cancel(self, requests: Iterable[Request]) -> None:
         """End requests with ``finish_reason="abort"``, at the end of the current step at latest."""
@@ -649,6 +672,17 @@ class SequenceTail:
     logprobs: list[RowLogprobs]
     finish_reason: str | None
     stop_token_id: int | None
+
+
+def _first_tokens(sequence: SequenceOutput, count: int) -> SequenceTail:
+    """A sequence as it is if it ends with so many tokens; the last of its own may be its end."""
+    is_whole = count == len(sequence.token_ids)
+    return SequenceTail(
+        sequence.token_ids[:count],
+        sequence.logprobs[:count],
+        sequence.finish_reason if is_whole else None,
+        sequence.stop_token_id if is_whole else None,
+    )
 
 
 def raise_error_of(request: Request) -> None:

@@ -186,6 +186,8 @@ def _ending(output: _Output) -> str:
             return "cancelled"
         case "deadline":
             return "ended at its deadline"
+        case "abstain":
+            return "ended since its confidence fell below abstain_below"
         case _:
             return "ended because its logits were not numbers"
 

@@ -12,6 +12,7 @@ from .output_reading import OutputReader
 from .progress import progress_of
 from .prompts import encode_prompt, is_one_prompt
 from .results import completion_of
+from .thinking import ThinkingBudget
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from .assembly import ModelParts
     from .completion import Completion
     from .engine import Engine
+    from .output_syntax.parser import OutputReading
     from .prompts import EncodedPrompt
     from .request import Request
     from .sampling_params import SamplingParams
@@ -144,6 +146,24 @@ class ModelCore:
         self, prompts: Sequence[EncodedPrompt], params: SamplingParams, call: Mapping[str, Any]
     ) -> list[Request]:
         return [self._parts.builder.build(prompt, params, **call) for prompt in prompts]
+
+    def _thinking_budget(
+        self, limit: object, reading: OutputReading | None, unfinished: str | None
+    ) -> ThinkingBudget | None:
+        """What a conversation's answer may spend on reasoning; ``None``: as much as it likes.
+
+        Raises:
+            RequestError: The number is none, or nothing marks the reasoning.
+        """
+        if limit is None or self.tokenizer is None:
+            return None
+        return ThinkingBudget(
+            limit,
+            reading,
+            unfinished=unfinished,
+            tokenizer=self.tokenizer,
+            token_text=self._token_text,
+        )
 
     # From requests to results
 

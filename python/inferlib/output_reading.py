@@ -100,6 +100,8 @@ class OutputReader:
             schemas=tool_schemas(tools or ()),
             with_special_tokens=with_special_tokens,
             salt=prompt,
+            reasoning_syntax="off" if thoughts is None else thoughts.name,
+            tool_syntax=calls.name if calls is not None and wants_calls else "off",
         )
 
     @staticmethod

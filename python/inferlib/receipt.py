@@ -44,12 +44,14 @@ class Receipt:
         prompt_token_ids: What the model read.
         params: Options, with every default and the seed filled in.
         outputs: What came out.
+        thinking: As in ``Completion``.
     """
 
     origin: Origin
     prompt_token_ids: list[int]
     params: SamplingParams
     outputs: list[ReceiptOutput]
+    thinking: Mapping[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as JSON-like values; hashes the weights if nobody did.
@@ -66,6 +68,7 @@ class Receipt:
             "adapter": self.origin.adapter,
             "prompt_token_ids": self.prompt_token_ids,
             "params": self.params.to_dict(),
+            "thinking": None if self.thinking is None else dict(self.thinking),
             "outputs": [output.to_dict() for output in self.outputs],
         }
 
@@ -80,6 +83,7 @@ class StoredReceipt:
         prompt_token_ids: What the model read.
         params: Options.
         outputs: What came out.
+        thinking: As in ``Completion``.
     """
 
     fingerprint: dict[str, str]
@@ -87,6 +91,7 @@ class StoredReceipt:
     prompt_token_ids: list[int]
     params: SamplingParams
     outputs: list[ReceiptOutput]
+    thinking: dict[str, Any] | None
 
     @classmethod
     def read(cls, receipt: Receipt | Mapping[str, Any]) -> StoredReceipt:
@@ -115,6 +120,7 @@ class StoredReceipt:
                 adapter=None if values.get("adapter") is None else str(values["adapter"]),
                 prompt_token_ids=[int(token_id) for token_id in values["prompt_token_ids"]],
                 params=SamplingParams(**params),
+                thinking=None if values.get("thinking") is None else dict(values["thinking"]),
                 outputs=[
                     ReceiptOutput(
                         token_ids=[int(token_id) for token_id in output["token_ids"]],

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from .errors import ReplayError
+from .errors import ReplayError, RequestError
 from .model_core import ModelCore
 from .prompts import EncodedPrompt
 from .receipt import StoredReceipt
@@ -13,8 +13,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from .completion import Completion
+    from .output_reading import ReasoningSyntax, ToolSyntax
     from .receipt import Receipt
     from .request import Request
+    from .thinking import ThinkingBudget
 
 
 class Replaying(ModelCore):
@@ -76,8 +78,29 @@ class Replaying(ModelCore):
                     hint="load_adapter(path) of the same files",
                 )
         return builder.build(
-            prompt, stored.params, adapter=None if adapter is None else adapter.name
+            prompt,
+            stored.params,
+            adapter=None if adapter is None else adapter.name,
+            thinking=self._replayed_thinking(stored),
         )
+
+    def _replayed_thinking(self, stored: StoredReceipt) -> ThinkingBudget | None:
+        """The budget of the reasoning, as the conversation had it."""
+        if stored.thinking is None or self.tokenizer is None:
+            return None
+        names = ("budget", "reasoning_syntax", "tool_syntax", "unfinished")
+        budget, reasoning, calls, unfinished = map(stored.thinking.get, names)
+        if not (unfinished is None or isinstance(unfinished, str)):
+            raise RequestError("this is no receipt: thinking", field="receipt")
+        reading = self._output_reader.reading(
+            self.tokenizer.decode(stored.prompt_token_ids, skip_special=False),
+            tools=None,
+            unfinished=unfinished,
+            tool_syntax=cast("ToolSyntax", calls),
+            reasoning_syntax=cast("ReasoningSyntax", reasoning),
+            skip_special_tokens=stored.params.skip_special_tokens,
+        )
+        return self._thinking_budget(budget, reading, unfinished)
 
 
 def _verify(stored: StoredReceipt, completion: Completion) -> Completion:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .origin import Origin
     from .output_syntax.parser import OutputReading
     from .sampling_params import SamplingParams
+    from .thinking import ThinkingBudget
 
 SEQUENCES_PER_REQUEST = 1024
 """A sequence's key in the text streams is ``request_id * SEQUENCES_PER_REQUEST + index``."""
@@ -47,6 +48,7 @@ class Request:
         grammar: What its texts must be; ``None`` if they are free.
         max_structured_tokens: With a grammar, most tokens that it can come to.
         closes: Whether its structure is closed before its tokens or its time run out.
+        thinking: What its sequences may spend on reasoning; ``None``: as much as they like.
         output: How its text is taken apart; ``None``: it is all content.
         origin: The model's, for the receipt.
         silent_token_ids: Tokens that, as a sequence's last, are not text (stop tokens).
@@ -84,6 +86,7 @@ class Request:
     grammar: Grammar | None = None
     max_structured_tokens: int = 0
     closes: bool = False
+    thinking: ThinkingBudget | None = None
     output: OutputReading | None = None
     origin: Origin | None = None
     silent_token_ids: frozenset[int] = frozenset()

@@ -13,6 +13,7 @@ from .grammar_compiler import GrammarCompiler
 from .limits import AS_FAR_AS_ANY, Limits
 from .prompts import EncodedPrompt, encode_text, too_long
 from .request import Request
+from .sampling_checks import STRUCTURES
 from .sampling_params import DEFAULT_MAX_TOKENS, SamplingParams
 from .scheduling import Priority, read_priority
 from .validation import INT32_MAX, choice, number, shown, text
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from .adapter_table import Adapter
     from .origin import Origin
     from .output_syntax.parser import OutputReading
+    from .thinking import ThinkingBudget
 
 MAX_DEADLINE_SECONDS = 1e9
 MAX_NAME_BYTES = 65_536
@@ -94,10 +96,11 @@ class RequestBuilder:
         sequence: int | None = None,
         keep: bool = False,
         output: OutputReading | None = None,
+        thinking: ThinkingBudget | None = None,
     ) -> Request:
         """Resolve the options of one request.
 
-        ``sequence``, ``keep`` and ``output`` are as in ``Request``.
+        ``sequence``, ``keep``, ``output`` and ``thinking`` are as in ``Request``.
 
         Raises:
             RequestError: The prompt or an option does not fit this model; ``field`` names it.
@@ -134,6 +137,8 @@ class RequestBuilder:
         room = min(max_tokens, max(self.kv_cache_tokens + 1 - len(prompt.token_ids), 0))
         if grammar is not None:
             _check_structure_fits(grammar, room)
+        if thinking is not None:
+            self._check_thinking(thinking, resolved)
         silent: frozenset[int] = frozenset()
         if not resolved.include_stop_str_in_output:
             eos = () if resolved.ignore_eos else self.eos_token_ids
@@ -158,6 +163,7 @@ class RequestBuilder:
             closes=grammar is not None
             and resolved.allowed_token_ids is None
             and not resolved.bad_words,
+            thinking=thinking,
             output=output if resolved.detokenize else None,
             origin=_origin_of(self.origin, adapted),
             silent_token_ids=silent,
@@ -304,11 +310,33 @@ class RequestBuilder:
                 None if params.allowed_token_ids is None else list(params.allowed_token_ids)
             ),
             bad_words=self._bad_word_ids(params),
-            logprobs=params.logprobs,
+            logprobs=num_logprobs(params),
             prompt_logprobs=params.prompt_logprobs,
             prompt_logprobs_start=params.prompt_logprobs_start,
             logprobs_mode=params.logprobs_mode,
         )
+
+    def _check_thinking(self, thinking: ThinkingBudget, params: SamplingParams) -> None:
+        """Refuse a budget beside options under which the reasoning could not be ended."""
+        structures = [name for name in STRUCTURES if getattr(params, name) is not None]
+        if structures:
+            raise RequestError(
+                f"thinking_budget and {structures[0]} cannot be given together: a structure begins "
+                "with the first token, so there is no reasoning",
+                field="thinking_budget",
+            )
+        needed = thinking.closing_token_ids()
+        allowed = params.allowed_token_ids
+        if allowed is not None and not needed <= set(allowed):
+            raise RequestError(
+                "allowed_token_ids does not hold the tokens that end the reasoning",
+                field="thinking_budget",
+                hint=f"add {sorted(needed)[:8]}",
+            )
+        if any(run[-1] in needed for run in self._bad_word_ids(params)):
+            raise RequestError(
+                "a bad word ends with a token that ends the reasoning", field="thinking_budget"
+            )
 
     def _dry(
         self, params: SamplingParams
@@ -383,6 +411,13 @@ def _check_structure_fits(grammar: _core.Grammar, max_tokens: int) -> None:
             field="max_tokens",
             hint="raise max_tokens",
         )
+
+
+def num_logprobs(params: SamplingParams) -> int | None:
+    """How many log-probabilities a token needs beside its own; ``None``: not even that one."""
+    if params.logprobs is None and params.abstain_below is not None:
+        return 0
+    return params.logprobs
 
 
 def check_tenant(tenant: object) -> None:

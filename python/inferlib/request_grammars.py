@@ -17,7 +17,8 @@ from .request_texts import TextEnd
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from ._core import Batch, Events, Scheduler, SequenceOutput, StepOutput
+    from ._core import Batch, Scheduler, SequenceOutput, StepOutput
+    from .request_texts import StepTokens
 
 
 class RequestGrammars:
@@ -97,7 +98,7 @@ class RequestGrammars:
         """Have tokens drawn again behind which a text could not end in time."""
         return self._states.refuse(batch, output)
 
-    def advance(self, events: Events) -> list[TextEnd]:
+    def advance(self, events: StepTokens) -> list[TextEnd]:
         """Take over a step's tokens; return the sequences whose texts are whole with them."""
         if not len(self._states) or not len(events.token_ids):
             return []

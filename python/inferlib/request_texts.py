@@ -7,7 +7,7 @@ call into Rust does not grow with the number of requests.
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from ._core import Events, SequenceOutput, TextStreams
+    from ._core import SequenceOutput, TextStreams
 
 
 class TextEnd(NamedTuple):
@@ -32,6 +32,7 @@ class TextEnd(NamedTuple):
             whole.
         is_whole: Whether nothing may follow, by the request's grammar.
         is_overdue: Whether it was closed since its time was up.
+        is_unsure: Whether it ends since the model is too unsure of it.
     """
 
     key: int
@@ -39,6 +40,31 @@ class TextEnd(NamedTuple):
     stop_index: int | None
     is_whole: bool = False
     is_overdue: bool = False
+    is_unsure: bool = False
+
+
+class StepTokens(Protocol):
+    """The tokens that a step brought; see ``Events``."""
+
+    @property
+    def request_ids(self) -> NDArray[np.int64]:
+        """Whose."""
+
+    @property
+    def sequence_indices(self) -> NDArray[np.int32]:
+        """Which of its sequences."""
+
+    @property
+    def token_indices(self) -> NDArray[np.int32]:
+        """Which of the sequence's tokens."""
+
+    @property
+    def token_ids(self) -> NDArray[np.int32]:
+        """The tokens."""
+
+    @property
+    def finished(self) -> NDArray[np.bool_]:
+        """Whether the sequence ended with it."""
 
 
 class RequestTexts:
@@ -66,7 +92,7 @@ class RequestTexts:
             for index in range(request.params.n):
                 self._open(self._streams, request, index)
 
-    def advance(self, events: Events, requests: Mapping[int, Request]) -> list[TextEnd]:
+    def advance(self, events: StepTokens, requests: Mapping[int, Request]) -> list[TextEnd]:
         """Decode a step's tokens; return the sequences that end because of them."""
         if self._streams is None or not len(events.token_ids):
             return []
@@ -168,7 +194,7 @@ class RequestTexts:
     def _is_open(request: Request, index: int) -> bool:
         return index in request.opened and index not in request.ended
 
-    def _is_text(self, events: Events, requests: Mapping[int, Request]) -> NDArray[np.bool_]:
+    def _is_text(self, events: StepTokens, requests: Mapping[int, Request]) -> NDArray[np.bool_]:
         """Mark the rows of a step that are text: not final tokens that are none, for one."""
         is_text = np.ones(events.token_ids.size, bool)
         if self._without_text:

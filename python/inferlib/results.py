@@ -14,6 +14,7 @@ from .completion import (
 )
 from .engine import raise_error_of
 from .output_syntax.parser import OutputParser, ParsedOutput, parse_whole
+from .output_syntax.reasoning_meter import count_reasoning_tokens
 from .usage import Timings, Usage
 
 if TYPE_CHECKING:
@@ -54,8 +55,10 @@ def completion_of(request: Request, token_text: Callable[[int], str | None]) -> 
             draft_model_drafted_tokens=result.num_model_drafted_tokens,
             draft_model_accepted_tokens=result.num_model_accepted_tokens,
             forced_tokens=result.num_forced_tokens,
+            reasoning_tokens=_num_reasoning_tokens(request, outputs, token_text),
         ),
         params=request.params,
+        thinking=None if request.thinking is None else request.thinking.to_dict(),
         run=result.run_record(),
         origin=request.origin,
     )
@@ -75,6 +78,7 @@ def _output(
         text=parsed.content,
         token_ids=[int(token_id) for token_id in sequence.token_ids],
         logprobs=_output_logprobs(request, sequence, token_text),
+        drawn_logprobs=_drawn_logprobs(request, sequence),
         finish_reason=_finish_reason(sequence, has_calls=bool(parsed.tool_calls)),
         stop_reason=_stop_reason(request, index, sequence),
         error=_error(request, index, sequence),
@@ -83,6 +87,24 @@ def _output(
         tool_calls=parsed.tool_calls,
         malformed_tool_calls=parsed.malformed,
         raw_text=None if request.output is None else text,
+    )
+
+
+def _num_reasoning_tokens(
+    request: Request, outputs: list[CompletionOutput], token_text: Callable[[int], str | None]
+) -> int:
+    """Count them, of outputs in which reasoning may be."""
+    reading = request.output if request.thinking is None else request.thinking.reading
+    if reading is None or reading.reasoning_syntax == "off":
+        return 0
+    openings = reading.tables.reasoning_openings
+    return sum(
+        count_reasoning_tokens(reading, output.token_ids, token_text)
+        for output in outputs
+        if reading.starts_in is not None
+        or reading.written
+        or output.raw_text is None
+        or any(marker in output.raw_text for marker in openings)
     )
 
 
@@ -191,6 +213,13 @@ def _output_logprobs(
         return None
     rows = zip(sequence.token_ids, sequence.logprobs, strict=True)
     return [_token_logprobs(int(token_id), row, token_text) for token_id, row in rows]
+
+
+def _drawn_logprobs(request: Request, sequence: SequenceView) -> list[float] | None:
+    """Those of the tokens themselves, where nobody asked for more but they were needed."""
+    if request.params.logprobs is not None or request.params.abstain_below is None:
+        return None
+    return [row.logprob for row in sequence.logprobs]
 
 
 def _prompt_logprobs(

@@ -59,6 +59,7 @@ _NUMBERS = (
     ("presence_penalty", -2.0, 2.0),
     ("frequency_penalty", -2.0, 2.0),
     ("repetition_penalty", 0.0, 100.0),
+    ("abstain_below", 0.0, 1.0),
 )
 _NOT_NONE = (
     "min_tokens",
@@ -135,6 +136,10 @@ def _check_together(values: dict[str, Any], *, detokenize: bool) -> None:
     for name in ("repetition_penalty", "typical_p"):
         if values.get(name) == 0:
             raise RequestError(f"{name} must be above 0", field=name, hint="1 is neutral")
+    if values.get("abstain_below") == 0:
+        raise RequestError(
+            "abstain_below must be above 0", field="abstain_below", hint="None never abstains"
+        )
     if values["mirostat"] and values["mirostat_tau"] == 0:
         raise RequestError("mirostat_tau must be above 0", field="mirostat_tau")
     if values["stop"] and not detokenize:

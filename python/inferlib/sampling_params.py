@@ -51,6 +51,7 @@ class SamplingOptions(TypedDict, total=False):
     prompt_logprobs: int | None
     prompt_logprobs_start: int
     logprobs_mode: LogprobsMode
+    abstain_below: float | None
     logit_bias: Mapping[int, float] | Mapping[str, float] | Mapping[int | str, float] | None
     allowed_token_ids: Iterable[int] | None
     bad_words: Iterable[str | Iterable[int]] | None
@@ -140,6 +141,12 @@ class SamplingParams:
             lies before it.
         logprobs_mode: ``"raw"``: of the model's own distribution. ``"processed"``: after bias,
             masks, penalties, temperature and cut-offs.
+        abstain_below: A sequence ends, with ``finish_reason="abstain"``, as soon as its confidence
+            (``CompletionOutput.confidence``, by ``logprobs_mode``) is below this: above 0, at most
+            1. It is looked at behind each token from the eighth on (not before ``min_tokens``), and
+            behind the last token, however few there are, where the sequence ends by itself or at
+            ``max_tokens``. That token is the last of the result, whatever was drafted behind it. A
+            structure is not closed then. ``None``: it goes on however unsure the model is.
         logit_bias: Added to the logits, by token id or by text: then for the token that is this
             text, and the one that is it after a space; a text for which there is neither is
             refused. Several biases of one token are added up.
@@ -197,6 +204,7 @@ class SamplingParams:
     prompt_logprobs: int | None = None
     prompt_logprobs_start: int = 0
     logprobs_mode: LogprobsMode = "raw"
+    abstain_below: float | None = None
     logit_bias: Mapping[int, float] | Mapping[str, float] | Mapping[int | str, float] | None = (
         field(default=None, hash=False)
     )

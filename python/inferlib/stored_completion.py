@@ -53,6 +53,7 @@ def restore(stored: Mapping[str, Any], origin: Origin | None) -> Completion:
         usage=Usage(**usage),
         params=SamplingParams(**params),
         run=dict(stored["run"]),
+        thinking=stored.get("thinking"),
         origin=origin,
     )
 

@@ -48,7 +48,9 @@ class Usage:
         accepted_tokens: Those of them that the model generates, too: steps saved.
         draft_model_drafted_tokens: Of the drafted tokens, those of the draft model.
         draft_model_accepted_tokens: Those of these that the model generates, too.
-        forced_tokens: Tokens that the structure of the text left no choice about: steps saved, too.
+        forced_tokens: Tokens that the structure of the text, or the end of the reasoning, left no
+            choice about: steps saved, too.
+        reasoning_tokens: Of the output tokens of ``chat``, those of reasoning, without markers.
     """
 
     prompt_tokens: int
@@ -59,6 +61,7 @@ class Usage:
     draft_model_drafted_tokens: int = 0
     draft_model_accepted_tokens: int = 0
     forced_tokens: int = 0
+    reasoning_tokens: int = 0
 
     @property
     def total_tokens(self) -> int:
@@ -76,5 +79,6 @@ class Usage:
             "draft_model_drafted_tokens": self.draft_model_drafted_tokens,
             "draft_model_accepted_tokens": self.draft_model_accepted_tokens,
             "forced_tokens": self.forced_tokens,
+            "reasoning_tokens": self.reasoning_tokens,
             "total_tokens": self.total_tokens,
         }

@@ -20,7 +20,7 @@ from inferlib.config import EngineConfig
 from inferlib.engine import Engine
 from inferlib.errors import RequestError
 from inferlib.model import Model
-from inferlib.request_builder import RequestBuilder
+from inferlib.request_builder import RequestBuilder, num_logprobs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -393,7 +393,7 @@ class FakeBuilder(RequestBuilder):
     def _scheduler_params(self, params):
         return FakeSchedulerParams(
             max_tokens=params.max_tokens,
-            logprobs=params.logprobs,
+            logprobs=num_logprobs(params),
             eos_token_ids=() if params.ignore_eos else self.eos_token_ids,
             stop_token_ids=params.stop_token_ids,
             bad_words=self._bad_word_ids(params),

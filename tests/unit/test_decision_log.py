@@ -31,6 +31,7 @@ def log(tmp_path):
         for handle in [*handles, late]:
             handle.result()
         model.generate("x", max_tokens=30, logprobs=2, stop=["a"])
+        assert model.generate("x", abstain_below=1.0).finish_reason == "abstain"
         stats = model.stats()
     return path, stats
 

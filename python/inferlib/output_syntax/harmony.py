@@ -46,6 +46,7 @@ HARMONY = OutputSyntax(
             breaks=("<|start|>", "<|channel|>"),
             read=_read,
             starts_after=("<|start|>assistant",),
+            cut="<|end|><|start|>assistant<|channel|>final<|message|>",
         ),
     ),
     inner_markers=("<|constrain|>",),

@@ -6,6 +6,7 @@ still become a marker, or while it is in a call.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -67,6 +68,12 @@ class MarkerTables:
         self.at_start: tuple[Region, ...] = tuple(
             region for region in self.regions if region.at_start
         )
+        self.reasoning_openings: tuple[str, ...] = tuple(
+            marker
+            for region in self.regions
+            if region.part == "reasoning" or region.cut
+            for marker in region.opens
+        )
         # Regions by opening marker, but for those that only begin an answer.
         self.openings: dict[str, Region] = {
             marker: region
@@ -94,6 +101,8 @@ class OutputReading:
         schemas: The tools' parameters.
         with_special_tokens: Whether markers are special tokens, so that the text must have them.
         salt: Told apart by it, calls of different requests have different ids.
+        reasoning_syntax: Name of the syntax that marks reasoning; ``"off"`` if none is read.
+        tool_syntax: Name of the syntax of calls; ``"off"`` if none are read.
     """
 
     tables: MarkerTables
@@ -102,6 +111,8 @@ class OutputReading:
     schemas: Schemas = field(default_factory=dict)
     with_special_tokens: bool = False
     salt: str = ""
+    reasoning_syntax: str = "off"
+    tool_syntax: str = "off"
 
 
 class OutputParser:
@@ -129,6 +140,28 @@ class OutputParser:
     def num_calls(self) -> int:
         """How many calls were read."""
         return self._num_calls
+
+    @property
+    def reasoning_region(self) -> Region | None:
+        """The region of reasoning that the text is in, as far as that is certain."""
+        region = self._region
+        if region is None or (region.header_end is not None and self._header is None):
+            return None
+        return region if self._part(region) == "reasoning" else None
+
+    @property
+    def held_back(self) -> str:
+        """The end of the text that may be the beginning of a marker, or is in a call."""
+        return self._rest
+
+    def fork(self) -> OutputParser:
+        """Return a parser that goes on from here by itself."""
+        fork = copy.copy(self)
+        # What was read so far is the other one's to give out.
+        fork._content = self._content.fork()  # noqa: SLF001
+        fork._reasoning = self._reasoning.fork()  # noqa: SLF001
+        fork._calls, fork._malformed = [], []  # noqa: SLF001
+        return fork
 
     def feed(self, text: str) -> ParsedOutput:
         """Take more text; return what has become certain."""

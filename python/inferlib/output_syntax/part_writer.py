@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 
 class PartWriter:
     """Text of one part, without the white space beside markers.
@@ -45,6 +47,12 @@ class PartWriter:
     def forget_space(self) -> None:
         """Drop the white space that was held back."""
         self._held = ""
+
+    def fork(self) -> PartWriter:
+        """Return a writer that goes on from here by itself."""
+        fork = copy.copy(self)
+        fork._certain = list(self._certain)  # noqa: SLF001
+        return fork
 
     def take(self) -> str:
         """Return what has become certain, once."""

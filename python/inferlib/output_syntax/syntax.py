@@ -65,6 +65,7 @@ class Region:
         at_start: It can only begin where nothing but white space was written.
         keeps_open: The opening marker belongs to the body.
         starts_after: Ends of prompts after which an answer begins inside.
+        cut: What ends its reasoning and goes over to the answer; ``""``: the first of ``closes``.
     """
 
     part: Part
@@ -77,6 +78,7 @@ class Region:
     at_start: bool = False
     keeps_open: bool = False
     starts_after: tuple[str, ...] = ()
+    cut: str = ""
 
     @property
     def markers(self) -> tuple[str, ...]:

@@ -237,6 +237,8 @@ pub enum FinishReason {
     Error,
     /// It was not done in time.
     Deadline,
+    /// The caller finds the model too unsure to go on.
+    Abstain,
 }
 
 impl FinishReason {
@@ -249,6 +251,7 @@ impl FinishReason {
             Self::Abort => "abort",
             Self::Error => "error",
             Self::Deadline => "deadline",
+            Self::Abstain => "abstain",
         }
     }
 
@@ -261,6 +264,7 @@ impl FinishReason {
             Self::Abort,
             Self::Error,
             Self::Deadline,
+            Self::Abstain,
         ]
         .into_iter()
         .find(|reason| reason.as_str() == name)

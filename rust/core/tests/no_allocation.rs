@@ -111,6 +111,7 @@ fn check(
         status: Vec::with_capacity(4 * NUM_SEQS),
         logprobs: Vec::with_capacity(4 * NUM_SEQS),
         captures: Vec::new(),
+        logits: Vec::new(),
     };
     let mut warm_up = 0;
     for _ in 0..2 {

@@ -136,6 +136,7 @@ impl Bench {
             status: vec![RowStatus::Ok; rows],
             logprobs: vec![None; rows],
             captures: Vec::new(),
+            logits: Vec::new(),
         };
         let events = self.scheduler.update(&output, self.now).unwrap();
         self.ended.clone_from(&events.finished_requests);

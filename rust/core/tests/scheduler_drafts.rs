@@ -47,6 +47,7 @@ fn periodic_output(batch: &Batch) -> StepOutput {
         logprobs: vec![None; token_ids.len()],
         token_ids,
         captures: Vec::new(),
+        logits: Vec::new(),
     }
 }
 

@@ -169,6 +169,7 @@ impl Pair {
             status: vec![RowStatus::Ok; rows],
             logprobs: vec![None; rows],
             captures: Vec::new(),
+            logits: Vec::new(),
         };
         let mut expected = self.naive.update();
         late.splice(0..0, std::mem::take(&mut self.naive.told));

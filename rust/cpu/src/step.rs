@@ -79,6 +79,9 @@ pub(crate) fn run_step(
         output
             .mirostat_mu
             .extend(result.mirostat_mu.map(|mu| (row, mu)));
+        output
+            .logits
+            .extend(result.logits.map(|logits| (row, logits)));
         output.token_ids.push(result.token_id);
         output.status.push(result.status);
         output.logprobs.push(result.logprobs);

@@ -68,6 +68,8 @@ pub struct SampledRow {
     /// If present, only tokens whose bit is set may be drawn: bit `id % 32` of word `id / 32`. Filled in between
     /// `schedule` and the executor, by whoever knows the sequence's grammar.
     pub mask: Option<Arc<[u32]>>,
+    /// The row's logits are handed out (`StepOutput::logits`), and nothing is drawn. Filled in as `mask` is.
+    pub wants_logits: bool,
 }
 
 /// Rows of a capture point that a request asked for.
@@ -168,4 +170,7 @@ pub struct StepOutput {
     pub captures: Vec<Vec<f32>>,
     /// Mirostat's next limits, with their rows, ascending.
     pub mirostat_mu: Vec<(usize, f32)>,
+    /// The model's own logits of rows that want them, with their rows, ascending. Their status is `Failed` until somebody
+    /// draws from them.
+    pub logits: Vec<(usize, Vec<f32>)>,
 }

@@ -9,6 +9,7 @@ use inferlib_program::{Batch, GroupBatch, LogitsRow, SampledRow};
 use pyo3::prelude::*;
 
 use crate::arrays::{Array, Numeric};
+use crate::errors::{Error, to_py_err};
 use crate::sampling_params::PySamplingParams;
 
 /// A batch that the scheduler and an executor share.
@@ -131,6 +132,55 @@ impl PyBatch {
             index,
         };
         (0..count).map(group).collect()
+    }
+
+    /// Let the executor hand out the logits of these requests' rows that draw tokens, and draw nothing from them. Returns
+    /// these rows, each with its request and sequence.
+    fn want_logits(&self, request_ids: Vec<u64>) -> Vec<(usize, u64, u32)> {
+        let mut batch = lock(&self.batch);
+        let rows = batch.sampled.iter_mut().enumerate();
+        rows.filter(|(_, row)| row.kind == LogitsRow::Sample)
+            .filter(|(_, row)| request_ids.contains(&row.request.0))
+            .map(|(index, row)| {
+                row.wants_logits = true;
+                (index, row.request.0, row.sequence_index)
+            })
+            .collect()
+    }
+
+    /// The rows that draw tokens of these requests: row, request, sequence, and the drafted token behind the row, if there
+    /// is one.
+    fn drawn_rows(&self, request_ids: Vec<u64>) -> Vec<(usize, u64, u32, Option<i32>)> {
+        let batch = lock(&self.batch);
+        let rows = batch.sampled.iter().enumerate();
+        rows.filter(|(_, row)| row.kind == LogitsRow::Sample)
+            .filter(|(_, row)| request_ids.contains(&row.request.0))
+            .map(|(index, row)| {
+                let draft = draft_behind(&batch, index);
+                (index, row.request.0, row.sequence_index, draft)
+            })
+            .collect()
+    }
+
+    /// Let a row draw this token and no other, of a vocabulary of `vocab_size`.
+    fn restrict(
+        &self,
+        py: Python<'_>,
+        row: usize,
+        token_id: usize,
+        vocab_size: usize,
+    ) -> PyResult<()> {
+        let mut mask = vec![0; vocab_size.div_ceil(32)];
+        let mut batch = lock(&self.batch);
+        let restricted = batch.sampled.get_mut(row);
+        let (Some(word), Some(restricted)) = (mask.get_mut(token_id / 32), restricted) else {
+            let message = format!("there is no row {row} or no token {token_id}");
+            let field = "row";
+            return Err(to_py_err(py, Error::Request { field, message }));
+        };
+        *word = 1 << (token_id % 32);
+        restricted.mask = Some(mask.into());
+        Ok(())
     }
 
     /// What the rows of logits are for.
@@ -335,6 +385,14 @@ impl PySampledRows {
     }
 }
 
+/// The drafted token behind a row of logits; `None` behind a sequence's last one.
+pub(crate) fn draft_behind(batch: &Batch, row: usize) -> Option<i32> {
+    let token_row = usize::try_from(*batch.logits_indices.get(row)?).ok()? + 1;
+    let sequence = batch.sampled[row].sequence as usize;
+    let end = usize::try_from(*batch.query_start_loc.get(sequence + 1)?).ok()?;
+    (token_row < end).then(|| batch.token_ids[token_row])
+}
+
 /// Whether a row needs nothing but its logits, the numbers of its request and its place.
 fn is_plain(row: &SampledRow) -> bool {
     let params = &*row.params;
@@ -343,6 +401,7 @@ fn is_plain(row: &SampledRow) -> bool {
         && params.logit_bias.is_empty()
         && params.allowed_token_ids.is_none()
         && row.mask.is_none()
+        && !row.wants_logits
         && !params.needs_history()
         && !params.cuts_further()
         && row.num_output_tokens >= params.min_tokens

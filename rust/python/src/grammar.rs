@@ -7,7 +7,7 @@ use inferlib_text::{GrammarSource, MaskedRow, SequenceLimit};
 use pyo3::prelude::*;
 
 use crate::arrays::Vector;
-use crate::batch::{PyBatch, lock};
+use crate::batch::{PyBatch, draft_behind, lock};
 use crate::boundary::enter;
 use crate::errors::Error;
 use crate::scheduler::PyScheduler;
@@ -281,12 +281,4 @@ impl GrammarStates {
 fn drawn_rows(batch: &Batch) -> Vec<usize> {
     let is_drawn = |&row: &usize| batch.sampled[row].kind == LogitsRow::Sample;
     (0..batch.sampled.len()).filter(is_drawn).collect()
-}
-
-/// The drafted token behind a row of logits; `None` behind a sequence's last one.
-fn draft_behind(batch: &Batch, row: usize) -> Option<i32> {
-    let token_row = usize::try_from(*batch.logits_indices.get(row)?).ok()? + 1;
-    let sequence = batch.sampled[row].sequence as usize;
-    let end = usize::try_from(*batch.query_start_loc.get(sequence + 1)?).ok()?;
-    (token_row < end).then(|| batch.token_ids[token_row])
 }

@@ -317,7 +317,7 @@ impl PyScheduler {
     }
 
     /// End one sequence, also while a step is in flight; whether it was alive. `reason` is `"stop"`, `"length"`,
-    /// `"abort"`, `"error"` or `"deadline"`.
+    /// `"abort"`, `"error"`, `"deadline"` or `"abstain"`.
     ///
     /// With `num_output_tokens` it ends with that token: what the same step brought behind it goes, even if the
     /// sequence ended with that meanwhile.
@@ -334,7 +334,7 @@ impl PyScheduler {
         let now = clock(py, now)?;
         let reason = FinishReason::from_name(reason).ok_or_else(|| {
             let message =
-                format!(r#"reason is {reason:?}; it can be "stop", "length", "abort", "error" or "deadline""#);
+                format!(r#"reason is {reason:?}; it can be "stop", "length", "abort", "error", "deadline" or "abstain""#);
             to_py_err(
                 py,
                 Error::Request {
@@ -407,6 +407,21 @@ impl PyScheduler {
             Some(tokens.copied().collect::<Vec<_>>())
         })?;
         Array::read_only(py, &tokens)
+    }
+
+    /// Tokens that certainly follow what a sequence has now: rows of its next step. What is drawn at their rows decides all
+    /// the same. Forgotten once the sequence goes on; whether it was alive.
+    fn force(
+        &self,
+        py: Python<'_>,
+        request_id: u64,
+        sequence_index: u32,
+        token_ids: Vec<i32>,
+    ) -> PyResult<bool> {
+        self.with(py, |inner| {
+            let id = RequestId(request_id);
+            Ok(inner.scheduler.force(id, sequence_index, &token_ids))
+        })
     }
 
     /// Plan a step; `None` if there is nothing to do. A step still in flight is discarded.

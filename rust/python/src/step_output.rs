@@ -62,6 +62,7 @@ impl PyStepOutput {
             logprobs: vec![None; count],
             captures: Vec::new(),
             mirostat_mu: Vec::new(),
+            logits: Vec::new(),
         };
         if let Some(failed) = failed {
             let failed = failed.view();
@@ -123,6 +124,23 @@ impl PyStepOutput {
     #[getter]
     fn token_ids<'py>(&self, py: Python<'py>) -> PyResult<Array<'py, i32>> {
         Array::read_only(py, &self.output.token_ids)
+    }
+
+    /// `[k]`: rows whose logits are handed out, ascending; see `Batch.want_logits`.
+    #[getter]
+    fn logits_rows<'py>(&self, py: Python<'py>) -> PyResult<Array<'py, i32>> {
+        let rows = self.output.logits.iter();
+        let rows = rows.map(|&(row, _)| i32::try_from(row).unwrap_or(i32::MAX));
+        Array::read_only(py, &rows.collect::<Vec<_>>())
+    }
+
+    /// `[k]` arrays `[vocab_size]`: the model's own logits of these rows.
+    #[getter]
+    fn logits<'py>(&self, py: Python<'py>) -> PyResult<Vec<Array<'py, f32>>> {
+        let logits = self.output.logits.iter();
+        logits
+            .map(|(_, logits)| Array::read_only(py, logits))
+            .collect()
     }
 
     /// `[num_sampled]`: rows whose logits were not numbers.

@@ -123,12 +123,13 @@ pub(super) enum Record {
 }
 
 /// In the order of their codes.
-const REASONS: [FinishReason; 5] = [
+const REASONS: [FinishReason; 6] = [
     FinishReason::Stop,
     FinishReason::Length,
     FinishReason::Abort,
     FinishReason::Error,
     FinishReason::Deadline,
+    FinishReason::Abstain,
 ];
 
 pub(super) fn write_reason(reason: FinishReason, out: &mut Vec<u8>) {
@@ -138,6 +139,7 @@ pub(super) fn write_reason(reason: FinishReason, out: &mut Vec<u8>) {
         FinishReason::Abort => 2,
         FinishReason::Error => 3,
         FinishReason::Deadline => 4,
+        FinishReason::Abstain => 5,
     });
 }
 
@@ -286,6 +288,7 @@ fn read_output(input: &mut Decoder<'_>) -> Result<StepOutput, Damage> {
         mirostat_mu: Vec::new(),
         token_ids,
         captures: Vec::new(),
+        logits: Vec::new(),
     };
     if input.flag("flags")? {
         for (status, logprobs) in output.status.iter_mut().zip(&mut output.logprobs) {

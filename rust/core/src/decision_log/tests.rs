@@ -88,6 +88,7 @@ fn sample() -> Vec<Vec<u8>> {
             status: vec![RowStatus::Ok; rows],
             logprobs: vec![None; rows],
             captures: Vec::new(),
+            logits: Vec::new(),
         };
         scheduler.update(&output, 1.0).unwrap();
     }

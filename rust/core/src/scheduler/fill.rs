@@ -179,6 +179,7 @@ impl Rows<'_> {
                 history_output_len: 0,
                 mirostat_mu: 0.0,
                 mask: None,
+                wants_logits: false,
             });
         }
         let num_prompt_tokens = tokens.prompt.len();
@@ -194,6 +195,7 @@ impl Rows<'_> {
         this.sequence = row.sequence;
         this.request = row.request;
         this.mask = None;
+        this.wants_logits = false;
         this.seed = row.seed;
         this.mirostat_mu = row.mirostat_mu;
         this.sequence_index = row.sequence_index;

@@ -313,7 +313,10 @@ impl Scheduler {
         held.is_busy = false;
         if !matches!(
             reason,
-            FinishReason::Stop | FinishReason::Length | FinishReason::Deadline
+            FinishReason::Stop
+                | FinishReason::Length
+                | FinishReason::Deadline
+                | FinishReason::Abstain
         ) {
             return;
         }

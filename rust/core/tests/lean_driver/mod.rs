@@ -393,7 +393,10 @@ impl Driver {
         let reason = output.sequences[0].finish_reason.unwrap();
         let is_kept = matches!(
             reason,
-            FinishReason::Stop | FinishReason::Length | FinishReason::Deadline
+            FinishReason::Stop
+                | FinishReason::Length
+                | FinishReason::Deadline
+                | FinishReason::Abstain
         );
         if let Some(Continuation {
             sequence,

@@ -210,7 +210,10 @@ impl Run {
         if let Some(tokens) = self.held.get_mut(&sequence)
             && matches!(
                 reason,
-                FinishReason::Stop | FinishReason::Length | FinishReason::Deadline
+                FinishReason::Stop
+                    | FinishReason::Length
+                    | FinishReason::Deadline
+                    | FinishReason::Abstain
             )
         {
             *tokens = [

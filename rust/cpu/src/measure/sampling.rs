@@ -68,6 +68,7 @@ impl Sampling {
                     history_output_len: 0,
                     mirostat_mu: 0.0,
                     mask: None,
+                    wants_logits: false,
                 };
                 let (logits, mut result) = (&mut self.rows[i % ROWS], None);
                 let start = Instant::now();

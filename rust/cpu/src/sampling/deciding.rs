@@ -15,10 +15,11 @@ pub(crate) enum Deciding {
 }
 
 impl Deciding {
-    /// What decides `row`; `None` if every logit may: it reports log-probabilities, edits logits, or draws from all.
+    /// What decides `row`; `None` if every logit may: it reports log-probabilities or logits, edits them, or draws from all.
     pub(crate) fn of(row: &SampledRow, history: &[i32]) -> Option<Self> {
         let params = &*row.params;
-        let reports = params.logprobs.is_some() || !matches!(row.kind, LogitsRow::Sample);
+        let reports =
+            params.logprobs.is_some() || row.wants_logits || !matches!(row.kind, LogitsRow::Sample);
         if reports || params.cuts_further() || edits::are_wanted(row, history) {
             return None;
         }

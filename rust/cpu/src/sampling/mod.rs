@@ -57,6 +57,8 @@ pub struct RowResult {
     pub logprobs: Option<RowLogprobs>,
     /// Mirostat's next limit, where it was asked for.
     pub mirostat_mu: Option<f32>,
+    /// The model's logits, of a row that wants them; its status is then `Failed`.
+    pub logits: Option<Vec<f32>>,
 }
 
 /// Draws tokens. Holds scratch only: any row may go to any sampler.
@@ -94,25 +96,35 @@ impl Sampler {
     /// penalties. `history` holds the row's prompt and output tokens, `row.history_prompt_len` of the prompt first; it
     /// may be empty where `SamplingParams::needs_history` is false. Tokens outside the vocabulary are passed over.
     ///
-    /// `Failed` means that a logit is NaN or `+inf`, that no token is left to draw, or that the target of a scored row
-    /// is outside the vocabulary. A scored row reports the model's own distribution (`LogprobsMode::Raw`): nothing was
-    /// drawn from any other. Log-probabilities of a processed greedy row are those after bias, masks and penalties.
-    /// Lists hold tokens of positive probability only, so they may be shorter than asked for.
+    /// `Failed` means that a logit is NaN or `+inf`, that no token is left to draw, that the target of a scored row is
+    /// outside the vocabulary, or that the row wants its logits and nothing else. A scored row reports the model's own
+    /// distribution (`LogprobsMode::Raw`): nothing was drawn from any other. Log-probabilities of a processed greedy row
+    /// are those after bias, masks and penalties. Lists hold tokens of positive probability only, so they may be shorter
+    /// than asked for.
     #[inline(always)]
     pub fn run(&mut self, logits: &mut [f32], row: &SampledRow, history: &[i32]) -> RowResult {
+        let failed = RowResult {
+            token_id: 0,
+            status: RowStatus::Failed,
+            logprobs: None,
+            mirostat_mu: None,
+            logits: None,
+        };
+        if row.wants_logits {
+            return RowResult {
+                logits: Some(logits.to_vec()),
+                ..failed
+            };
+        }
         match self.token(logits, row, history) {
             Some((token_id, logprobs, mirostat_mu)) => RowResult {
                 token_id,
                 status: RowStatus::Ok,
                 logprobs,
                 mirostat_mu,
+                logits: None,
             },
-            None => RowResult {
-                token_id: 0,
-                status: RowStatus::Failed,
-                logprobs: None,
-                mirostat_mu: None,
-            },
+            None => failed,
         }
     }
 

@@ -2,7 +2,7 @@
 
 use inferlib_program::{LogitsRow, LogprobsMode, RowStatus, SampledRow, SamplingParams};
 
-use super::super::{RowResult, Sampler};
+use super::super::{Deciding, RowResult, Sampler};
 use super::{bell, greedy, oracle, row, run};
 
 const FAILED: RowResult = RowResult {
@@ -10,6 +10,7 @@ const FAILED: RowResult = RowResult {
     status: RowStatus::Failed,
     mirostat_mu: None,
     logprobs: None,
+    logits: None,
 };
 
 /// The ids that `params` keep, best first.
@@ -63,6 +64,30 @@ fn a_row_with_nothing_left_to_draw_fails() {
     assert_eq!(run(&masked, &row(greedy()), &[]), FAILED);
     assert_eq!(run(&[], &row(greedy()), &[]), FAILED);
     assert_eq!(run(&[0.0; 20], &row(nothing_allowed), &[]), FAILED);
+}
+
+#[test]
+fn a_row_that_wants_its_logits_is_given_them_and_draws_nothing() {
+    let logits = bell(100, 2.0, 7);
+    let wanting = SampledRow {
+        wants_logits: true,
+        ..row(SamplingParams {
+            logit_bias: vec![(3, 5.0)],
+            logprobs: Some(2),
+            ..greedy()
+        })
+    };
+    let expected = RowResult {
+        logits: Some(logits.clone()),
+        ..FAILED
+    };
+    assert_eq!(run(&logits, &wanting, &[]), expected);
+    // All of them: nothing may be left out of the head.
+    let greedy = SampledRow {
+        wants_logits: true,
+        ..row(greedy())
+    };
+    assert_eq!(Deciding::of(&greedy, &[]), None);
 }
 
 #[test]

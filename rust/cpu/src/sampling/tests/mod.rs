@@ -37,6 +37,7 @@ pub(crate) fn row(params: SamplingParams) -> SampledRow {
         history_output_len: 0,
         mirostat_mu: 0.0,
         mask: None,
+        wants_logits: false,
     }
 }
 
