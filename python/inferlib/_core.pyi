@@ -1398,8 +1398,9 @@ class Scheduler:
         is never given to another one: prefixes are shared only under it. At `deadline`, a moment like `now`, it ends with
         what it has; one that `closes` has a second more for that.
 
-        Of the `captures`, by number and kind of rows (`"tokens"` from `capture_start` on, or `"sequences"`), the rows of
-        the prompt are handed out: `RequestOutput.captures`. The second of two texts begins at `second_segment`.
+        Of the `captures`, by number and kind of rows (`"tokens"` from `capture_start` on, `"sequences"`, or `"sampled"`: the
+        logits that `prompt_logprobs` scores and the first token is drawn from), the rows of the prompt are handed out:
+        `RequestOutput.captures`. The second of two texts begins at `second_segment`.
         """
     def take(self, /, request_id: SupportsIndex) -> RequestOutput:
         """

@@ -93,6 +93,7 @@ impl Request {
             // before.
             max_drafts: if new.speculation
                 && !captures(&new.captures, Rows::Sequences)
+                && !captures(&new.captures, Rows::Sampled)
                 && params.mirostat.is_none()
             {
                 max_drafts
