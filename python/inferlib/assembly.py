@@ -26,10 +26,14 @@ from .loading import load
 from .origin import Origin, hash_files
 from .request_builder import RequestBuilder
 from .sampling_params import SamplingParams
+from .stored_weights import StoredWeights
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterable, Mapping
+
+    import numpy as np
+    from numpy.typing import NDArray
 
     from ._core import Program
     from .checkpoint_files import TextFiles
@@ -63,6 +67,8 @@ class Checkpoint:
         tool_chat_template: Used instead if there are tools; ``None`` if there is no such one.
         chat_template_text: Source of the templates: it says how the model marks its outputs.
         embedding: How its vectors are made, as far as it says.
+        read_weight: Reads one of the program's weights again, float32 of the shape that the program
+            says; ``None`` if they are not to be had any more.
     """
 
     name: str
@@ -79,6 +85,7 @@ class Checkpoint:
     tool_chat_template: ChatTemplate | TemplateError | None = None
     chat_template_text: str | None = None
     embedding: EmbeddingConfig = field(default_factory=EmbeddingConfig)
+    read_weight: Callable[[str], NDArray[np.float32]] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,6 +206,7 @@ def read_checkpoint(
         hash_weights=hash_files(loaded.files, repr(loaded.spec) + (quantize or "")),
         chat_template_text=_template_text(loaded.text) if chat_template is None else chat_template,
         embedding=loaded.embedding,
+        read_weight=StoredWeights(loaded).read,
     )
 
 
@@ -284,8 +292,7 @@ def _capture_points(program: Program, executor: Executor) -> dict[str, tuple[int
         return {}
     points = [op for kind, op in program.ops if kind == "capture"]
     buffers = program.buffers
-    kinds = {op["name"]: (number, buffers[op["x"]][0]) for number, op in enumerate(points)}
-    return {name: point for name, point in kinds.items() if point[1] != "sampled"}
+    return {op["name"]: (number, buffers[op["x"]][0]) for number, op in enumerate(points)}
 
 
 def _origin(checkpoint: Checkpoint, config: EngineConfig, executor: Mapping[str, Any]) -> Origin:
