@@ -42,6 +42,8 @@ VALID: dict[str, dict[str, Any]] = {
     "load_adapter": {"path": "missing"},
     "unload_adapter": {"name": "missing"},
     "embed": {"texts": "x"},
+    "forward": {"prompt": "x", "capture": "ln_final"},
+    "weight": {"name": "norm.weight"},
     "classify": {"texts": "x"},
     "rerank": {"query": "x", "documents": ["a", "b"]},
     "replay": {"receipt": {}},

@@ -1455,8 +1455,9 @@ class Scheduler:
         what it has; one that `closes` has a second more for that. Prompt lookup drafts for it where `speculation` says so,
         the draft model where `draft_model` does.
 
-        Of the `captures`, by number and kind of rows (`"tokens"` from `capture_start` on, or `"sequences"`), the rows of
-        the prompt are handed out: `RequestOutput.captures`. The second of two texts begins at `second_segment`.
+        Of the `captures`, by number and kind of rows (`"tokens"` from `capture_start` on, `"sequences"`, or `"sampled"`: the
+        logits that `prompt_logprobs` scores and the first token is drawn from), the rows of the prompt are handed out:
+        `RequestOutput.captures`. The second of two texts begins at `second_segment`.
         """
     def suggest(
         self,

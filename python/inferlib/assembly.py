@@ -25,11 +25,15 @@ from .loading import load
 from .origin import Origin, hash_files
 from .request_builder import RequestBuilder
 from .sampling_params import SamplingParams
+from .stored_weights import StoredWeights
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
 
     from ._core import Program
     from .checkpoint_files import TextFiles
@@ -66,6 +70,8 @@ class Checkpoint:
         chat_template_text: Source of the templates: it says how the model marks its outputs.
         embedding: How its vectors are made, as far as it says.
         quantization: What quantizing it at load did; ``None`` if it was not.
+        read_weight: Reads one of the program's weights again, float32 of the shape that the program
+            says; ``None`` if they are not to be had any more.
     """
 
     name: str
@@ -83,6 +89,7 @@ class Checkpoint:
     chat_template_text: str | None = None
     embedding: EmbeddingConfig = field(default_factory=EmbeddingConfig)
     quantization: QuantizationDetails | None = None
+    read_weight: Callable[[str], NDArray[np.float32]] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,6 +218,7 @@ def read_checkpoint(
         chat_template_text=_template_text(loaded.text) if chat_template is None else chat_template,
         embedding=loaded.embedding,
         quantization=loaded.quantization,
+        read_weight=StoredWeights(loaded).read,
     )
 
 
@@ -302,8 +310,7 @@ def _capture_points(program: Program, executor: Executor) -> dict[str, tuple[int
         return {}
     points = [op for kind, op in program.ops if kind == "capture"]
     buffers = program.buffers
-    kinds = {op["name"]: (number, buffers[op["x"]][0]) for number, op in enumerate(points)}
-    return {name: point for name, point in kinds.items() if point[1] != "sampled"}
+    return {op["name"]: (number, buffers[op["x"]][0]) for number, op in enumerate(points)}
 
 
 def _origin(checkpoint: Checkpoint, config: EngineConfig, executor: Mapping[str, Any]) -> Origin:

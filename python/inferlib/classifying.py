@@ -14,12 +14,13 @@ from .transformer import SCORES
 from .validation import integer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
     from .model_spec import ClassifierSpec
     from .prompts import MixedPrompts, Prompt, Prompts
+    from .reading import Take
     from .scheduling import Priority
 
     Floats = NDArray[np.float32]
@@ -119,7 +120,7 @@ class Classifying(Reading):
         """
         one, encoded, results, take = self._classification(texts, truncate=truncate)
         options = {"priority": priority, "tenant": tenant}
-        self._read(encoded, SCORES, take, progress=progress, what="classify", options=options)
+        self._read(encoded, [SCORES], take, progress=progress, what="classify", options=options)
         return results[0] if one else results
 
     @overload
@@ -150,7 +151,7 @@ class Classifying(Reading):
     ) -> Classification | list[Classification]:
         """``classify`` without blocking the event loop."""
         one, encoded, results, take = self._classification(texts, truncate=truncate)
-        await self._aread(encoded, SCORES, take, {"priority": priority, "tenant": tenant})
+        await self._aread(encoded, [SCORES], take, {"priority": priority, "tenant": tenant})
         return results[0] if one else results
 
     def rerank(
@@ -185,7 +186,7 @@ class Classifying(Reading):
         """
         encoded, logits, take = self._ranking(query, documents, top_n, truncate=truncate)
         options = {"priority": priority, "tenant": tenant}
-        self._read(encoded, SCORES, take, progress=progress, what="rerank", options=options)
+        self._read(encoded, [SCORES], take, progress=progress, what="rerank", options=options)
         return _ranked(logits, documents, top_n)
 
     async def arerank(
@@ -200,7 +201,7 @@ class Classifying(Reading):
     ) -> list[RankedDocument]:
         """``rerank`` without blocking the event loop."""
         encoded, logits, take = self._ranking(query, documents, top_n, truncate=truncate)
-        await self._aread(encoded, SCORES, take, {"priority": priority, "tenant": tenant})
+        await self._aread(encoded, [SCORES], take, {"priority": priority, "tenant": tenant})
         return _ranked(logits, documents, top_n)
 
     def _classifier(self) -> ClassifierSpec:
@@ -216,7 +217,7 @@ class Classifying(Reading):
 
     def _classification(
         self, texts: object, *, truncate: bool
-    ) -> tuple[bool, list[ReadText], list[Classification], Callable[[int, Floats], None]]:
+    ) -> tuple[bool, list[ReadText], list[Classification], Take]:
         classifier = self._classifier()
         try:
             one = is_one_prompt(texts)
@@ -227,14 +228,15 @@ class Classifying(Reading):
         encoded = [self._read_text(text, field="texts", truncate=truncate) for text in given]
         results: list[Classification] = []
 
-        def take(_: int, logits: Floats) -> None:
+        def take(_: int, captured: list[Floats]) -> None:
+            (logits,) = captured
             results.append(_classification_of(logits, classifier))
 
         return one, encoded, results, take
 
     def _ranking(
         self, query: object, documents: object, top_n: object, *, truncate: bool
-    ) -> tuple[list[ReadText], list[float], Callable[[int, Floats], None]]:
+    ) -> tuple[list[ReadText], list[float], Take]:
         classifier = self._classifier()
         if len(classifier.labels) != 1:
             raise RequestError(
@@ -257,7 +259,8 @@ class Classifying(Reading):
         ]
         logits: list[float] = []
 
-        def take(_: int, scores: Floats) -> None:
+        def take(_: int, captured: list[Floats]) -> None:
+            (scores,) = captured
             logits.append(float(scores[0]))
 
         return encoded, logits, take

@@ -14,11 +14,12 @@ from .transformer import FINAL_HIDDEN
 from .validation import choice, integer, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
     from .prompts import MixedPrompts, Prompt, Prompts
+    from .reading import Take
     from .scheduling import Priority
 
     Floats = NDArray[np.float32]
@@ -75,7 +76,7 @@ class Embedding(Reading):
             truncate=truncate,
         )
         options = {"priority": priority, "tenant": tenant}
-        self._read(encoded, FINAL_HIDDEN, take, progress=progress, what="embed", options=options)
+        self._read(encoded, [FINAL_HIDDEN], take, progress=progress, what="embed", options=options)
         return cast("Floats", vectors[0]) if one else vectors
 
     async def aembed(
@@ -99,7 +100,7 @@ class Embedding(Reading):
             prompt_name=prompt_name,
             truncate=truncate,
         )
-        await self._aread(encoded, FINAL_HIDDEN, take, {"priority": priority, "tenant": tenant})
+        await self._aread(encoded, [FINAL_HIDDEN], take, {"priority": priority, "tenant": tenant})
         return cast("Floats", vectors[0]) if one else vectors
 
     def _embedding(
@@ -111,7 +112,7 @@ class Embedding(Reading):
         dimensions: int | None,
         prompt_name: str | None,
         truncate: bool,
-    ) -> tuple[bool, list[ReadText], Floats, Callable[[int, Floats], None]]:
+    ) -> tuple[bool, list[ReadText], Floats, Take]:
         """Whether one text was given; the texts, room for their vectors, and what fills it."""
         self._engine.check_usable()
         checkpoint = self._parts.checkpoint
@@ -138,7 +139,8 @@ class Embedding(Reading):
         vectors = np.empty((len(given), dimensions or hidden_size), np.float32)
         how = pooling
 
-        def take(index: int, rows: Floats) -> None:
+        def take(index: int, captured: list[Floats]) -> None:
+            (rows,) = captured
             vector = pool(rows.reshape(-1, hidden_size), how)
             vectors[index] = finish(vector, dimensions=dimensions, normalize=shortens)
 

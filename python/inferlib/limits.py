@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 MAX_PROMPT_BYTES = 64 << 20
 """Longest text that is tokenized; the same number in ``rust/text``."""
+MAX_CAPTURE_BYTES = 1 << 31
+"""Of what one call may capture."""
 MAX_STRUCTURE_BYTES = 1_000_000
 """Longest description of structured output; the same number in ``rust/text``."""
 
@@ -41,6 +43,8 @@ class Limits:
         choices: Texts to choose from.
         structure_bytes: Bytes of a schema, expression, grammar, or of all choices together.
         prompt_bytes: Bytes of a prompt's text.
+        capture_bytes: What ``forward`` hands out for all prompts of a call; while it runs, it takes
+            up to three times as much.
         waiting_requests: Requests that wait for their first step; ``None``: any number.
         waiting_tokens: Prompt tokens of those; ``None``: any number.
     """
@@ -52,6 +56,7 @@ class Limits:
     choices: int = MAX_CHOICES
     structure_bytes: int = MAX_STRUCTURE_BYTES
     prompt_bytes: int = MAX_PROMPT_BYTES
+    capture_bytes: int = MAX_CAPTURE_BYTES
     waiting_requests: int | None = None
     waiting_tokens: int | None = None
 
@@ -103,6 +108,20 @@ class Limits:
         limit = self.prompt_bytes
         if len(text) > limit or _num_bytes(text) > limit:
             raise RequestError(f"the prompt's text is longer than {limit:,} bytes", field="prompt")
+
+    def check_capture(self, num_bytes: int) -> None:
+        """Refuse to hand out more than that.
+
+        Raises:
+            RequestError: It is more.
+        """
+        if num_bytes > self.capture_bytes:
+            raise RequestError(
+                f"this captures {num_bytes:,} bytes, but this model was loaded with a limit of "
+                f"{self.capture_bytes:,}",
+                field="capture",
+                hint="name fewer points or positions, or give fewer prompts per call",
+            )
 
 
 AS_FAR_AS_ANY = Limits()

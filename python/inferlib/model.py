@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Unpack
 from .adapting import Adapting
 from .beams import BeamSearching
 from .call_options import LoadOptions
+from .capturing import Capturing
 from .classifying import Classifying
 from .config import EngineConfig, KvCacheSize
 from .draft_loading import opened_draft_model
@@ -51,6 +52,7 @@ class Model(
     BeamSearching,
     Embedding,
     Classifying,
+    Capturing,
     Replaying,
 ):
     """A language model, loaded by ``Model.from_pretrained``.

@@ -123,25 +123,61 @@ def hash_files(paths: Iterable[str], description: str) -> Callable[[], str]:
         paths: Of a checkpoint's weights.
         description: What they mean.
     """
-    stamps = [(path, _stamp(Path(path))) for path in paths]
+    stamps = FileStamps(paths)
 
     def hash_weights() -> str:
         digest = hashlib.blake2b(description.encode(), digest_size=16)
-        for path, stamp in stamps:
+        for path in stamps.paths:
             try:
                 _hash_file(digest, Path(path))
-                unchanged = _stamp(Path(path)) == stamp
             except OSError as error:
-                raise ModelError(f"the weights cannot be read again: {error}", path=path) from error
-            if not unchanged:
-                raise ModelError(
-                    f"{path} was changed after the model was loaded",
-                    path=path,
-                    hint="load it again; what is in memory can no longer be identified",
-                )
+                raise _unreadable(path, error) from error
+            stamps.check_one(path)
         return digest.hexdigest()
 
     return hash_weights
+
+
+class FileStamps:
+    """Sizes, times and numbers of files as they are now; whether that is still so, later.
+
+    Args:
+        paths: Of a checkpoint's weights.
+    """
+
+    def __init__(self, paths: Iterable[str]) -> None:
+        self._stamps = {path: _stamp(Path(path)) for path in paths}
+
+    @property
+    def paths(self) -> Iterable[str]:
+        """As they were given."""
+        return self._stamps
+
+    def check(self) -> None:
+        """Refuse to go on if a file is another now.
+
+        Raises:
+            ModelError: It was changed or removed.
+        """
+        for path in self._stamps:
+            self.check_one(path)
+
+    def check_one(self, path: str) -> None:
+        """``check`` of one of them."""
+        try:
+            unchanged = _stamp(Path(path)) == self._stamps[path]
+        except OSError as error:
+            raise _unreadable(path, error) from error
+        if not unchanged:
+            raise ModelError(
+                f"{path} was changed after the model was loaded",
+                path=path,
+                hint="load it again; what is in memory can no longer be identified",
+            )
+
+
+def _unreadable(path: str, error: OSError) -> ModelError:
+    return ModelError(f"the weights cannot be read again: {error}", path=path)
 
 
 def _hash_file(digest: hashlib.blake2b, path: Path) -> None:

@@ -28,14 +28,17 @@ from .sequence import COMPUTE_ONLY
 from .validation import boolean
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Sequence
+    from collections.abc import Callable, Collection, Generator, Sequence
 
     from numpy.typing import NDArray
 
     from .request import Request
+    from .sampling_params import SamplingParams
 
     Floats = NDArray[np.float32]
     Steps = Generator[tuple[Request, int], None, None]
+    Take = Callable[[int, list[Floats]], None]
+    """Takes a text's index, and the rows of its points, each ``[rows * width]``."""
 
 STEPS_AHEAD = 8
 """Texts of so many full steps are under way at most."""
@@ -49,11 +52,13 @@ class ReadText:
         token_ids: Not empty.
         second_segment: Where the second one begins, if the model tells them apart.
         start: The first token whose rows are wanted.
+        params: What is computed beside them; the same object for all that are alike.
     """
 
     token_ids: list[int]
     second_segment: int | None = None
     start: int = 0
+    params: SamplingParams = COMPUTE_ONLY
 
 
 class Reading(ModelCore):
@@ -96,16 +101,16 @@ class Reading(ModelCore):
     def _read(
         self,
         texts: Sequence[ReadText],
-        point: str,
-        take: Callable[[int, Floats], None],
+        points: Collection[str],
+        take: Take,
         *,
         progress: bool | None,
         what: str,
         options: dict[str, Any],
     ) -> None:
-        """Run all texts; ``take`` gets each one's index and rows, in order, ``[rows * width]``."""
+        """Run all texts; ``take`` gets each one's rows, point by point as the model has them."""
         bar = progress_of(len(texts), progress=progress, what=what)
-        steps = self._reading_steps(texts, point, take, options)
+        steps = self._reading_steps(texts, points, take, options)
         if bar is None:
             for request, _ in steps:
                 self._engine.wait([request])
@@ -119,11 +124,11 @@ class Reading(ModelCore):
     async def _aread(
         self,
         texts: Sequence[ReadText],
-        point: str,
-        take: Callable[[int, Floats], None],
+        points: Collection[str],
+        take: Take,
         options: dict[str, Any],
     ) -> None:
-        steps = self._reading_steps(texts, point, take, options)
+        steps = self._reading_steps(texts, points, take, options)
         try:
             for request, _ in steps:
                 await self._engine.wait_async([request])
@@ -133,8 +138,8 @@ class Reading(ModelCore):
     def _reading_steps(
         self,
         texts: Sequence[ReadText],
-        point: str,
-        take: Callable[[int, Floats], None],
+        points: Collection[str],
+        take: Take,
         options: dict[str, Any],
     ) -> Steps:
         """Yield the request that has to end next, and how many have; then submit further ones."""
@@ -149,8 +154,8 @@ class Reading(ModelCore):
                     num_tokens -= self._take_first(pending, take)
                 request = self._parts.builder.build_reading(
                     text.token_ids,
-                    COMPUTE_ONLY,
-                    point=point,
+                    text.params,
+                    points=points,
                     start=text.start,
                     second_segment=text.second_segment,
                     **options,
@@ -164,9 +169,7 @@ class Reading(ModelCore):
         finally:
             self._engine.cancel([request for _, request in pending])
 
-    def _take_first(
-        self, pending: deque[tuple[int, Request]], take: Callable[[int, Floats], None]
-    ) -> int:
+    def _take_first(self, pending: deque[tuple[int, Request]], take: Take) -> int:
         """Take the rows of the first request, which has ended; its number of tokens."""
         index, request = pending.popleft()
         raise_error_of(request)
@@ -174,13 +177,13 @@ class Reading(ModelCore):
         reason = result.sequences[0].finish_reason
         if reason != "length":
             raise _unfinished(reason, is_closed=self.is_closed)
-        (rows,) = result.captures
-        if not np.isfinite(rows).all():
+        captured = result.captures
+        if not all(np.isfinite(rows).all() for rows in captured):
             raise ExecutorError(
                 f"the hidden states of text {index} are not numbers",
                 hint="the weights may be damaged, or their type too narrow for this model",
             )
-        take(index, rows)
+        take(index, captured)
         return len(request.prompt_token_ids)
 
 

@@ -19,7 +19,7 @@ from .scheduling import Priority, read_priority
 from .validation import INT32_MAX, choice, number, shown, text
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     import numpy as np
     from numpy.typing import NDArray
@@ -169,40 +169,47 @@ class RequestBuilder:
             silent_token_ids=silent,
         )
 
-    def build_reading(
+    def build_reading(  # noqa: PLR0913  # each is independent of the others
         self,
         token_ids: list[int],
         params: SamplingParams,
         *,
-        point: str,
+        points: Iterable[str],
         start: int,
-        second_segment: int | None,
-        priority: Priority,
-        tenant: str | None,
+        second_segment: int | None = None,
+        priority: Priority = 0,
+        tenant: str | None = None,
+        cache_salt: str | None = None,
+        adapter: str | None = None,
     ) -> Request:
         """Make the request of a text that is read, not continued.
 
         Args:
             token_ids: The text, with special tokens.
-            params: That compute a prompt and nothing else; the same object for all.
-            point: The capture point whose rows are wanted.
+            params: That compute a prompt and nothing else; the same object for all that are alike.
+            points: The capture points whose rows are wanted.
             start: The first token whose rows are wanted.
             second_segment: Where the second of two texts begins.
             priority: As in ``Request``.
             tenant: As in ``Request``.
+            cache_salt: As in ``Request``.
+            adapter: Name of an adapter.
 
         Raises:
-            RequestError: This device does not hand out that point.
+            RequestError: This device does not hand out such a point, or an argument is invalid.
         """
-        found = self.capture_points.get(point)
-        if found is None:
+        try:
+            captures = tuple(sorted(self.capture_points[point] for point in points))
+        except KeyError:
             raise RequestError(
                 "hidden states and scores are not handed out on this device",
                 field="device",
                 hint='load the model with device="cpu"',
-            )
+            ) from None
         rank, background = read_priority(priority)
         check_tenant(tenant)
+        check_salt(cache_salt)
+        adapted = None if adapter is None else self.adapters.find(adapter)
         resolved, scheduler_params = self._reading_params(params)
         return Request(
             prompt=None,
@@ -212,10 +219,12 @@ class RequestBuilder:
             priority=rank,
             background=background,
             tenant=tenant,
-            captures=(found,),
+            cache_salt=cache_salt,
+            captures=captures,
             capture_start=start,
             second_segment=second_segment,
-            origin=self.origin,
+            adapter=0 if adapted is None else adapted.number,
+            origin=_origin_of(self.origin, adapted),
         )
 
     def build_draft(
@@ -252,7 +261,7 @@ class RequestBuilder:
         """Resolved once: a list of texts may have a million of them."""
         known = self._reading.get("params")
         if known is None or known[0] is not params:
-            resolved = replace(params.resolve({}), detokenize=False, max_tokens=0, seed=0)
+            resolved = replace(params.resolve({}), detokenize=False, seed=0)
             known = (params, resolved, self._scheduler_params(resolved))
             self._reading["params"] = known
         return known[1], known[2]

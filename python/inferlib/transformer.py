@@ -5,7 +5,9 @@ Nothing is computed here. Each call on ``self.program`` appends one op over name
 layers, norm, logits; an encoder ends with its hidden states, or with scores of whole sequences.
 
 Buffers are shared by all layers. ``hidden`` is the residual stream; ``branch`` is what attention or
-the MLP adds to it. Capture points carry the names that TransformerLens gave them.
+the MLP adds to it. Capture points carry the names that TransformerLens gave them
+(``capture_points.py`` cuts further ones out of these). They lie where an executor's fused ops leave
+a buffer whole: between gate and activation there is none.
 """
 
 from __future__ import annotations
@@ -24,6 +26,12 @@ FINAL_HIDDEN = "ln_final"
 """The capture point of the last hidden states, ``[tokens, hidden_size]``, of every model."""
 SCORES = "scores"
 """The capture point of a classifier's scores, ``[sequences, labels]``."""
+LOGITS = "unembed"
+"""The capture point of the logits, ``[sampled, vocab_size]``."""
+QKV = "attn.hook_qkv"
+"""In each block: queries, keys and values side by side, as attention reads them: after norms and
+RoPE. ``[tokens, q_size + 2 * kv_size]``. Latent attention has none.
+"""
 
 
 def record(spec: ModelSpec) -> Program:
@@ -49,12 +57,14 @@ class Transformer:
         spec, program, hidden = self.spec, self.program, self.hidden
         embed_tokens = self.weight("embed_tokens.weight", spec.vocab_size, spec.hidden_size)
         program.embedding(embed_tokens, scale=spec.embedding_scale, out=hidden)
+        program.capture("hook_embed", hidden)
         if spec.learned_positions is not None:
             positions = self.tokens("positions", spec.hidden_size)
             table = self.weight(
                 "position_embedding.weight", spec.learned_positions, spec.hidden_size
             )
             program.position_embedding(table, out=positions)
+            program.capture("hook_pos_embed", positions)
             program.add(hidden, positions, out=hidden)
         if spec.segments is not None:
             segments = self.tokens("segments", spec.hidden_size)
@@ -102,7 +112,7 @@ class Transformer:
         if spec.logits_scale != 1:  # as if the logits were multiplied
             program.scale(sampled, spec.logits_scale)
         program.lm_head(sampled, lm_head, softcap=spec.final_softcap, out=logits)
-        program.capture("unembed", logits)
+        program.capture(LOGITS, logits)
 
     def layer(self, name: str, block: str, layer: LayerSpec) -> None:
         """Add attention and the MLP to the residual stream, one after the other or in parallel."""
@@ -111,9 +121,9 @@ class Transformer:
         program.capture(f"{block}.hook_resid_pre", hidden)
         x = self.pre_norm(f"{name}.attn_norm", layer)
         if isinstance(layer.attention, LatentAttentionSpec):
-            self.latent_attention(f"{name}.self_attn", x, layer.attention)
+            self.latent_attention(f"{name}.self_attn", block, x, layer.attention)
         else:
-            self.attention(f"{name}.self_attn", x, layer.attention)
+            self.attention(f"{name}.self_attn", block, x, layer.attention)
         self.post_norm(f"{name}.post_attn_norm", layer, branch)
         program.capture(f"{block}.hook_attn_out", branch)
         if layer.parallel:
@@ -129,7 +139,7 @@ class Transformer:
         if isinstance(layer.mlp, MoeSpec):
             self.experts(f"{name}.mlp", x, layer.mlp, out=mlp_branch)
         else:
-            self.mlp(f"{name}.mlp", x, layer.mlp, out=mlp_branch)
+            self.mlp(f"{name}.mlp", x, layer.mlp, out=mlp_branch, point=f"{block}.mlp.hook_post")
         self.post_norm(f"{name}.post_mlp_norm", layer, mlp_branch)
         program.capture(f"{block}.hook_mlp_out", mlp_branch)
         if layer.parallel:
@@ -150,7 +160,7 @@ class Transformer:
             self.program.scale(branch, self.spec.residual_scale)
         self.program.add(self.hidden, branch, out=self.hidden)
 
-    def attention(self, name: str, x: Buffer, spec: AttentionSpec) -> None:
+    def attention(self, name: str, block: str, x: Buffer, spec: AttentionSpec) -> None:
         """Project ``x`` to queries, keys and values, attend, project back into ``branch``."""
         program = self.program
         qkv_size = spec.q_size + 2 * spec.kv_size
@@ -176,6 +186,7 @@ class Transformer:
         )
         heads = self.tokens("heads", spec.q_size)
         program.store_kv(qkv, kv, k_start=k_start, v_start=v_start)
+        program.capture(f"{block}.{QKV}", qkv)
         program.attention(
             qkv,
             kv,
@@ -185,9 +196,10 @@ class Transformer:
             sinks=self.weight(f"{name}.sinks", spec.num_heads) if spec.sinks else None,
             out=heads,
         )
+        program.capture(f"{block}.attn.hook_z", heads)
         self.linear(f"{name}.o_proj", heads, bias=spec.o_bias, out=self.branch)
 
-    def latent_attention(self, name: str, x: Buffer, spec: LatentAttentionSpec) -> None:
+    def latent_attention(self, name: str, block: str, x: Buffer, spec: LatentAttentionSpec) -> None:
         """Project ``x`` to queries and a latent, attend to latents, project back into ``branch``.
 
         In queries and in what is cached the elements with positions come first.
@@ -221,12 +233,23 @@ class Transformer:
         values = self.tokens("heads", heads * spec.v_head_dim)
         v_proj = self.weight(f"{name}.v_absorb.weight", heads, spec.v_head_dim, spec.latent_dim)
         program.head_linear(attended, v_proj, out=values)
+        program.capture(f"{block}.attn.hook_z", values)
         self.linear(f"{name}.o_proj", values, bias=spec.bias, out=self.branch)
 
-    def mlp(self, name: str, x: Buffer, spec: MlpSpec, *, out: Buffer, buffers: str = "") -> None:
+    def mlp(
+        self,
+        name: str,
+        x: Buffer,
+        spec: MlpSpec,
+        *,
+        out: Buffer,
+        buffers: str = "",
+        point: str | None = None,
+    ) -> None:
         """``out = down(activation(gate(x)) * up(x))``, or without a gate.
 
-        ``buffers`` begins the names of its buffers: MLPs of another size have others.
+        ``buffers`` begins the names of its buffers: MLPs of another size have others. What ``down``
+        reads is captured as ``point``.
         """
         inner = self.tokens(f"{buffers}inner", spec.intermediate_size)
         if spec.gated:
@@ -236,6 +259,8 @@ class Transformer:
         else:
             self.linear(f"{name}.up_proj", x, bias=spec.bias, out=inner)
             self.program.activation(inner, spec.activation, out=inner)
+        if point is not None:
+            self.program.capture(point, inner)
         self.linear(f"{name}.down_proj", inner, bias=spec.bias, out=out)
 
     def experts(self, name: str, x: Buffer, spec: MoeSpec, *, out: Buffer) -> None:

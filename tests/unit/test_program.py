@@ -55,10 +55,14 @@ def test_a_program_shows_its_ops_buffers_and_weights():
 
 
 def test_capture_points_have_the_names_of_transformer_lens():
-    assert record(tiny_spec()).captures[:5] == [
+    assert record(tiny_spec()).captures[:9] == [
+        "hook_embed",
         "blocks.0.hook_resid_pre",
+        "blocks.0.attn.hook_qkv",
+        "blocks.0.attn.hook_z",
         "blocks.0.hook_attn_out",
         "blocks.0.hook_resid_mid",
+        "blocks.0.mlp.hook_post",
         "blocks.0.hook_mlp_out",
         "blocks.0.hook_resid_post",
     ]
@@ -198,7 +202,7 @@ def test_layer_norms_have_biases_and_learned_positions_are_added():
     program = record(tiny_spec(norm="layer", learned_positions=32))
     assert program.weights["norm.bias"] == (8,)
     assert program.weights["position_embedding.weight"] == (32, 8)
-    assert [kind for kind, _ in program.ops[:3]] == ["embedding", "position_embedding", "add"]
+    assert kinds(tiny_spec(learned_positions=32))[:3] == ["embedding", "position_embedding", "add"]
 
 
 def test_parallel_branches_read_the_stream_before_either_is_added():

@@ -13,14 +13,18 @@ if TYPE_CHECKING:
     from .._core import Batch, StepOutput, Weights
 
 
-class WeightReceiver(Protocol):
-    """An executor that is being given its weights, each once."""
+class ArrayReceiver(Protocol):
+    """What takes weights as arrays, each once."""
 
     def load_vector(self, name: str, values: NDArray[np.float32]) -> None:
         """Give a vector, ``[width]``."""
 
     def load_array(self, name: str, values: NDArray[np.float32]) -> None:
         """Give a matrix, ``[out_features, in_features]``."""
+
+
+class WeightReceiver(ArrayReceiver, Protocol):
+    """An executor that is being given its weights, each once."""
 
     def load_matrices(
         self,

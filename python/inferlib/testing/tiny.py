@@ -22,8 +22,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from numpy.typing import NDArray
+
     from .._core import Program
-    from ..executors.base import WeightReceiver
+    from ..executors.base import ArrayReceiver, WeightReceiver
     from .faults import Faults
 
 BOS_TOKEN, EOS_TOKEN = "<|begin|>", "<|end|>"
@@ -116,7 +118,29 @@ def tiny_checkpoint(  # each is independent of the others
         generation_config={},
         eos_token_ids=(EOS_ID,),
         hash_weights=lambda: f"random weights, seed {seed}, {num_layers} layers",
+        read_weight=lambda name: _random_weights(program, seed, nan_token_id)[name],
     )
+
+
+def _random_weights(
+    program: Program, seed: int, nan_token_id: int | None
+) -> dict[str, NDArray[np.float32]]:
+    """All weights by name, as ``load_random_weights`` gives them."""
+    receiver = _Keeper()
+    load_random_weights(receiver, program, seed, nan_token_id=nan_token_id)
+    return receiver.values
+
+
+class _Keeper:
+    """Receives weights and keeps them."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, NDArray[np.float32]] = {}
+
+    def load_vector(self, name: str, values: NDArray[np.float32]) -> None:
+        self.values[name] = values
+
+    load_array = load_vector
 
 
 def config_of(options: Mapping[str, Any]) -> EngineConfig:
@@ -159,7 +183,7 @@ def tiny_spec(*, num_layers: int = 2, max_position_embeddings: int = 1024) -> Mo
 
 
 def load_random_weights(
-    executor: WeightReceiver, program: Program, seed: int, *, nan_token_id: int | None = None
+    executor: ArrayReceiver, program: Program, seed: int, *, nan_token_id: int | None = None
 ) -> None:
     """Give an executor every weight: norms of ones, biases of zeros, matrices of random numbers.
 

@@ -28,7 +28,8 @@ pub struct Continuation {
 pub struct CapturePoint {
     /// Its number in the program.
     pub point: u32,
-    /// What its rows count: a row per prompt token, or one per sequence, of the step that ends the prompt.
+    /// What its rows count: a row per prompt token; one per sequence, of the step that ends the prompt; or one per row of
+    /// logits of the prompt: those that its log-probabilities score, and the one that the first token is drawn from.
     pub rows: Rows,
 }
 

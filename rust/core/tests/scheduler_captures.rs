@@ -13,7 +13,8 @@ use inferlib_core::{
 use inferlib_program::program::Rows;
 use inferlib_program::{SamplingParams, StepOutput};
 use pretended_executor::{
-    FakeExecutor, SEQUENCE_POINT, TOKEN_POINT, build, config, group, oracle_captures, prompt,
+    FakeExecutor, LOGITS_POINT, SEQUENCE_POINT, TOKEN_POINT, build, config, group, oracle_captures,
+    prompt,
 };
 
 fn points(points: &[(u32, Rows)]) -> Vec<CapturePoint> {
@@ -89,6 +90,62 @@ fn rows_are_collected_over_chunks() {
     let id = scheduler.submit(new.clone(), 0.0).unwrap();
     assert_eq!(drain(&mut scheduler, &mut executor).len(), 8);
     assert_eq!(scheduler.take(id).unwrap().captures, oracle_captures(&new));
+}
+
+/// States of every token from `start` on, and its logits; then `max_tokens` tokens.
+fn with_logits(prompt: Vec<i32>, start: usize, max_tokens: u32) -> NewRequest {
+    let params = SamplingParams {
+        max_tokens,
+        prompt_logprobs: Some(0),
+        prompt_logprobs_start: u32::try_from(start + 1).unwrap(),
+        ..SamplingParams::default()
+    };
+    let mut new = request(prompt, start);
+    new.captures.points = points(&[(TOKEN_POINT, Rows::Tokens), (LOGITS_POINT, Rows::Sampled)]);
+    new.params = Arc::new(params);
+    new
+}
+
+#[test]
+fn logits_of_the_prompt_are_collected_over_chunks_and_behind_cache_hits() {
+    for max_num_batched_tokens in [7, 64] {
+        let config = SchedulerConfig {
+            max_num_batched_tokens,
+            ..config()
+        };
+        let mut executor = FakeExecutor::new(&config.groups);
+        let mut scheduler = Scheduler::new(config).unwrap();
+        for (start, max_tokens) in [(0, 1), (3, 9), (33, 1), (49, 4)] {
+            let new = with_logits(prompt(1, 50), start, max_tokens);
+            let id = scheduler.submit(new.clone(), 0.0).unwrap();
+            scheduler.submit(request(prompt(2, 20), 0), 0.0).unwrap();
+            drain(&mut scheduler, &mut executor);
+            let output = scheduler.take(id).unwrap();
+            assert_eq!(output.captures, oracle_captures(&new), "start {start}");
+        }
+    }
+}
+
+#[test]
+fn logits_are_handed_out_once_though_a_preempted_request_computes_them_again() {
+    // Both prompts fit, but not what both generate.
+    let config = SchedulerConfig {
+        groups: vec![group(5)],
+        enable_prefix_caching: false,
+        ..config()
+    };
+    let mut executor = FakeExecutor::new(&config.groups);
+    let mut scheduler = Scheduler::new(config).unwrap();
+    let requests = [1, 2].map(|seed| with_logits(prompt(seed, 30), 5, 30));
+    let ids = requests
+        .each_ref()
+        .map(|new| scheduler.submit(new.clone(), 0.0).unwrap());
+    drain(&mut scheduler, &mut executor);
+    let outputs = ids.map(|id| scheduler.take(id).unwrap());
+    assert!(outputs.iter().any(|output| output.num_preemptions > 0));
+    for (output, new) in outputs.iter().zip(&requests) {
+        assert_eq!(output.captures, oracle_captures(new));
+    }
 }
 
 #[test]

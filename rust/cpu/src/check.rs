@@ -160,7 +160,7 @@ fn check_whole(batch: &Batch, sequence: usize, rows: Range<usize>) -> Result<(),
     Err(invalid("seq_lens", why))
 }
 
-/// Every entry names rows that there are, of a point whose rows are kept, and no row twice.
+/// Every entry names rows that there are, of a point that there is, and no row twice.
 fn check_captures(program: &Program, batch: &Batch) -> Result<(), CpuError> {
     let mut ends = Vec::new();
     for rows in &batch.captures {
@@ -176,7 +176,7 @@ fn check_captures(program: &Program, batch: &Batch) -> Result<(), CpuError> {
         let total = match kind {
             Rows::Tokens => batch.num_tokens(),
             Rows::Sequences => batch.num_seqs(),
-            Rows::Sampled => 0, // not kept
+            Rows::Sampled => batch.num_sampled(),
         };
         if rows.start < *end || rows.end <= rows.start || rows.end as usize > total {
             return Err(invalid("captures", "rows are out of range or overlap"));

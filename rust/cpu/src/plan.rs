@@ -141,6 +141,8 @@ pub(crate) enum Step {
         width: usize,
         weight: WeightId,
         softcap: Option<f32>,
+        /// The capture point of the logits.
+        point: Option<usize>,
     },
 }
 
@@ -452,15 +454,16 @@ impl Builder<'_> {
                     width: self.program.buffers[x.0 as usize].width,
                     weight,
                     softcap,
+                    point: None,
                 });
             }
             Op::Capture { x, .. } => {
                 let point = self.num_captures;
                 self.num_captures += 1;
-                let rows = self.rows_of(x);
-                // Logits are not kept: `Step::Logits` works on a few rows at a time.
-                if rows != Rows::Sampled {
-                    self.row(rows, RowOp::Capture { point, x });
+                if let Some(Step::Logits { point: logits, .. }) = self.steps.last_mut() {
+                    *logits = Some(point); // they are not kept: the step itself hands them out
+                } else {
+                    self.row(self.rows_of(x), RowOp::Capture { point, x });
                 }
             }
         }
@@ -543,5 +546,27 @@ mod tests {
             out: BOTH,
         };
         assert_eq!(gated(&layers(Some(add))), [false, false, true, false]);
+    }
+
+    #[test]
+    fn logits_are_handed_out_by_their_own_step() {
+        let capture = |name: &str, x| Op::Capture {
+            name: name.to_owned(),
+            x,
+        };
+        let mut program = layers(None);
+        program.ops.extend([
+            capture("stream", HIDDEN),
+            Op::LmHead {
+                x: HIDDEN,
+                weight: WeightId(2),
+                softcap: None,
+                out: BOTH,
+            },
+            capture("logits", BOTH),
+        ]);
+        let steps = build(&program, false, |_| Need::default(), |_| true);
+        let last = steps.last();
+        assert!(matches!(last, Some(Step::Logits { point: Some(1), .. })));
     }
 }

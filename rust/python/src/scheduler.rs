@@ -231,8 +231,9 @@ impl PyScheduler {
     /// what it has; one that `closes` has a second more for that. Prompt lookup drafts for it where `speculation` says so,
     /// the draft model where `draft_model` does.
     ///
-    /// Of the `captures`, by number and kind of rows (`"tokens"` from `capture_start` on, or `"sequences"`), the rows of
-    /// the prompt are handed out: `RequestOutput.captures`. The second of two texts begins at `second_segment`.
+    /// Of the `captures`, by number and kind of rows (`"tokens"` from `capture_start` on, `"sequences"`, or `"sampled"`: the
+    /// logits that `prompt_logprobs` scores and the first token is drawn from), the rows of the prompt are handed out:
+    /// `RequestOutput.captures`. The second of two texts begins at `second_segment`.
     #[pyo3(signature = (
         prompt, params, *, n = 1, seed = 0, cache_salt = None, priority = 0, background = false, tenant = None, deadline = None,
         closes = false, speculation = true, draft_model = true, sequence = None, keep = false, captures = vec![],
@@ -272,10 +273,11 @@ impl PyScheduler {
         let prompt = prompt.view().to_vec();
         let params = params.shared();
         let point = |(point, rows): (u32, String)| {
-            if let Some(rows @ (Rows::Tokens | Rows::Sequences)) = Rows::from_name(&rows) {
+            if let Some(rows) = Rows::from_name(&rows) {
                 return Ok(CapturePoint { point, rows });
             }
-            let message = format!(r#"rows must be "tokens" or "sequences", not {rows:?}"#);
+            let message =
+                format!(r#"rows must be "tokens", "sequences" or "sampled", not {rows:?}"#);
             let field = "captures";
             Err(to_py_err(py, Error::Request { field, message }))
         };

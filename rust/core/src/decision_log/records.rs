@@ -177,7 +177,11 @@ pub(super) fn write_request(request: &NewRequest, out: &mut Vec<u8>) {
     out.count(request.captures.points.len());
     for point in &request.captures.points {
         out.number(u64::from(point.point));
-        out.flag(point.rows == Rows::Sequences);
+        out.byte(match point.rows {
+            Rows::Tokens => 0,
+            Rows::Sequences => 1,
+            Rows::Sampled => 2,
+        });
     }
     out.count(request.captures.start);
     out.optional(request.second_segment.map(|start| start as u64));
@@ -224,10 +228,11 @@ fn read_request(input: &mut Decoder<'_>) -> Result<NewRequest, Damage> {
     for _ in 0..input.length("captures")? {
         request.captures.points.push(CapturePoint {
             point: input.whole("captures")?,
-            rows: if input.flag("captures")? {
-                Rows::Sequences
-            } else {
-                Rows::Tokens
+            rows: match input.byte("captures")? {
+                0 => Rows::Tokens,
+                1 => Rows::Sequences,
+                2 => Rows::Sampled,
+                _ => return Err(Damage::Field { field: "captures" }),
             },
         });
     }

@@ -96,7 +96,7 @@ impl Scheduler {
                 fill_group(&self.kv, slot, group, start..end, arrays);
             }
             fill_segments(batch, first_row, start..end, request.second_segment);
-            entry.num_captures = fill_captures(batch, request, (first_row, sequence), start..end);
+            let first_logits = batch.logits_indices.len();
             // The logits of position p - 1 score the prompt token at p.
             let scored = request.next_scored.max(start + 1)
                 ..(end + 1).min(request.num_prompt_tokens()).max(start + 1);
@@ -129,6 +129,9 @@ impl Scheduler {
                 };
                 rows.put(row, LogitsRow::Sample, position, history, tokens);
             }
+            let logits = first_logits..first_logits + entry.num_prompt_logits(request.prompt_done);
+            let firsts = (first_row, sequence, logits);
+            entry.num_captures = fill_captures(batch, request, firsts, start..end);
         }
         rows.finish();
         batch.sampled = sampled;
@@ -228,7 +231,7 @@ fn fill_segments(batch: &mut Batch, first_row: usize, positions: Range<usize>, s
 fn fill_captures(
     batch: &mut Batch,
     request: &Request,
-    (first_row, sequence): (usize, usize),
+    (first_row, sequence, logits): (usize, usize, Range<usize>),
     positions: Range<usize>,
 ) -> usize {
     let before = batch.captures.len();
@@ -245,6 +248,7 @@ fn fill_captures(
                 let row = |position: usize| first_row + position - positions.start;
                 row(wanted.start)..row(wanted.end)
             }
+            RowKind::Sampled if !logits.is_empty() => logits.clone(),
             _ => continue,
         };
         batch.captures.push(CapturedRows {

@@ -33,6 +33,15 @@ impl Scheduled {
     pub(super) fn num_rows(&self) -> usize {
         self.num_scored + self.num_sampled
     }
+
+    /// Those of the prompt that are handed out if wanted: the scored ones, and the one that the first token is drawn from.
+    /// They are the first ones.
+    pub(super) fn num_prompt_logits(&self, prompt_done: bool) -> usize {
+        if prompt_done {
+            return 0; // what is computed again was handed out before
+        }
+        self.num_scored + self.num_sampled.min(1)
+    }
 }
 
 impl Scheduler {

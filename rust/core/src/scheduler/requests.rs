@@ -25,7 +25,10 @@ pub(super) struct MaxDrafts {
 impl MaxDrafts {
     /// A sequence's last row is that of its last token, not of a guess; what mirostat keeps depends on what was drawn before.
     pub(super) fn of(config: &SchedulerConfig, new: &NewRequest) -> Self {
-        if captures(&new.captures, Rows::Sequences) || new.params.mirostat.is_some() {
+        let of_last = [Rows::Sequences, Rows::Sampled]
+            .iter()
+            .any(|&rows| captures(&new.captures, rows));
+        if of_last || new.params.mirostat.is_some() {
             return Self::default();
         }
         let lookup = config.speculation.filter(|_| new.speculation);

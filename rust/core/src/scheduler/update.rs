@@ -158,7 +158,8 @@ impl Scheduler {
             // As `fill_captures` chose them.
             let given = match point.rows {
                 Rows::Tokens => request.next_captured < end.min(num_prompt_tokens),
-                _ => !request.prompt_done && end == num_prompt_tokens,
+                Rows::Sampled => entry.num_prompt_logits(request.prompt_done) > 0,
+                Rows::Sequences => !request.prompt_done && end == num_prompt_tokens,
             };
             if given && let Some(rows) = rows.next() {
                 taken.extend_from_slice(rows);

@@ -62,9 +62,10 @@ fn logprobs(state: u64, token: i32) -> RowLogprobs {
     }
 }
 
-/// The capture points of the pretended model: a row per token, and a row per sequence.
+/// The capture points of the pretended model: a row per token, a row per sequence, and a row per row of logits.
 pub const TOKEN_POINT: u32 = 2;
 pub const SEQUENCE_POINT: u32 = 5;
+pub const LOGITS_POINT: u32 = 7;
 
 /// What a capture point gives of a state, `[1]`.
 fn handed_out(state: u64) -> f32 {
@@ -120,13 +121,14 @@ impl FakeExecutor {
         }
         for captured in &batch.captures {
             let rows = captured.start as usize..captured.end as usize;
-            output.captures.push(if captured.point == SEQUENCE_POINT {
-                let last = |sequence: usize| batch.query_start_loc[sequence + 1] as usize - 1;
-                rows.map(|sequence| handed_out(states[last(sequence)]))
-                    .collect()
-            } else {
-                rows.map(|row| handed_out(states[row])).collect()
-            });
+            let token = |row: usize| match captured.point {
+                SEQUENCE_POINT => batch.query_start_loc[row + 1] as usize - 1,
+                LOGITS_POINT => batch.logits_indices[row] as usize,
+                _ => row,
+            };
+            output
+                .captures
+                .push(rows.map(|row| handed_out(states[token(row)])).collect());
         }
         output
     }
@@ -396,16 +398,19 @@ pub fn oracle_captures(request: &NewRequest) -> Vec<Vec<f32>> {
             Some(handed_out(*before))
         });
     let states: Vec<f32> = states.collect();
-    let first = |point: u32| {
-        if point == SEQUENCE_POINT {
-            states.len() - 1
-        } else {
-            request.captures.start
-        }
+    let (params, last) = (&request.params, states.len() - 1);
+    let scored = match params.prompt_logprobs {
+        Some(_) => last.min(params.prompt_logprobs_start.max(1) as usize - 1),
+        None => last,
+    };
+    let wanted = |point: u32| match point {
+        SEQUENCE_POINT => last..last + 1,
+        LOGITS_POINT => scored..last + usize::from(params.max_tokens > 0),
+        _ => request.captures.start..last + 1,
     };
     let points = request.captures.points.iter();
     points
-        .map(|point| states[first(point.point)..].to_vec())
+        .map(|point| states[wanted(point.point)].to_vec())
         .collect()
 }
 

@@ -10,7 +10,7 @@ use inferlib_program::SamplingParams;
 use inferlib_program::program::Rows;
 use proptest::prelude::*;
 
-use crate::pretended_executor::{SEQUENCE_POINT, TOKEN_POINT, config, group, prompt};
+use crate::pretended_executor::{LOGITS_POINT, SEQUENCE_POINT, TOKEN_POINT, config, group, prompt};
 
 #[derive(Clone, Debug)]
 pub enum Operation {
@@ -112,7 +112,7 @@ pub fn arbitrary_request() -> impl Strategy<Value = NewRequest> {
         (
             prop::option::weighted(0.7, prop_oneof![Just("x".to_owned()), Just("y".to_owned())]),
             prop::option::weighted(0.2, 0..40_u32),
-            prop::option::weighted(0.25, (0..60_usize, 1..4_u8)),
+            prop::option::weighted(0.25, (0..60_usize, 1..8_u8)),
             prop_oneof![3 => Just(0), 1 => 1..3_u32],
             prop::bool::weighted(0.2),
         ),
@@ -139,7 +139,7 @@ pub fn arbitrary_request() -> impl Strategy<Value = NewRequest> {
         )
 }
 
-/// Some of both points, from some token of the prompt on.
+/// Some of the points, from some token of the prompt on.
 fn captures(wanted: Option<(usize, u8)>, prompt_len: usize) -> Captures {
     let Some((start, which)) = wanted else {
         return Captures::default();
@@ -147,6 +147,7 @@ fn captures(wanted: Option<(usize, u8)>, prompt_len: usize) -> Captures {
     let points = [
         (1, TOKEN_POINT, Rows::Tokens),
         (2, SEQUENCE_POINT, Rows::Sequences),
+        (4, LOGITS_POINT, Rows::Sampled),
     ];
     let wanted = points.into_iter().filter(|&(bit, ..)| which & bit != 0);
     Captures {

@@ -1,5 +1,7 @@
 //! Where the rows go that a step hands out.
 
+use std::ops::Range;
+
 use inferlib_program::program::{BufferId, Program};
 use inferlib_program::{Batch, CapturedRows};
 
@@ -11,6 +13,11 @@ pub(super) struct Captured {
 }
 
 impl Captured {
+    /// Whether any of the rows is wanted.
+    pub(super) fn any(&self, rows: Range<usize>) -> bool {
+        rows.into_iter().any(|row| self.row(row).is_some())
+    }
+
     /// Where the row goes, if it is wanted.
     pub(super) fn row(&self, row: usize) -> Option<*mut f32> {
         self.places.get(row).copied().flatten()
@@ -21,7 +28,7 @@ fn point_buffers(program: &Program) -> Vec<BufferId> {
     program.captures().map(|(_, x)| x).collect()
 }
 
-fn span(rows: &CapturedRows) -> std::ops::Range<usize> {
+fn span(rows: &CapturedRows) -> Range<usize> {
     rows.start as usize..rows.end as usize
 }
 

@@ -22,10 +22,12 @@ impl Run<'_> {
             width,
             weight,
             softcap,
+            point,
         } = *step
         else {
             return true;
         };
+        let captured = point.and_then(|point| self.captured.get(point));
         let vocab_size = self.executor.program.vocab_size;
         let stride = row_stride(vocab_size);
         let logits = self.floats(self.workspace.logits);
@@ -42,7 +44,10 @@ impl Run<'_> {
             };
             let input = self.activations.skip_tiles(first, width);
             let task = self.product(weight, rows, input, &product);
-            let deciding = task.as_ref().and_then(|task| self.deciding(task));
+            // Screened logits are mostly -inf.
+            let whole = captured.is_some_and(|wanted| wanted.any(first..first + rows));
+            let screenable = task.as_ref().filter(|_| !whole);
+            let deciding = screenable.and_then(|task| self.deciding(task));
             let multiplied = match (&task, &deciding) {
                 (Some(task), Some((deciding, count))) => {
                     self.screened(way, scratch, task, &deciding[..*count])
@@ -54,11 +59,15 @@ impl Run<'_> {
             }
             let sample = |scratch: &mut Worker, range: Range<usize>| {
                 for row in range {
-                    // SAFETY: the row's logits and its result cell belong to the worker that claimed it.
+                    // SAFETY: the row's logits, its result cell and its place among what is handed out belong to the worker
+                    // that claimed it.
                     unsafe {
                         let p = logits.add(row * stride);
                         if let Some(cap) = softcap {
                             (kernels.softcap)(p, vocab_size, cap);
+                        }
+                        if let Some(to) = captured.and_then(|wanted| wanted.row(first + row)) {
+                            std::ptr::copy_nonoverlapping(p, to, vocab_size);
                         }
                         let sampled = &self.batch.sampled[first + row];
                         let logits = std::slice::from_raw_parts_mut(p, vocab_size);
