@@ -198,6 +198,7 @@ def make_call(model: inferlib.Model, field: Field, value: object) -> None:
 def is_work(field: Field, value: str) -> bool:
     """Whether this is no hostility but much to do: 100,000 prompts."""
     many = {"prompt", "prompts", "contexts", "continuations", "options", "conversations"}
+    many |= {"texts", "documents"}
     return value.startswith("100,000") and field.name in many
 
 

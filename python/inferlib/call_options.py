@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         SpeculationSwitch,
     )
     from .limits import Limits
+    from .logits_processing import LogitsProcessor
     from .output_reading import ReasoningSyntax, ToolSyntax
     from .scheduling import PolicyChoice, Priority
     from .tools import Tool
@@ -96,6 +97,17 @@ class CallOptions(SamplingOptions, total=False):
             ``scheduling_policy="deadline"`` the earliest runs first.
         speculation: Who drafts tokens for this request: ``"auto"`` (whoever the model has),
             ``"prompt_lookup"``, ``"draft_model"`` or ``"off"``. No result depends on it.
+        logits_processors: Callables ``(token_ids, logits) -> logits or None``, one after another,
+            for each token of this request: ``token_ids`` ``[num_tokens]`` (int32, read-only) are
+            prompt and output so far, ``logits`` ``[vocab_size]`` (float32) the model's own, which
+            may be changed in place (then return ``None``). They act before all other options, so
+            that masks and structure hold whatever they return; raw log-probabilities are of the
+            model's own logits all the same. The slow path: each token goes through Python, nothing
+            is drafted, and such a request has no receipt and goes into no checkpoint. They run on
+            the thread that runs the step, must not call the model (``ReentrantCallError``, as for a
+            signal handler), and may be asked for the same token twice. One that raises, or returns
+            something else than finite logits and ``-inf``, ends its request with
+            ``LogitsProcessorError``, and no other.
         adapter: Name of a LoRA adapter that ``load_adapter`` loaded; ``None`` is the model alone.
     """
 
@@ -104,6 +116,7 @@ class CallOptions(SamplingOptions, total=False):
     tenant: str | None
     deadline: float | None
     speculation: SpeculationSwitch
+    logits_processors: Sequence[LogitsProcessor] | None
     adapter: str | None
 
 
@@ -136,4 +149,12 @@ def split_options(
     )
 
 
-_REQUEST_KEYWORDS = ("cache_salt", "priority", "tenant", "deadline", "speculation", "adapter")
+_REQUEST_KEYWORDS = (
+    "cache_salt",
+    "priority",
+    "tenant",
+    "deadline",
+    "speculation",
+    "logits_processors",
+    "adapter",
+)

@@ -198,6 +198,7 @@ class Completion:
         run: How it was scheduled, in steps: counts by name, for people (``explain`` says the same
             in words). No result depends on them.
         thinking: With ``thinking_budget``, that and how the reasoning is marked, for ``replay``.
+        is_processed: Whether ``logits_processors`` had a say: then it has no receipt.
     """
 
     prompt: str | None
@@ -210,6 +211,7 @@ class Completion:
     run: Mapping[str, Any] = field(default_factory=dict)
     origin: Origin | None = field(default=None, repr=False, compare=False)
     thinking: Mapping[str, Any] | None = None
+    is_processed: bool = False
 
     @property
     def receipt(self) -> Receipt:
@@ -218,8 +220,10 @@ class Completion:
         Its ``to_dict()`` hashes the weights, the first time.
 
         Raises:
-            ValueError: It was not made by a model.
+            ValueError: It was not made by a model, or not by a model alone.
         """
+        if self.is_processed:
+            raise ValueError("logits_processors had a say in this completion: it has no receipt")
         if self.origin is None:
             raise ValueError("this completion was not made by a model, so it has no receipt")
         return Receipt(
@@ -325,6 +329,7 @@ class Completion:
             "params": self.params.to_dict(),
             "run": dict(self.run),
             "thinking": None if self.thinking is None else dict(self.thinking),
+            "is_processed": self.is_processed,
         }
 
     @property

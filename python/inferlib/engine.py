@@ -40,6 +40,7 @@ from .errors import (
 from .request import SEQUENCES_PER_REQUEST, Request
 from .request_confidence import RequestConfidence
 from .request_grammars import RequestGrammars
+from .request_processors import RequestProcessors
 from .request_texts import RequestTexts, TextEnd
 from .request_thinking import RequestThinking
 from .stats import ModelStats, model_stats
@@ -125,6 +126,7 @@ class Engine:
         self._grammars = RequestGrammars(vocab_size, getattr(scheduler, "wrapped", scheduler))
         self._confidence = RequestConfidence(scheduler)
         self._thinking = RequestThinking(vocab_size, scheduler)
+        self._processors = RequestProcessors(vocab_size, scheduler, self._give_up)
         self._driver = StepDriver(self, dedicated=dedicated)
         self._requests: dict[int, Request] = {}
         self._cancelled: collections.deque[Request] = collections.deque()
@@ -150,10 +152,13 @@ class Engine:
             return self._end_overdue()
         with self._driver.lock:  # who submitted any of these requests has opened it by now
             self._thinking.mask(batch)
+            processed = self._processors.ask(batch)
         has_guarded_rows = self._grammars.mask(batch)
         output = self._executor.run(batch)
         if output is None:
             return False
+        if processed:
+            output = self._processors.draw(batch, output, processed)
         if has_guarded_rows:
             output = self._grammars.refuse(batch, output)
         with self._driver.lock:
@@ -253,6 +258,7 @@ class Engine:
             self._draft_model.forget(request)
         self._confidence.close(request)
         self._thinking.close(request)
+        self._processors.close(request)
         self._driver.forget(request)
         request.is_done = True
         self._requests.pop(request.id, None)
@@ -324,6 +330,7 @@ class Engine:
                 self._draft_model.forget(request)
             self._confidence.close(request)
             self._thinking.close(request)
+            self._processors.close(request)
             request.error = error
             request.is_done = True
             self._driver.forget(request)
@@ -386,6 +393,7 @@ class Engine:
             self._grammars.open(request, now)
             self._confidence.open(request)
             self._thinking.open(request)
+            self._processors.open(request)
 
     def cancel(self, requests: Iterable[Request]) -> None:
         """End requests with ``finish_reason="abort"``, at the end of the current step at latest."""
@@ -398,6 +406,10 @@ class Engine:
             return
         self._mark_cancelled(requests)
         self._driver.try_changed()
+
+    def _give_up(self, request: Request) -> None:
+        """End a request that has its error, before the next step."""
+        self._cancelled.append(request)
 
     def _mark_cancelled(self, requests: Iterable[Request]) -> None:
         for request in requests:

@@ -286,6 +286,12 @@ class GrammarError(RequestError):
     code = "grammar"
 
 
+class LogitsProcessorError(RequestError):
+    """A callable of ``logits_processors`` raised, or returned no logits; the cause is chained."""
+
+    code = "logits_processor"
+
+
 class OverloadedError(InferlibError, RuntimeError):
     """The queue is full; try again later."""
 
@@ -358,6 +364,7 @@ CLASSES: dict[str, type[InferlibError]] = {
         TemplateError,
         MissingExtraError,
         GrammarError,
+        LogitsProcessorError,
         OverloadedError,
         OutOfMemoryError,
         ExecutorError,

@@ -67,7 +67,7 @@ class Generating(ModelCore):
             params: Options; ``None`` is the checkpoint's defaults.
             progress: Show a progress bar. ``None``: for a long list in a terminal or notebook.
             **options: As in ``SamplingParams``; also ``cache_salt``, ``priority``, ``tenant``,
-                ``deadline`` and ``speculation="off"``.
+                ``deadline``, ``speculation="off"``, ``adapter`` and ``logits_processors``.
 
         Returns:
             One ``Completion`` for one prompt, a list for a list (empty for an empty one).

@@ -15,6 +15,7 @@ from .chatting import Chatting
 from .checkpoint_log import CheckpointLog
 from .errors import RequestError
 from .item_results import AsyncItemResults, ItemResults, OnError, Source
+from .logits_processing import checked_processors
 from .prompts import is_one_prompt
 from .tools import tools_as_json
 from .validation import INT32_MAX, boolean, choice, integer, shown
@@ -63,7 +64,7 @@ class GeneratingMany(Chatting):
             **options: As for ``generate``.
 
         Raises:
-            RequestError: An option is invalid, at once.
+            RequestError: An option is invalid, or cannot go into a checkpoint, at once.
             CheckpointError: The file cannot be used, at once; ``CheckpointMismatchError`` if it
                 belongs to other options or another model.
         """
@@ -143,6 +144,7 @@ class GeneratingMany(Chatting):
             "call": "generate",
             "params": self._stated(sampling),
             **self._stated_adapter(call),
+            **_stated_processors(call),
         }
         return prompts, request, depends
 
@@ -160,6 +162,7 @@ class GeneratingMany(Chatting):
             "call": "chat",
             "params": self._stated(sampling),
             **self._stated_adapter(call),
+            **_stated_processors(call),
             "chat": {name: _stored(name, value) for name, value in chat.items()},
             "chat_template": _hash(self._parts.checkpoint.chat_template_text or ""),
         }
@@ -199,6 +202,14 @@ class GeneratingMany(Chatting):
             )
         origin = self._parts.builder.origin
         log = None
+        has_processors = depends.pop("logits_processors", False)
+        if checkpoint is not None and has_processors:
+            raise RequestError(
+                "results of callables cannot be told from those of others, so they go into no "
+                "checkpoint",
+                field="logits_processors",
+                hint="leave out checkpoint or logits_processors",
+            )
         if checkpoint is not None:
             model = None if origin is None else origin.fingerprint()
             log = CheckpointLog(check_path("checkpoint", checkpoint), {**depends, "model": model})
@@ -212,6 +223,12 @@ class GeneratingMany(Chatting):
             max_pending=max_pending,
             origin=origin,
         )
+
+
+def _stated_processors(call: Mapping[str, Any]) -> dict[str, bool]:
+    """Whether results depend on callables; nothing if they do not."""
+    has_processors = bool(checked_processors(call.get("logits_processors")))
+    return {"logits_processors": True} if has_processors else {}
 
 
 def _hash(item: object) -> str:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from ._core import SamplingParams as SchedulerParams
     from .config import SpeculationSwitch
     from .errors import InferlibError
+    from .logits_processing import LogitsProcessor
     from .origin import Origin
     from .output_syntax.parser import OutputReading
     from .sampling_params import SamplingParams
@@ -48,6 +49,7 @@ class Request:
         grammar: What its texts must be; ``None`` if they are free.
         max_structured_tokens: With a grammar, most tokens that it can come to.
         closes: Whether its structure is closed before its tokens or its time run out.
+        processors: Change its logits.
         thinking: What its sequences may spend on reasoning; ``None``: as much as they like.
         output: How its text is taken apart; ``None``: it is all content.
         origin: The model's, for the receipt.
@@ -86,6 +88,7 @@ class Request:
     grammar: Grammar | None = None
     max_structured_tokens: int = 0
     closes: bool = False
+    processors: tuple[LogitsProcessor, ...] = ()
     thinking: ThinkingBudget | None = None
     output: OutputReading | None = None
     origin: Origin | None = None

@@ -11,6 +11,7 @@ from .config import SpeculationSwitch
 from .errors import RequestError
 from .grammar_compiler import GrammarCompiler
 from .limits import AS_FAR_AS_ANY, Limits
+from .logits_processing import checked_processors
 from .prompts import EncodedPrompt, encode_text, too_long
 from .request import Request
 from .sampling_checks import STRUCTURES
@@ -19,13 +20,14 @@ from .scheduling import Priority, read_priority
 from .validation import INT32_MAX, choice, number, shown, text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
 
     from ._core import Tokenizer
     from .adapter_table import Adapter
+    from .logits_processing import LogitsProcessor
     from .origin import Origin
     from .output_syntax.parser import OutputReading
     from .thinking import ThinkingBudget
@@ -93,6 +95,7 @@ class RequestBuilder:
         deadline: float | None = None,
         speculation: SpeculationSwitch = "auto",
         adapter: str | None = None,
+        logits_processors: Sequence[LogitsProcessor] | None = None,
         sequence: int | None = None,
         keep: bool = False,
         output: OutputReading | None = None,
@@ -124,6 +127,7 @@ class RequestBuilder:
         check_tenant(tenant)
         if deadline is not None:
             deadline = number("deadline", deadline, 0.0, MAX_DEADLINE_SECONDS)
+        processors = checked_processors(logits_processors)
         adapted = None if adapter is None else self.adapters.find(adapter)
         resolved = params.resolve(self.generation_config)
         max_tokens = self._max_tokens(len(prompt.token_ids), resolved)
@@ -153,7 +157,8 @@ class RequestBuilder:
             background=background,
             tenant=tenant,
             deadline=deadline,
-            speculation=speculation,
+            # A drafted token's row would be processed before anybody knows that it is drawn.
+            speculation="off" if processors else speculation,
             sequence=sequence,
             keep=keep,
             adapter=0 if adapted is None else adapted.number,
@@ -163,6 +168,7 @@ class RequestBuilder:
             closes=grammar is not None
             and resolved.allowed_token_ids is None
             and not resolved.bad_words,
+            processors=processors,
             thinking=thinking,
             output=output if resolved.detokenize else None,
             origin=_origin_of(self.origin, adapted),

@@ -58,6 +58,7 @@ def completion_of(request: Request, token_text: Callable[[int], str | None]) -> 
             reasoning_tokens=_num_reasoning_tokens(request, outputs, token_text),
         ),
         params=request.params,
+        is_processed=bool(request.processors),
         thinking=None if request.thinking is None else request.thinking.to_dict(),
         run=result.run_record(),
         origin=request.origin,

@@ -72,10 +72,11 @@ class SamplingParams:
     neutral value named below. The values that were used are on ``Completion.params``. They act in
     this order, which is fixed:
 
-    ``logit_bias``, ``allowed_token_ids``, ``bad_words``, ``no_repeat_ngram_size`` (and stop tokens
-    while fewer than ``min_tokens`` were generated), structure → penalties → ``dry_*`` →
-    ``temperature`` → ``top_k`` → ``top_p`` → ``min_p`` → ``top_n_sigma`` → ``typical_p`` →
-    ``xtc_*`` → ``mirostat`` → draw. Probabilities are always those among what is left.
+    ``logits_processors`` (an argument of the calls) → ``logit_bias``, ``allowed_token_ids``,
+    ``bad_words``, ``no_repeat_ngram_size`` (and stop tokens while fewer than ``min_tokens`` were
+    generated), structure → penalties → ``dry_*`` → ``temperature`` → ``top_k`` → ``top_p`` →
+    ``min_p`` → ``top_n_sigma`` → ``typical_p`` → ``xtc_*`` → ``mirostat`` → draw. Probabilities are
+    always those among what is left.
 
     Without a ``generation_config.json``, and without options, a request draws from the model's own
     distribution (temperature 1, nothing cut off) up to 256 tokens.

@@ -60,3 +60,30 @@ def test_together_chunked_queued_cached_or_drafted_gives_the_same_bits(alone, ch
         model._engine._scheduler.check_integrity()
     if changes.get("speculation") is MUCH:
         assert stats["drafted_tokens"] > 0
+
+
+@pytest.mark.timeout(120)
+def test_callables_and_abstentions_are_of_their_own_rows():
+    greedy = {"temperature": 0, "max_tokens": 6, "detokenize": False}
+    prompt = prompts_of(160)[0][:20]
+    seen = []
+    with open_model("wide, fast") as model:
+        plain = model.generate(prompt, **greedy)
+        banned = plain.token_ids[0]
+
+        def forbid(_token_ids, logits):
+            seen.append(int(logits.argmax()))
+            logits[banned] = -float("inf")
+
+        handles = [
+            model.submit(prompt, **greedy),
+            model.submit(prompt, logits_processors=[forbid], **greedy),
+            model.submit(prompt, logits_processors=[lambda _tokens, _logits: None], **greedy),
+            model.submit(prompt, abstain_below=1.0, **greedy),
+        ]
+        same, changed, untouched, doubted = [handle.result() for handle in handles]
+    assert same.token_ids == untouched.token_ids == plain.token_ids
+    assert seen[0] == banned
+    assert banned not in changed.token_ids
+    assert doubted.finish_reason == "abstain"
+    assert doubted.token_ids == plain.token_ids

@@ -129,6 +129,24 @@ def not_a_number_in_all_ways(stage: Stage) -> None:
         assert [delta.finish_reason for delta in stream] == ["error"]
 
 
+def _raises(_token_ids: Any, _logits: Any) -> None:
+    raise ZeroDivisionError("on purpose")
+
+
+@fault(
+    "request",
+    "a logits processor that raises, or returns NaN",
+    "`LogitsProcessorError`, field `logits_processors`",
+)
+def failing_processors(stage: Stage) -> None:
+    for processor in (_raises, lambda _tokens, logits: logits * float("nan")):
+        stage.refused(
+            inferlib.LogitsProcessorError,
+            lambda given=processor: stage.model.generate("x", logits_processors=[given]),
+            "logits_processors",
+        )
+
+
 @fault("request", "a caller that raises while it reads a stream", "its own exception")
 def a_reader_that_raises(stage: Stage) -> None:
     def read() -> None:

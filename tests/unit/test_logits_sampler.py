@@ -84,3 +84,39 @@ def test_what_needs_only_logits_and_numbers_is_plain():
     assert rows.top_k.tolist()[:2] == [0, 3]
     assert rows.top_p.tolist()[:2] == [1.0, 0.5]
     assert rows.min_p.tolist()[:2] == [0.0, 0.25]
+
+
+def test_rows_that_want_their_logits_hand_them_out():
+    options = [GREEDY, {**GREEDY, "logprobs": 1}, GREEDY]
+    batch = batch_of(*[_core.SamplingParams(**each) for each in options])
+    ids = sorted({number for _, number, *_ in batch.drawn_rows(list(range(1 << 12)))})
+    assert len(ids) == 3
+    wanted = batch.want_logits(ids[:2])
+    assert [(row, index) for row, _, index in wanted] == [(0, 0), (1, 0)]
+    assert batch.sampled.is_plain.tolist() == [False, False, True]
+    logits = np.linspace(0, 1, 3 * VOCAB_SIZE, dtype=np.float32).reshape(3, -1)
+    output = complete(batch, [0, 1, 2], logits, [0] * 3, [False] * 3)
+    assert output.failed.tolist() == [True, True, False]
+    assert output.logits_rows.tolist() == [0, 1]
+    np.testing.assert_array_equal(output.logits, logits[:2])
+    other = logits[:2, ::-1].copy()
+    sampler = _core.LogitsSampler(VOCAB_SIZE)
+    redrawn = sampler.redraw(batch, output, np.arange(2, dtype=np.int32), other)
+    assert redrawn.failed.tolist() == [False, False, False]
+    assert redrawn.token_ids.tolist() == [0, 0, VOCAB_SIZE - 1]
+    assert redrawn.logits == []
+    with pytest.raises(RequestError) as failure:
+        sampler.redraw(batch, output, np.array([3, 0], np.int32), other)
+    assert failure.value.field == "rows"
+
+
+def test_a_restricted_row_draws_its_token():
+    batch = batch_of(*[_core.SamplingParams(**GREEDY)] * 2)
+    batch.restrict(1, 4, VOCAB_SIZE)
+    logits = np.zeros((2, VOCAB_SIZE), np.float32)
+    logits[:, 9] = 1.0
+    output = complete(batch, [0, 1], logits, [0, 0], [False, False])
+    assert output.token_ids.tolist() == [9, 4]
+    for row, token in ((2, 0), (0, 64)):
+        with pytest.raises(RequestError):
+            batch.restrict(row, token, VOCAB_SIZE)

@@ -111,6 +111,7 @@ class TestBadInput:
             "tenant",
             "deadline",
             "speculation",
+            "logits_processors",
             "adapter",
         }
         parameters = inspect.signature(Model.from_pretrained).parameters
