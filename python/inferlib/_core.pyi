@@ -624,12 +624,7 @@ class LogitsSampler:
         The same bits as the CPU executor gives for the same logits. Without the GIL.
         """
     def redraw(
-        self,
-        /,
-        batch: Batch,
-        output: StepOutput,
-        rows: NDArray[int32],
-        logits: NDArray[float32],
+        self, /, batch: Batch, output: StepOutput, rows: NDArray[int32], logits: NDArray[float32]
     ) -> StepOutput:
         """
         The result of a step with tokens for `rows` whose logits it hands out, drawn from `logits` `[len(rows), vocab_size]`
@@ -1305,6 +1300,7 @@ class Scheduler:
         input_weight: SupportsIndex = ...,
         output_weight: SupportsIndex = ...,
         patience_seconds: SupportsFloat | SupportsIndex = ...,
+        background_tokens: SupportsIndex = ...,
         whole_prompts: bool = False,
         max_chunk: SupportsIndex | None = None,
         max_waiting: SupportsIndex | None = None,
@@ -1326,7 +1322,7 @@ class Scheduler:
 
         `policy` is `"fcfs"`, `"priority"` (better by a class for every `steps_per_class` steps), `"fair"` (per tenant; a
         prompt token costs `input_weight`, a generated one `output_weight`) or `"deadline"` (a request without one has
-        `patience_seconds`).
+        `patience_seconds`). Requests in the background get `background_tokens` of a step at most.
         """
     def cancel(
         self, /, request_id: SupportsIndex, now: SupportsFloat | SupportsIndex | None = None
@@ -1433,6 +1429,7 @@ class Scheduler:
         seed: SupportsIndex = 0,
         cache_salt: str | None = None,
         priority: SupportsIndex = 0,
+        background: bool = False,
         tenant: str | None = None,
         deadline: SupportsFloat | SupportsIndex | None = None,
         closes: bool = False,
@@ -1449,7 +1446,8 @@ class Scheduler:
         """
         Queue a request; its id. Raises `RequestError`, `PromptTooLongError` or `OverloadedError` at once.
 
-        It goes on from the held `sequence`, whose salt it has; with `keep` its tokens are the sequence's once it ended.
+        One in the `background` runs where all others leave room. It goes on from the held `sequence`, whose salt it has;
+        with `keep` its tokens are the sequence's once it ended.
         `SequenceBusyError` if another such request runs. It is computed with the executor's `adapter` of that number, which
         is never given to another one: prefixes are shared only under it. At `deadline`, a moment like `now`, it ends with
         what it has; one that `closes` has a second more for that. Prompt lookup drafts for it where `speculation` says so,
@@ -1460,11 +1458,7 @@ class Scheduler:
         `RequestOutput.captures`. The second of two texts begins at `second_segment`.
         """
     def suggest(
-        self,
-        /,
-        request_id: SupportsIndex,
-        sequence_index: SupportsIndex,
-        token_ids: NDArray[int32],
+        self, /, request_id: SupportsIndex, sequence_index: SupportsIndex, token_ids: NDArray[int32]
     ) -> bool:
         """
         Tokens that the draft model thinks follow what a sequence has now; false if it has ended or wants none. What is
