@@ -135,7 +135,7 @@ def test_harmony_goes_over_to_the_answer():
 
 
 def test_what_begins_like_the_marker_is_gone_on_with():
-    script = "<think>ab</thi" + "?" * 40
+    script = "<think>ab</th" + "?" * 40
     with ScriptedModel(lambda _: script, chat_template=THINKING) as model:
         completion = model.chat(MESSAGES, thinking_budget=6, **GREEDY)
         assert text_of(completion).startswith("<think>ab</think>?")
