@@ -45,6 +45,7 @@ pub struct Captures {
 
 /// One prompt and what to do with it.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "independent facts")]
 pub struct NewRequest {
     /// Token ids, not empty.
     pub prompt: Vec<i32>,

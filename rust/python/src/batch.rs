@@ -136,6 +136,10 @@ impl PyBatch {
 
     /// Let the executor hand out the logits of these requests' rows that draw tokens, and draw nothing from them. Returns
     /// these rows, each with its request and sequence.
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "pyo3 hands over an owned list"
+    )]
     fn want_logits(&self, request_ids: Vec<u64>) -> Vec<(usize, u64, u32)> {
         let mut batch = lock(&self.batch);
         let rows = batch.sampled.iter_mut().enumerate();
@@ -150,6 +154,10 @@ impl PyBatch {
 
     /// The rows that draw tokens of these requests: row, request, sequence, and the drafted token behind the row, if there
     /// is one.
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "pyo3 hands over an owned list"
+    )]
     fn drawn_rows(&self, request_ids: Vec<u64>) -> Vec<(usize, u64, u32, Option<i32>)> {
         let batch = lock(&self.batch);
         let rows = batch.sampled.iter().enumerate();

@@ -413,6 +413,10 @@ impl PyScheduler {
 
     /// Tokens that certainly follow what a sequence has now: rows of its next step. What is drawn at their rows decides all
     /// the same. Forgotten once the sequence goes on; whether it was alive.
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "pyo3 hands over an owned list"
+    )]
     fn force(
         &self,
         py: Python<'_>,

@@ -61,10 +61,7 @@ impl Scheduler {
             self.wants_logprobs |= request.params.logprobs.is_some();
             let first_row = batch.token_ids.len();
             batch.seq_lens.push(int32(end));
-            if request.adapter != 0 || !batch.adapters.is_empty() {
-                batch.adapters.resize(sequence, 0); // of those before the first that has one
-                batch.adapters.push(request.adapter);
-            }
+            fill_adapter(batch, sequence, request.adapter);
             // Almost every row of almost every step: the token drawn last, and the next one is to be drawn.
             if let (1, 0, false, Some(&token)) = (
                 entry.num_tokens,
@@ -213,6 +210,14 @@ impl Rows<'_> {
     /// There are no more.
     fn finish(self) {
         self.rows.truncate(self.count);
+    }
+}
+
+/// The adapter of a sequence, once any has one.
+fn fill_adapter(batch: &mut Batch, sequence: usize, adapter: u32) {
+    if adapter != 0 || !batch.adapters.is_empty() {
+        batch.adapters.resize(sequence, 0); // of those before the first that has one
+        batch.adapters.push(adapter);
     }
 }
 
