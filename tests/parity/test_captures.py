@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from tests.checkpoints import TINY, canonical_weights
 from tests.real_models import real_model
-from tests.reference import ReferenceExecutor
+from tests.reference import ReferenceExecutor, attention
 
 from inferlib import Model, ModelError, RequestError
 from inferlib.capture_points import capture_points
@@ -41,6 +41,34 @@ def test_every_point_and_all_logits_equal_the_oracles(family):
         assert error <= TOLERANCE * np.abs(expected).max(), name
     if logits:
         assert np.abs(found.logits - step.logits).max() <= TOLERANCE * np.abs(step.logits).max()
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "qwen3", "llama-tied-mha"])
+def test_attention_can_be_built_again_of_queries_keys_and_values(family):
+    spec = load(TINY / family).spec.layers[1].attention
+    q_and_k = "blocks.1.attn.hook_q", "blocks.1.attn.hook_k"
+    if spec.rope is not None:
+        q_and_k = "blocks.1.attn.hook_rot_q", "blocks.1.attn.hook_rot_k"
+    ids = np.load(TINY / family / "reference.npz")["input_ids"][0].tolist()
+    with Model.from_pretrained(TINY / family, device="cpu", precision="exact") as model:
+        found = model.forward(ids, capture="blocks.1.attn.*")
+    q, k, v = (
+        found[name].reshape(len(ids), -1, spec.head_dim)
+        for name in (*q_and_k, "blocks.1.attn.hook_v")
+    )
+    assert (q.shape[1], k.shape[1], v.shape[1]) == (spec.num_heads, *[spec.num_kv_heads] * 2)
+    z = attention(*(x.astype(np.float64) for x in (q, k, v)), np.arange(len(ids)), scale=spec.scale)
+    assert np.allclose(z.reshape(len(ids), -1), found["blocks.1.attn.hook_z"], atol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3"])
+def test_the_last_norm_is_its_weight_times_the_normalised_stream(family):
+    with Model.from_pretrained(TINY / family, device="cpu", precision="exact") as model:
+        found = model.forward(list(range(5, 25)), capture="ln_final*")
+        normed = found["ln_final.hook_normalized"] * model.weight("norm.weight")
+        if "norm.bias" in model.weight_shapes:
+            normed += model.weight("norm.bias")
+    assert np.allclose(normed, found["ln_final"], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("family", ["gpt2", "gemma2", "gpt-neox", "deepseek-v3"])
