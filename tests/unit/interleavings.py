@@ -10,6 +10,7 @@ can go on; ``stalls`` counts how often that ended a wait: somebody was not woken
 from __future__ import annotations
 
 import builtins
+import inspect
 import random
 import sys
 import threading
@@ -193,7 +194,9 @@ class Schedule:
         if frame.f_code.co_filename != self.traced_file:
             return None
         if event == "call":
-            self._interrupt(self.current)
+            # What is raised while a generator is closed is swallowed.
+            if not frame.f_code.co_flags & (inspect.CO_GENERATOR | inspect.CO_COROUTINE):
+                self._interrupt(self.current)
             frame.f_trace_lines = self.every_line
         elif event == "line" and self.random.random() < 0.125:
             self._switch(self.current)
