@@ -6,9 +6,9 @@
 //! last unit also does the phase's tail, what is too small to be shared, before it lets the others go on.
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crate::pool::Pool;
+use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
 /// Pieces of one worker's share.
 const PIECES_PER_SHARE: usize = 8;

@@ -5,19 +5,18 @@
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::error::CpuError;
+use crate::sync::{
+    Arc, AtomicBool, AtomicU32, AtomicUsize, Builder, Condvar, JoinHandle, Mutex, MutexGuard,
+    Ordering, PoisonError, fence, spin,
+};
 
 /// How long who waits for a phase spins before it sleeps. A wake costs about as much.
 const SPIN_WITHIN_JOB: Duration = Duration::from_micros(60);
 /// How long a worker spins for the next job: the next step of a busy model comes sooner.
 const SPIN_BETWEEN_JOBS: Duration = Duration::from_micros(400);
-/// Turns of a spin between looks at the clock.
-const SPINS_PER_LOOK: u32 = 64;
 /// How long a sleeping worker waits before it ends.
 const IDLE: Duration = Duration::from_secs(3);
 
@@ -163,7 +162,7 @@ impl Pool {
     fn start(&self, i: usize, before: u32, workers: &mut [Option<JoinHandle<()>>]) {
         lock(&self.shared.slot).alive[i] = true;
         let shared = Arc::clone(&self.shared);
-        let spawned = std::thread::Builder::new()
+        let spawned = Builder::new()
             .name(format!("inferlib-{}", i + 1))
             .spawn(move || shared.work(i + 1, before));
         match spawned {
@@ -236,11 +235,12 @@ impl Shared {
                     return;
                 }
             }
-            if self.closing.load(Ordering::Acquire) {
-                return;
-            }
             let job = {
                 let slot = lock(&self.slot);
+                // Under the lock: closing is a generation too, and who had seen it would sleep until idle.
+                if self.closing.load(Ordering::Acquire) {
+                    return;
+                }
                 seen = slot.generation;
                 if slot.job.is_some() {
                     self.inside.fetch_add(1, Ordering::Relaxed);
@@ -280,7 +280,7 @@ impl Shared {
         let mut guard = lock(&self.sleep);
         self.sleepers.fetch_add(1, Ordering::SeqCst);
         // Either this look sees what was made true, or its maker sees the sleeper: both are sequentially consistent.
-        std::sync::atomic::fence(Ordering::SeqCst);
+        fence(Ordering::SeqCst);
         while !ready() {
             guard = self
                 .awake
@@ -291,27 +291,10 @@ impl Shared {
     }
 
     fn notify(&self) {
-        std::sync::atomic::fence(Ordering::SeqCst);
+        fence(Ordering::SeqCst);
         if self.sleepers.load(Ordering::SeqCst) > 0 {
             drop(lock(&self.sleep));
             self.awake.notify_all();
-        }
-    }
-}
-
-/// Spin for at most `limit`; whether `ready` came true.
-fn spin(limit: Duration, ready: impl Fn() -> bool) -> bool {
-    let mut start = None;
-    loop {
-        for _ in 0..SPINS_PER_LOOK {
-            if ready() {
-                return true;
-            }
-            std::hint::spin_loop();
-        }
-        let start = *start.get_or_insert_with(Instant::now);
-        if start.elapsed() >= limit {
-            return false;
         }
     }
 }

@@ -1,0 +1,4 @@
+//! A chat template, for libFuzzer.
+#![no_main]
+
+inferlib_fuzz::fuzz!(CHAT_TEMPLATE);

@@ -1,0 +1,4 @@
+//! A GGUF file's vocabulary, for libFuzzer.
+#![no_main]
+
+inferlib_fuzz::fuzz!(GGUF_VOCABULARY);

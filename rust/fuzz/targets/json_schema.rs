@@ -1,0 +1,4 @@
+//! A JSON schema, for libFuzzer.
+#![no_main]
+
+inferlib_fuzz::fuzz!(JSON_SCHEMA);

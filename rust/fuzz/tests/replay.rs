@@ -1,0 +1,53 @@
+//! Every seed and every input that was once a finding: no panic, bounded memory. Time is libFuzzer's to watch.
+//!
+//! A test binary of its own, and one test in it: all threads of a process share the count of memory.
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test that panics has failed, which is what it is for"
+)]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+use inferlib_fuzz::{Random, TARGETS, samples, scratch_folder};
+
+const MUTATIONS: u64 = 60;
+
+#[test]
+fn seeds_are_accepted_or_refused() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("seeds");
+    let mut folders = BTreeSet::new();
+    for target in TARGETS {
+        folders.insert(target.name.to_owned());
+        target.check(b"");
+        let mut files: Vec<_> = fs::read_dir(root.join(target.name))
+            .unwrap()
+            .map(|file| file.unwrap().path())
+            .collect();
+        files.sort();
+        let mut num_accepted = 0;
+        for path in files {
+            let data = fs::read(&path).unwrap();
+            assert!(data.len() < 4096, "{}", path.display());
+            let accepted = target.accepts(&data);
+            num_accepted += usize::from(accepted);
+            if samples::seeds()
+                .iter()
+                .any(|seed| seed.0 == target.name && path.ends_with(seed.1))
+            {
+                assert!(accepted, "{}", path.display());
+            }
+            for seed in 0..MUTATIONS {
+                target.check(&(target.mutate)(&data, &mut Random::new(seed)));
+            }
+        }
+        assert!(num_accepted > 0, "no seed of {} is accepted", target.name);
+    }
+    fs::remove_dir_all(scratch_folder()).unwrap();
+    let found: BTreeSet<_> = fs::read_dir(root)
+        .unwrap()
+        .map(|folder| folder.unwrap().file_name().into_string().unwrap())
+        .collect();
+    assert_eq!(found, folders);
+}
