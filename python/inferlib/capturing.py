@@ -17,7 +17,7 @@ from .reading import Reading, ReadText
 from .sampling_params import SamplingParams
 from .sequence import COMPUTE_ONLY
 from .transformer import LOGITS
-from .validation import MAX_TOKEN_IDS, boolean, integer, items, shown, text
+from .validation import boolean, integer, items, shown, text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -408,7 +408,7 @@ def _positions(wanted: object, num_tokens: int) -> NDArray[np.int32]:
         listed = not hasattr(wanted, "__index__") or (
             isinstance(wanted, np.ndarray) and wanted.ndim
         )
-        entries = items("positions", wanted, MAX_TOKEN_IDS) if listed else (wanted,)
+        entries = items("positions", wanted, 2 * num_tokens) if listed else (wanted,)
         places = [
             place % num_tokens
             for place in (
