@@ -81,7 +81,7 @@ class RequestThinking:
         for key in keys:
             request_id, index = divmod(key, SEQUENCES_PER_REQUEST)
             request = self._requests.get(request_id)
-            if request is None or not request.speculation:
+            if request is None or request.speculation == "off":
                 continue
             sequence = self._caught_up(key)
             if sequence is not None and sequence.pending:

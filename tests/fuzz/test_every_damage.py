@@ -1,7 +1,7 @@
 """Every truncation and every flipped bit of a small file of each kind: read, or refused by type.
 
-Memory stays within twice the input and 16 MB. Where each case means a file that is written, the
-ordinary suite flips one bit of each byte, the slow one all. ``test_parsers.py`` goes further, at
+Memory stays within twice the input and 16 MB. Where each case means a file that is written, or a
+grammar that may compile for a second, the ordinary suite flips one bit of each byte, the slow one all. ``test_parsers.py`` goes further, at
 random.
 """
 
@@ -192,7 +192,7 @@ KINDS: dict[str, Callable[[Path], tuple[bytes, Callable[[bytes], None]]]] = {
 }
 
 
-IN_FILES = {"config.json", "saved sequence", "decision log", "checkpoint"}
+COSTLY = {"config.json", "saved sequence", "decision log", "checkpoint", "grammar"}
 
 
 def damages(data: bytes, *, all_bits: bool) -> Iterator[tuple[str, bytes]]:
@@ -215,13 +215,13 @@ def memory() -> dict[str, int]:
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("kind", KINDS)
 def test_damage_is_read_or_refused(kind, tmp_path):
-    check(kind, tmp_path, all_bits=kind not in IN_FILES)
+    check(kind, tmp_path, all_bits=kind not in COSTLY)
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's /proc")
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("kind", sorted(IN_FILES))
+@pytest.mark.parametrize("kind", sorted(COSTLY))
 def test_every_bit_of_a_file_is_read_or_refused(kind, tmp_path):
     check(kind, tmp_path, all_bits=True)
 

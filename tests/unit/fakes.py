@@ -427,6 +427,7 @@ def fake_model(
                 chat_template=FakeTemplate() if tokenizer else None,
                 tool_chat_template=None,
                 chat_template_text=chat_template_text,
+                quantization=None,
             ),
             config=EngineConfig(driver="thread" if dedicated else "caller"),
             engine=Engine(scheduler, executor, text, vocab_size=VOCAB_SIZE, dedicated=dedicated),
