@@ -1,8 +1,8 @@
 """Every truncation and every flipped bit of a small file of each kind: read, or refused by type.
 
 Memory stays within twice the input and 16 MB. Where each case means a file that is written, or a
-grammar that may compile for a second, the ordinary suite flips one bit of each byte, the slow one all. ``test_parsers.py`` goes further, at
-random.
+grammar that may compile for a second, the ordinary suite flips one bit of each byte, the slow one
+all. ``test_parsers.py`` goes further, at random.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ use std::io::{self, Write};
 use std::sync::{Arc, Mutex};
 
 use inferlib_core::kv_cache::{GroupConfig, PrefixHash};
+use inferlib_core::scheduler::BACKGROUND_TOKENS;
 use inferlib_core::{NewRequest, Policy, Scheduler, SchedulerConfig};
 use inferlib_program::{RowStatus, SamplingParams, StepOutput};
 use serde_json::{Map, Value, json};
@@ -290,6 +291,8 @@ fn decision_log(policy: Policy) -> Vec<u8> {
         policy,
         enable_prefix_caching: true,
         whole_prompts: false,
+        background_tokens: BACKGROUND_TOKENS,
+        draft_model: None,
         max_chunk: None,
         max_waiting: None,
         max_waiting_tokens: None,
@@ -323,6 +326,7 @@ fn decision_log(policy: Policy) -> Vec<u8> {
             status: vec![RowStatus::Ok; rows],
             logprobs: vec![None; rows],
             captures: Vec::new(),
+            logits: Vec::new(),
         };
         scheduler.update(&output, 1.0).expect("what was asked for");
     }
