@@ -112,7 +112,8 @@ def reduce_corpus(target: str) -> None:
     shutil.rmtree(reduced, ignore_errors=True)
     reduced.mkdir()
     folders = [str(reduced), *([str(SEEDS / target)] if (SEEDS / target).exists() else [])]
-    command = [*command_of(target), "-merge=1", f"-timeout={HANGS_SECONDS}", *folders, str(corpus)]
+    options = [f"-timeout={HANGS_SECONDS}", f"-artifact_prefix={WORK / 'findings' / target}/"]
+    command = [*command_of(target), "-merge=1", *options, *folders, str(corpus)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, check=False)
     if done.returncode == 0:
         shutil.rmtree(corpus)

@@ -36,21 +36,33 @@ impl Target {
         accepted
     }
 
-    /// The same in at most [`LIMIT`], or one of three times: the first time somebody else may have had the processor.
+    /// The same in at most [`LIMIT`]; where it takes longer it is done again, and processor time counts.
     ///
     /// # Panics
     ///
     /// As [`Self::check`], and if it takes longer.
     pub fn check_in_time(&self, data: &[u8]) {
-        let mut least = Duration::MAX;
-        for _ in 0..3 {
-            let start = Instant::now();
-            self.check(data);
-            least = least.min(start.elapsed());
-            if least <= LIMIT {
-                return;
-            }
+        let start = Instant::now();
+        self.check(data);
+        if start.elapsed() <= LIMIT {
+            return;
         }
-        panic!("{}: {least:?} at least", self.name);
+        let (start, before) = (Instant::now(), processor_time());
+        self.check(data);
+        let taken = match (before, processor_time()) {
+            (Some(before), Some(after)) => after.saturating_sub(before),
+            _ => start.elapsed(),
+        };
+        assert!(taken <= LIMIT, "{}: {taken:?}", self.name);
     }
+}
+
+/// What all threads of this process have used, as Linux tells it in ticks of 10 ms.
+fn processor_time() -> Option<Duration> {
+    let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
+    // The name of the program, in brackets, may hold anything.
+    let (_, fields) = stat.rsplit_once(')')?;
+    let mut fields = fields.split_ascii_whitespace().skip(11);
+    let mut ticks = || fields.next()?.parse::<u64>().ok();
+    Some(Duration::from_millis(10 * (ticks()? + ticks()?)))
 }

@@ -1,6 +1,7 @@
 //! A tokenizer from `tokenizer.json`: encoding is the `tokenizers` crate's, decoding is ours.
 //!
-//! The crate panics on some malformed files, so that reading runs under `catch_unwind`; what it accepts is then checked.
+//! The crate panics on some malformed files, at once or when their parts first meet, so that reading and encoding run
+//! under `catch_unwind`; what it accepts is then checked.
 //! Only its calls for a single text are used: nothing here starts a thread.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -77,6 +78,11 @@ impl JsonTokenizer {
             table,
             special: SpecialTokens::default(),
         };
+        // A post-processor may name tokens that it does not have, whatever the text.
+        let meet = || [None, Some("")].map(|second| tokenizer.segments("", second, None).is_ok());
+        if catch_unwind(AssertUnwindSafe(meet)).is_err() {
+            return Err(invalid("post_processor contradicts itself".to_owned()));
+        }
         tokenizer.special = tokenizer.special_tokens(config)?;
         Ok(tokenizer)
     }
@@ -117,17 +123,30 @@ impl JsonTokenizer {
     }
 
     pub(crate) fn encode(&self, text: &str, options: EncodeOptions) -> Result<Vec<u32>, TextError> {
-        let mut encoding = self.stages(text, options, 0)?;
-        if let Some(post_processor) = self.post_processor.as_ref().filter(|_| options.add_special) {
-            encoding = post_processor
-                .process(encoding, None, true)
-                .map_err(failed)?;
-        }
-        Ok(encoding.get_ids().to_vec())
+        caught(|| {
+            let mut encoding = self.stages(text, options, 0)?;
+            if let Some(post_processor) =
+                self.post_processor.as_ref().filter(|_| options.add_special)
+            {
+                encoding = post_processor
+                    .process(encoding, None, true)
+                    .map_err(failed)?;
+            }
+            Ok(encoding.get_ids().to_vec())
+        })
     }
 
     /// One text or two as an encoder reads them, with special tokens; the last text is cut to fit `max_tokens`.
     pub(crate) fn encode_segments(
+        &self,
+        first: &str,
+        second: Option<&str>,
+        max_tokens: Option<usize>,
+    ) -> Result<Segments, TextError> {
+        caught(|| self.segments(first, second, max_tokens))
+    }
+
+    fn segments(
         &self,
         first: &str,
         second: Option<&str>,
@@ -197,6 +216,15 @@ impl JsonTokenizer {
     pub(crate) fn token_to_id(&self, token: &str) -> Option<u32> {
         self.added.token_to_id(token, &self.model)
     }
+}
+
+/// Run a part of the crate that may panic: only where a file's parts contradict each other.
+fn caught<T>(encode: impl FnOnce() -> Result<T, TextError>) -> Result<T, TextError> {
+    catch_unwind(AssertUnwindSafe(encode)).unwrap_or_else(|_| {
+        Err(TextError::Unencodable {
+            problem: "the parts of tokenizer.json contradict each other".to_owned(),
+        })
+    })
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "`map_err` hands it over")]

@@ -213,6 +213,24 @@ fn damaged_files_are_refused_with_the_field() {
 }
 
 #[test]
+fn a_template_that_names_a_token_it_does_not_have_is_refused() {
+    for kind in ["single", "pair"] {
+        let mut json = llama(&llama_decoder());
+        // Under an unknown type the crate reads it all the same, and checks nothing.
+        json["post_processor"]["type"] = "TemplateProcessiNg".into();
+        assert!(load(&json).is_ok());
+        let parts = json["post_processor"][kind].as_array_mut().unwrap();
+        parts.push(json!({"SpecialToken": {"id": "<none>", "type_id": 0}}));
+        match load(&json) {
+            Err(TextError::InvalidTokenizerJson { problem }) => {
+                assert!(problem.contains("post_processor"), "{problem}");
+            }
+            other => panic!("{kind}: {other:?}"),
+        }
+    }
+}
+
+#[test]
 fn every_cut_and_many_changes_of_a_file_end_in_an_error_or_a_tokenizer() {
     let file = llama(&llama_decoder()).to_string().into_bytes();
     let try_file = |bytes: &[u8]| {
