@@ -1,6 +1,10 @@
 //! What is played in each order.
 
+#[cfg(feature = "shuttle")]
+use shuttle::thread::yield_now;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+#[cfg(not(feature = "shuttle"))]
+use std::thread::yield_now;
 
 use crate::error::CpuError;
 use crate::phases::{Phases, Share};
@@ -28,12 +32,12 @@ pub fn phases_are_done_in_order(workers: usize) {
                     &mut (),
                     |(), range| {
                         assert_eq!(tails.load(SeqCst), phase, "a unit of a phase to come");
-                        shuttle::thread::yield_now();
+                        yield_now();
                         done[phase].fetch_add(range.len(), SeqCst);
                     },
                     |()| {
                         assert_eq!(done[phase].load(SeqCst), total, "a tail before its units");
-                        shuttle::thread::yield_now();
+                        yield_now();
                         assert_eq!(tails.fetch_add(1, SeqCst), phase, "a tail twice");
                     },
                 );

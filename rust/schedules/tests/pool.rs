@@ -1,14 +1,19 @@
-//! Thousands of orders each; a failure prints the schedule, for `shuttle::replay`.
-#![cfg(feature = "shuttle")]
+//! Thousands of orders each; under shuttle, a failure prints the schedule, for `shuttle::replay`.
+#![cfg(any(feature = "shuttle", feature = "threads"))]
 
 use inferlib_schedules::scenarios;
 
-const RANDOM: usize = 3_000;
-const PREEMPTED: usize = 1_000;
-
+#[cfg(feature = "shuttle")]
 fn check(scenario: fn(usize), workers: usize) {
-    shuttle::check_random(move || scenario(workers), RANDOM);
-    shuttle::check_pct(move || scenario(workers), PREEMPTED, 3);
+    shuttle::check_random(move || scenario(workers), 3_000);
+    shuttle::check_pct(move || scenario(workers), 1_000, 3);
+}
+
+#[cfg(not(feature = "shuttle"))]
+fn check(scenario: fn(usize), workers: usize) {
+    for _ in 0..200 {
+        scenario(workers);
+    }
 }
 
 #[test]
