@@ -138,6 +138,15 @@ def check_interrupt_at(place: int, action, tokens_per_step: int) -> int:
     return interrupt.passed
 
 
+@pytest.fixture(autouse=True)
+def _young_garbage_only():
+    """The collector, called thousands of times, does not look at what other tests left."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 ACTIONS = (
     generate,
     generate_many,
