@@ -14,7 +14,6 @@ use std::ops::Range;
 use inferlib_program::program::Activation;
 
 use crate::activations::{ActivationsView, zero_slot};
-use crate::executor::Precision;
 use crate::formats::BLOCK_COLS;
 use crate::kernels::Kernels;
 use crate::linear::bounds::Bounds;
@@ -23,6 +22,7 @@ use crate::linear::matrix_tile::PRODUCT_INTS;
 use crate::linear::source::{Ahead, PANEL_CODES, PANEL_MINS, PANEL_SCALES, PANELS, Packed};
 use crate::linear::tile::{Stretch, Target, Tiles};
 use crate::matrix::{Matrix, Segment};
+use crate::precision::Precision;
 use crate::simd::LANES;
 
 /// Blocks unpacked at once: two panels of 768 columns are 24 KiB of codes, so that they stay in L1 with a tile of rows.
