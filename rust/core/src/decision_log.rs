@@ -8,6 +8,7 @@
 //! |---|---|
 //! | `decision_log/codec.rs` | numbers, lists, frames with checksums |
 //! | `decision_log/config.rs`, `records.rs` | the header; one record per call |
+//! | `decision_log/fields.rs`, `digests.rs` | what records consist of; what decisions are compared by |
 //! | `decision_log/writer.rs` | what the scheduler calls |
 //! | `decision_log/replay.rs` | the reader |
 //!
@@ -20,6 +21,10 @@ mod codec;
 #[cfg_attr(not(test), deny(clippy::expect_used, clippy::unwrap_used))]
 mod config;
 #[cfg_attr(not(test), deny(clippy::expect_used, clippy::unwrap_used))]
+mod digests;
+#[cfg_attr(not(test), deny(clippy::expect_used, clippy::unwrap_used))]
+mod fields;
+#[cfg_attr(not(test), deny(clippy::expect_used, clippy::unwrap_used))]
 mod records;
 #[cfg_attr(not(test), deny(clippy::expect_used, clippy::unwrap_used))]
 mod replay;
@@ -28,7 +33,7 @@ mod tests;
 mod writer;
 
 pub use codec::Damage;
-pub use records::PlannedRow;
+pub use fields::PlannedRow;
 pub use replay::{Replay, ReplayError, replay};
 pub(crate) use writer::DecisionLog;
 

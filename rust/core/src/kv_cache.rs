@@ -258,12 +258,15 @@ impl KvCache {
     ///
     /// # Panics
     /// Never: the blocks are counted before they are taken.
+    #[inline]
     pub fn grow(&mut self, slot: usize, num_tokens: usize) -> bool {
-        let blocks = num_tokens.div_ceil(BLOCK_SIZE);
+        let num_blocks = self.table(slot, 0).len(); // the tables of all groups are equally long
+        num_tokens <= num_blocks * BLOCK_SIZE || self.grow_to(slot, num_tokens.div_ceil(BLOCK_SIZE))
+    }
+
+    /// [`KvCache::grow`], where blocks are missing.
+    fn grow_to(&mut self, slot: usize, blocks: usize) -> bool {
         let first = slot * self.groups.len();
-        if self.tables[first].len() >= blocks {
-            return true; // the tables of all groups are equally long
-        }
         if !self.can_grow(blocks - self.tables[first].len()) {
             return false;
         }
@@ -302,12 +305,17 @@ impl KvCache {
         }
     }
 
+    /// Whether [`KvCache::publish`] has anything to do: in 15 decode steps of 16 it has not.
+    #[inline]
+    #[must_use]
+    pub fn has_to_publish(&self, slot: usize, num_computed: usize) -> bool {
+        let chain = self.chains[slot].as_ref();
+        chain.is_some_and(|chain| chain.num_blocks < num_computed / BLOCK_SIZE)
+    }
+
     /// Publish the blocks that became full when `num_computed` tokens were computed.
     pub fn publish(&mut self, slot: usize, tokens: TokenView<'_>, num_computed: usize) {
         let num_full = num_computed / BLOCK_SIZE;
-        if self.chains[slot].is_none_or(|chain| chain.num_blocks >= num_full) {
-            return; // 15 steps of 16
-        }
         let (Some(key), Some(mut chain)) = (self.hash, self.chains[slot]) else {
             return;
         };

@@ -11,7 +11,7 @@
 //! | `scheduler/queue.rs` | who waits, in order |
 //! | `scheduler/plan.rs`, `admission.rs`, `preemption.rs` | `schedule`: who runs, with how many tokens; who is let in; who loses blocks |
 //! | `scheduler/background.rs` | work that only runs where nobody else wants to |
-//! | `scheduler/drafts.rs` | drafted tokens in the plan |
+//! | `scheduler/drafts.rs`, `told.rs` | drafted tokens in the plan; those that the caller tells |
 //! | `scheduler/fill.rs` | the plan as a [`Batch`] |
 //! | `scheduler/update.rs` | `update`: drafts verified, tokens appended, sequences ended, blocks published |
 //! | `scheduler/sequences.rs`, `requests.rs` | hot state as parallel arrays; cold state per request |
@@ -41,6 +41,7 @@ mod requests;
 mod sequences;
 mod stats;
 mod submit;
+mod told;
 mod update;
 mod waiting;
 
@@ -55,7 +56,7 @@ use deadlines::Deadlines;
 use drafts::Drafts;
 pub use drafts::WantedDraft;
 pub use fair::TenantStats;
-use fair::Tenants;
+use fair::{TenantIndex, Tenants};
 pub use held::HeldSequence;
 use held::HeldSequences;
 use inferlib_program::Batch;
@@ -263,17 +264,17 @@ impl Scheduler {
 
     fn enqueue(&mut self, slot: usize, status: SequenceStatus) {
         self.sequences.status[slot] = status;
-        let (place, tenant) = (self.sequences.place(slot), self.sequences.tenant[slot]);
+        let place = self.sequences.place(slot);
         self.queue(place.rank.is_background).insert(place);
-        if let Some(tenants) = self.tenants_of(slot) {
+        if let Some((tenants, tenant)) = self.tenant_of(slot) {
             tenants.enqueue(tenant);
         }
     }
 
     fn dequeue(&mut self, slot: usize) {
-        let (place, tenant) = (self.sequences.place(slot), self.sequences.tenant[slot]);
+        let place = self.sequences.place(slot);
         self.queue(place.rank.is_background).remove(place);
-        if let Some(tenants) = self.tenants_of(slot) {
+        if let Some((tenants, tenant)) = self.tenant_of(slot) {
             tenants.dequeue(tenant);
         }
     }
@@ -286,10 +287,12 @@ impl Scheduler {
         }
     }
 
-    /// The counters that a sequence's tenant is one of.
-    fn tenants_of(&mut self, slot: usize) -> Option<&mut Tenants> {
+    /// Whose a sequence is, where tenants count. Asked for every token: almost always there are none.
+    #[inline]
+    fn tenant_of(&mut self, slot: usize) -> Option<(&mut Tenants, TenantIndex)> {
+        let tenants = self.tenants.as_mut()?;
         let is_background = self.sequences.rank[slot].is_background;
-        self.tenants.as_mut().filter(|_| !is_background)
+        (!is_background).then(|| (tenants, self.sequences.tenant[slot]))
     }
 
     fn run(&mut self, slot: usize) {
@@ -337,8 +340,7 @@ impl Scheduler {
         self.kv.close(slot);
         self.drafts.close(slot);
         let index = self.sequences.request[slot];
-        let tenant = self.sequences.tenant[slot];
-        if let Some(tenants) = self.tenants_of(slot) {
+        if let Some((tenants, tenant)) = self.tenant_of(slot) {
             tenants.close(tenant);
         }
         self.sequences.close(slot);

@@ -1,54 +1,31 @@
 //! The executor: packed weights, KV cache, workspaces and threads of one model.
 
+mod loading;
+mod planning;
+
 use std::collections::HashMap;
-use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use inferlib_program::program::{Program, WeightId};
 use inferlib_program::{Batch, StepOutput};
-use inferlib_weights::Tensor;
 
-use crate::activations::{Activations, Need};
-use crate::adapters::{Adapter, AdapterPart};
+use crate::adapters::Adapter;
 use crate::arena::{Arena, Mapping};
 use crate::error::CpuError;
-use crate::experts::{MoeWeights, Room};
+use crate::experts::MoeWeights;
 use crate::head_linear::HeadMatrices;
 use crate::kernels::{Kernels, KvKernels};
 use crate::kv_cache::{GroupCache, KvDtype};
-use crate::loader::LoadedWeights;
 use crate::matrix::Matrix;
-use crate::packed_image::{MatrixSource, PackedImage};
-use crate::plan::{self, Step};
+use crate::plan::Step;
 use crate::pool::{Pool, available_cores};
+use crate::precision::Precision;
 use crate::residency::WeightMemory;
 use crate::step::run_step;
 use crate::tier::Tier;
 use crate::workspace::Workspace;
-
-/// Numerics of an executor.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Precision {
-    /// One int8 plane per 32 activations for quantized weights.
-    Fast,
-    /// Two int8 planes (about 15 bits) per 32 activations for quantized weights.
-    Balanced,
-    /// f32 activations.
-    Exact,
-}
-
-impl Precision {
-    /// What K and V are stored as if nothing else is asked for: f32 in exact precision, else f16.
-    #[must_use]
-    pub fn kv_dtype(self) -> KvDtype {
-        match self {
-            Self::Fast | Self::Balanced => KvDtype::F16,
-            Self::Exact => KvDtype::F32,
-        }
-    }
-}
 
 /// How an executor is built.
 #[derive(Clone, Debug)]
@@ -74,15 +51,6 @@ pub enum PlantedPanic {
     Workers,
     /// On the calling thread, outside of the workers' job.
     Caller,
-}
-
-/// One part of a weight: a tensor's rows, stacked below those of the part before.
-#[derive(Clone, Copy, Debug)]
-pub struct Part<'a> {
-    /// The checkpoint's tensor.
-    pub tensor: Tensor<'a>,
-    /// Row `i` of the part is row `row_order[i]` of the tensor; `None` keeps the file's order.
-    pub row_order: Option<&'a [i32]>,
 }
 
 /// A loaded weight.
@@ -201,190 +169,6 @@ impl CpuExecutor {
             .iter()
             .map(|group| GroupCache::bytes_per_block(group, dtype))
             .collect()
-    }
-
-    fn declared(&self, name: &str) -> Result<usize, CpuError> {
-        self.names
-            .get(name)
-            .copied()
-            .ok_or_else(|| CpuError::UnknownWeight {
-                name: name.to_owned(),
-            })
-    }
-
-    /// Give a vector weight.
-    ///
-    /// # Errors
-    /// The name or the length is not the program's.
-    pub fn load_vector(&mut self, name: &str, values: Vec<f32>) -> Result<(), CpuError> {
-        let index = self.declared(name)?;
-        let expected = &self.program.weights[index].shape;
-        if expected[..] != [values.len()] {
-            return Err(CpuError::WeightShape {
-                name: name.to_owned(),
-                expected: expected.clone(),
-                found: vec![values.len()],
-            });
-        }
-        self.weights[index] = Some(Weight::Vector(values));
-        Ok(())
-    }
-
-    /// Give a matrix weight: its parts, stacked by rows, each packed in its own tensor type's layout. For matrices that
-    /// are made in code; a checkpoint's are loaded by a [`crate::WeightLoader`].
-    ///
-    /// # Errors
-    /// The name or the shape is not the program's, a type has no float values, or memory is refused.
-    pub fn load_matrix(&mut self, name: &str, parts: &[Part<'_>]) -> Result<(), CpuError> {
-        let matrix = MatrixSource {
-            name,
-            parts: parts.to_vec(),
-        };
-        let image = PackedImage::plan(&self.program, &[matrix])?;
-        let data = self.arena.take(image.bytes(), "a packed weight")?;
-        // SAFETY: the arena handed out exactly these bytes, zeroed, to this matrix alone.
-        image.fill(0, unsafe {
-            std::slice::from_raw_parts_mut(data, image.bytes())
-        })?;
-        for (index, matrix) in image.place(data) {
-            self.weights[index] = Some(Weight::Matrix(matrix));
-        }
-        Ok(())
-    }
-
-    /// Take the matrices that a [`crate::WeightLoader`] of this executor's program packed or found.
-    pub fn adopt(&mut self, loaded: LoadedWeights) {
-        for (index, matrix) in loaded.matrices {
-            self.weights[index] = Some(Weight::Matrix(matrix));
-        }
-        self.images.push(loaded.memory);
-    }
-
-    /// Every weight is there: build the plan and the workspaces.
-    ///
-    /// # Errors
-    /// Missing weights, or no memory.
-    pub fn seal(&mut self) -> Result<(), CpuError> {
-        let missing: Vec<&str> = self
-            .program
-            .weights
-            .iter()
-            .zip(&self.weights)
-            .filter(|(_, loaded)| loaded.is_none())
-            .map(|(declared, _)| declared.name.as_str())
-            .take(10)
-            .collect();
-        if !missing.is_empty() {
-            return Err(CpuError::MissingWeights {
-                names: missing.join(", "),
-            });
-        }
-        self.plan(!self.adapters.is_empty())
-    }
-
-    /// Load an adapter under a number, which batches name it by. The first one makes the plan anew: what products read is
-    /// kept from then on. After an error all is as it was.
-    ///
-    /// # Errors
-    /// 0, a number in use, a part that fits no matrix of the program, or no memory.
-    pub fn load_adapter(&mut self, id: u32, parts: Vec<AdapterPart>) -> Result<(), CpuError> {
-        if id == 0 || self.adapters.contains_key(&id) {
-            return Err(CpuError::Option {
-                field: "adapter",
-                value: id.to_string(),
-                expected: "a number above 0 that is not in use",
-            });
-        }
-        let adapter = Adapter::new(&self.program, parts)?;
-        if !self.adapts && self.workspace.is_some() {
-            self.plan(true)?;
-        }
-        self.adapters.insert(id, adapter);
-        Ok(())
-    }
-
-    /// Forget an adapter; whether there was one.
-    pub fn unload_adapter(&mut self, id: u32) -> bool {
-        self.adapters.remove(&id).is_some()
-    }
-
-    /// Plan the steps and the room they need. After an error all is as it was.
-    fn plan(&mut self, adapts: bool) -> Result<(), CpuError> {
-        let steps = plan::build(
-            &self.program,
-            adapts,
-            |weight| self.need(weight),
-            |weight| self.matrix(weight).is_some_and(Matrix::halves_alike),
-        );
-        let former = mem::replace(&mut self.steps, steps);
-        match self.room_of_steps() {
-            Ok(workspace) => {
-                self.workspace = Some(workspace);
-                self.adapts = adapts;
-                Ok(())
-            }
-            Err(error) => {
-                self.steps = former;
-                Err(error)
-            }
-        }
-    }
-
-    /// What the steps work in, and what they read of several matrices at once.
-    fn room_of_steps(&mut self) -> Result<Workspace, CpuError> {
-        let mut need = Need::default();
-        let mut width = 0;
-        for weight in &self.weights {
-            if let Some(Weight::Matrix(matrix)) = weight {
-                need = need.union(matrix.need(self.precision));
-                width = width.max(matrix.in_features);
-            }
-        }
-        self.moes = self
-            .steps
-            .iter()
-            .filter_map(|step| match step {
-                Step::Moe(moe) => Some(MoeWeights::new(self, moe)),
-                _ => None,
-            })
-            .collect();
-        self.head_linears = self
-            .steps
-            .iter()
-            .filter_map(|step| match step {
-                Step::HeadLinear(step) => Some(HeadMatrices::new(self, step)),
-                _ => None,
-            })
-            .collect();
-        let grouped = self
-            .moes
-            .iter()
-            .map(|moe| Room::of(moe, self.max_tokens).padded_rows);
-        let by_head = self
-            .head_linears
-            .iter()
-            .map(|heads| heads.rows_of_width(self.max_tokens, width));
-        let largest = grouped.chain(by_head).max();
-        let rows = largest.unwrap_or(0).max(self.max_tokens);
-        let activations = Activations::new(rows, width, need);
-        Workspace::new(self, activations)
-    }
-
-    /// Query heads of the attention ops over a KV group.
-    pub(crate) fn num_heads(&self, group: usize) -> usize {
-        self.steps
-            .iter()
-            .filter_map(|step| match step {
-                Step::Attention { kv, num_heads, .. } if kv.group == group => Some(*num_heads),
-                _ => None,
-            })
-            .max()
-            .unwrap_or(0)
-    }
-
-    fn need(&self, weight: WeightId) -> Need {
-        self.matrix(weight)
-            .map_or_else(Need::default, |matrix| matrix.need(self.precision))
     }
 
     pub(crate) fn matrix(&self, weight: WeightId) -> Option<&Matrix> {

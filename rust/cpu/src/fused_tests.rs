@@ -4,10 +4,10 @@
 use inferlib_program::program::Activation;
 use inferlib_weights::Dtype;
 
-use crate::executor::Precision;
 use crate::layout_tests::{LARGER_SIZES, ODD_SIZES};
 use crate::linear_tests::{matrix, packed, packed_parts, run, run_shared, types};
 use crate::math;
+use crate::precision::Precision;
 use crate::random_weights::{Random, tensor_bytes};
 use crate::simd::{LANES, Portable};
 use crate::tier::Tier;

@@ -4,11 +4,11 @@
 use inferlib_weights::{Dtype, dequantize};
 
 use crate::activations::{Activations, pack_row};
-use crate::executor::Precision;
 use crate::formats::{BLOCK_COLS, Format, Mxfp4, with_layout};
 use crate::linear_tests::{matrix, packed, run, types};
 use crate::matrix::Matrix;
 use crate::packing::Packing;
+use crate::precision::Precision;
 use crate::random_weights::{Random, tensor_bytes};
 use crate::simd::{LANES, Portable};
 use crate::tier::Tier;

@@ -6,6 +6,7 @@ pub(crate) mod float;
 pub(crate) mod matrix_tile;
 #[cfg(test)]
 mod matrix_tile_tests;
+mod scratch;
 pub(crate) mod source;
 pub(crate) mod tile;
 
@@ -14,15 +15,15 @@ use std::ops::Range;
 use inferlib_program::program::Activation;
 
 use crate::activations::{ActivationsView, zero_slot};
-use crate::executor::Precision;
 use crate::formats::BLOCK_COLS;
 use crate::kernels::Kernels;
 use crate::linear::bounds::Bounds;
 use crate::linear::float::FloatTiles;
-use crate::linear::matrix_tile::PRODUCT_INTS;
-use crate::linear::source::{Ahead, PANEL_CODES, PANEL_MINS, PANEL_SCALES, PANELS, Packed};
+pub(crate) use crate::linear::scratch::PanelScratch;
+use crate::linear::source::{Ahead, PANELS, Packed};
 use crate::linear::tile::{Stretch, Target, Tiles};
 use crate::matrix::{Matrix, Segment};
+use crate::precision::Precision;
 use crate::simd::LANES;
 
 /// Blocks unpacked at once: two panels of 768 columns are 24 KiB of codes, so that they stay in L1 with a tile of rows.
@@ -31,63 +32,6 @@ pub(crate) const CHUNK_BLOCKS: usize = 24;
 const FLOAT_CHUNK: usize = 256;
 /// Floats of one panel in the scratch.
 pub(crate) const PANEL_FLOATS: usize = FLOAT_CHUNK * LANES;
-
-/// One worker's room for a pair of unpacked panels.
-#[derive(Debug)]
-pub(crate) struct PanelScratch {
-    codes: Lines<u8>,
-    scales: Lines<f32>,
-    mins: Lines<f32>,
-    floats: Lines<f32>,
-    /// Of the matrix unit.
-    products: Lines<i32>,
-    /// `[rows][PANELS][16]`.
-    partial: Lines<f32>,
-}
-
-/// Zeroed memory that begins on a cache line, so that no vector spans two.
-#[derive(Debug)]
-struct Lines<T> {
-    memory: Vec<T>,
-    first: usize,
-}
-
-impl<T: Copy + Default> Lines<T> {
-    const BYTES: usize = 64;
-
-    fn new(len: usize) -> Self {
-        let memory = vec![T::default(); len + Self::BYTES / size_of::<T>()];
-        let first = memory.as_ptr().align_offset(Self::BYTES);
-        Self { memory, first }
-    }
-
-    fn as_ptr(&self) -> *const T {
-        self.memory[self.first..].as_ptr()
-    }
-
-    fn as_mut_ptr(&mut self) -> *mut T {
-        self.memory[self.first..].as_mut_ptr()
-    }
-}
-
-impl PanelScratch {
-    /// Room for `rows` rows.
-    pub(crate) fn new(rows: usize) -> Self {
-        Self {
-            codes: Lines::new(PANELS * PANEL_CODES),
-            scales: Lines::new(PANELS * PANEL_SCALES),
-            mins: Lines::new(PANELS * PANEL_MINS),
-            floats: Lines::new(PANELS * PANEL_FLOATS),
-            products: Lines::new(PRODUCT_INTS),
-            partial: Lines::new(rows * PANELS * LANES),
-        }
-    }
-
-    /// Room for the sums of a matrix unit.
-    pub(crate) fn products(&mut self) -> *mut i32 {
-        self.products.as_mut_ptr()
-    }
-}
 
 /// One linear op over a batch of rows.
 #[derive(Clone, Copy)]

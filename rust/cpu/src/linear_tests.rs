@@ -7,11 +7,13 @@ use inferlib_program::program::{Activation, Program, WeightDecl};
 use inferlib_weights::{Dtype, Tensor, dequantize};
 
 use crate::activations::{Activations, Need, pack_row};
-use crate::executor::{CpuExecutor, Options, Part, Precision, Weight};
+use crate::executor::{CpuExecutor, Options, Weight};
 use crate::kernels::Kernels;
 use crate::linear::{LinearTask, PanelScratch, linear};
 use crate::matrix::{Matrix, Segment};
+use crate::packed_image::Part;
 use crate::packing::Packing;
+use crate::precision::Precision;
 use crate::random_weights::{Random, tensor_bytes};
 use crate::simd::Portable;
 use crate::tier::Tier;

@@ -8,8 +8,8 @@ use inferlib_program::program::{Program, WeightDecl};
 use inferlib_weights::{Dtype, OpenOptions, Weights};
 
 use crate::error::CpuError;
-use crate::executor::Part;
 use crate::loader::{LoadedWeights, WeightLoader, WeightsOrigin};
+use crate::packed_image::Part;
 use crate::packed_image::{MatrixSource, PackedImage};
 use crate::random_weights::{Random, tensor_bytes};
 use crate::test_folder::TestFolder;

@@ -4,9 +4,9 @@ use half::{bf16, f16};
 use inferlib_weights::Dtype;
 
 use crate::activations::Need;
-use crate::executor::Precision;
 use crate::formats::{BLOCK_COLS, Format, with_layout};
 use crate::packing::{Element, Packing};
+use crate::precision::Precision;
 use crate::simd::LANES;
 
 /// Consecutive output rows that share a layout.

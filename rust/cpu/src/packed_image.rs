@@ -7,7 +7,6 @@ use inferlib_program::program::Program;
 use inferlib_weights::{Dtype, Tensor, xxh64};
 
 use crate::error::CpuError;
-use crate::executor::Part;
 use crate::matrix::{Matrix, Segment};
 use crate::pack;
 use crate::packing::Packing;
@@ -16,6 +15,15 @@ use crate::simd::LANES;
 
 /// Where parts begin: a cache line.
 const ALIGNMENT: usize = 64;
+
+/// One part of a weight: a tensor's rows, stacked below those of the part before.
+#[derive(Clone, Copy, Debug)]
+pub struct Part<'a> {
+    /// The checkpoint's tensor.
+    pub tensor: Tensor<'a>,
+    /// Row `i` of the part is row `row_order[i]` of the tensor; `None` keeps the file's order.
+    pub row_order: Option<&'a [i32]>,
+}
 
 /// A matrix of the program and its parts, stacked by rows.
 #[derive(Clone, Debug)]

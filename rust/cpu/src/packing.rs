@@ -3,8 +3,8 @@
 use inferlib_weights::Dtype;
 
 use crate::activations::{Need, zero_slot};
-use crate::executor::Precision;
 use crate::formats::{BLOCK_COLS, Format, with_layout};
+use crate::precision::Precision;
 use crate::simd::LANES;
 
 /// How a segment's panels are laid out: `formats/` for the quantized ones, `[K][16]` elements for floats.

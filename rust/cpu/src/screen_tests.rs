@@ -7,14 +7,16 @@ use inferlib_program::program::{BufferId, Op, Program, WeightDecl, WeightId};
 use inferlib_weights::{Dtype, Tensor};
 
 use crate::activations::{Activations, pack_row};
-use crate::executor::{CpuExecutor, Options, Part, Precision};
+use crate::executor::{CpuExecutor, Options};
 use crate::formats::BLOCK_COLS;
 use crate::kernels::Kernels;
 use crate::linear::bounds::Bounds;
 use crate::linear::{LinearTask, PanelScratch, bound};
 use crate::linear_tests::{matrix, packed, run};
 use crate::matrix::Matrix;
+use crate::packed_image::Part;
 use crate::packing::Packing;
+use crate::precision::Precision;
 use crate::random_weights::{Random, tensor_bytes};
 use crate::sampling::Deciding;
 use crate::sampling::tests::row as sampled_row;

@@ -106,6 +106,11 @@ impl PyError {
     }
 }
 
+/// `RequestError` about one argument.
+pub(crate) fn request_error(py: Python<'_>, field: &'static str, message: String) -> PyErr {
+    to_py_err(py, Error::Request { field, message })
+}
+
 /// The exception for `error`.
 pub(crate) fn to_py_err(py: Python<'_>, error: Error) -> PyErr {
     raise(py, describe(error)).unwrap_or_else(|failure| failure)

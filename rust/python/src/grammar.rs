@@ -12,7 +12,7 @@ use crate::boundary::enter;
 use crate::errors::Error;
 use crate::scheduler::PyScheduler;
 use crate::step_output::PyStepOutput;
-use crate::text::Tokenizer;
+use crate::tokenizer::Tokenizer;
 
 /// Compiles grammars for one vocabulary. Immutable; any thread may use it.
 #[pyclass(frozen, module = "inferlib._core")]

@@ -7,7 +7,7 @@ use pyo3::types::{
 use serde_json::{Map, Number, Value};
 
 use crate::errors::{Error, to_py_err};
-use crate::text::utf8;
+use crate::utf8::utf8;
 
 const MAX_DEPTH: usize = 64;
 /// Bytes of strings, and 16 for each value.

@@ -1,57 +1,21 @@
 //! `_core.ProgramRecorder` records a forward pass, call by call.
 
+mod handles;
+mod names;
+
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use inferlib_program::program::{
-    Activation, BufferId, ExpertGroups, KvLayer, Op, PooledRow, RopeId, Routing, Rows, Scoring,
-    WeightId,
-};
+use inferlib_program::program::{BufferId, ExpertGroups, Op, Routing, WeightId};
 use inferlib_program::{ProgramRecorder, RecordError};
 use pyo3::prelude::*;
 
 use crate::errors::{Error, to_py_err};
 use crate::program::PyProgram;
+pub(crate) use handles::{PyBuffer, PyKvLayer, PyRope, PyWeight};
 
 /// Numbers the recorders, so that a handle of one is refused by another.
 static NEXT_RECORDER: AtomicU64 = AtomicU64::new(0);
-
-/// A buffer of a program that is being recorded.
-#[pyclass(frozen, module = "inferlib._core", name = "Buffer")]
-pub(crate) struct PyBuffer {
-    recorder: u64,
-    id: BufferId,
-    /// The buffer's name.
-    #[pyo3(get)]
-    name: String,
-    /// Elements per row.
-    #[pyo3(get)]
-    width: usize,
-}
-
-/// A weight of a program that is being recorded.
-#[pyclass(frozen, module = "inferlib._core", name = "Weight")]
-pub(crate) struct PyWeight {
-    recorder: u64,
-    id: WeightId,
-    /// Canonical name.
-    #[pyo3(get)]
-    name: String,
-}
-
-/// A rotary table of a program that is being recorded.
-#[pyclass(frozen, module = "inferlib._core", name = "Rope")]
-pub(crate) struct PyRope {
-    recorder: u64,
-    id: RopeId,
-}
-
-/// Where one layer's K and V live, in a program that is being recorded.
-#[pyclass(frozen, module = "inferlib._core", name = "KvLayer")]
-pub(crate) struct PyKvLayer {
-    recorder: u64,
-    kv: KvLayer,
-}
 
 /// Records one forward pass: declare buffers and weights, call the ops in order, then `finish()`.
 ///
@@ -75,8 +39,7 @@ impl PyProgramRecorder {
 
     /// A buffer of `width` floats per row; `rows` is `"tokens"`, `"sampled"` or `"sequences"`.
     fn buffer(&self, py: Python<'_>, name: &str, rows: &str, width: usize) -> PyResult<PyBuffer> {
-        let rows = Rows::from_name(rows)
-            .ok_or_else(|| invalid(py, "rows", rows, r#""tokens", "sampled" or "sequences""#))?;
+        let rows = names::rows(py, rows)?;
         let id = self.record(py, |recorder| recorder.buffer(name, rows, width))?;
         Ok(PyBuffer {
             recorder: self.number,
@@ -329,7 +292,7 @@ impl PyProgramRecorder {
         activation: &str,
         out: &PyBuffer,
     ) -> PyResult<()> {
-        let activation = activation_named(py, activation)?;
+        let activation = names::activation(py, activation)?;
         let (x, out) = (self.buffer_id(py, x)?, self.buffer_id(py, out)?);
         self.push(py, Op::ActAndMul { x, activation, out })
     }
@@ -343,7 +306,7 @@ impl PyProgramRecorder {
         activation: &str,
         out: &PyBuffer,
     ) -> PyResult<()> {
-        let activation = activation_named(py, activation)?;
+        let activation = names::activation(py, activation)?;
         let (x, out) = (self.buffer_id(py, x)?, self.buffer_id(py, out)?);
         self.push(py, Op::Activation { x, activation, out })
     }
@@ -391,8 +354,7 @@ impl PyProgramRecorder {
         weight_scale: f32,
     ) -> PyResult<()> {
         let routing = Routing {
-            scoring: Scoring::from_name(scoring)
-                .ok_or_else(|| invalid(py, "scoring", scoring, r#""softmax" or "sigmoid""#))?,
+            scoring: names::scoring(py, scoring)?,
             bias: score_bias
                 .map(|bias| self.weight_id(py, bias))
                 .transpose()?,
@@ -421,7 +383,7 @@ impl PyProgramRecorder {
             top_k,
             normalise,
             routing,
-            activation: activation_named(py, activation)?,
+            activation: names::activation(py, activation)?,
             out: self.buffer_id(py, out)?,
         };
         self.push(py, op)
@@ -448,8 +410,7 @@ impl PyProgramRecorder {
     /// `out[s] = x[row of sequence s]`: its `"first"` row in the step, or its `"last"`.
     #[pyo3(signature = (x, row, *, out))]
     fn pool(&self, py: Python<'_>, x: &PyBuffer, row: &str, out: &PyBuffer) -> PyResult<()> {
-        let row = PooledRow::from_name(row)
-            .ok_or_else(|| invalid(py, "row", row, r#""first" or "last""#))?;
+        let row = names::pooled_row(py, row)?;
         let (x, out) = (self.buffer_id(py, x)?, self.buffer_id(py, out)?);
         self.push(py, Op::Pool { x, row, out })
     }
@@ -528,21 +489,4 @@ impl PyProgramRecorder {
 
 fn finished(py: Python<'_>) -> PyErr {
     to_py_err(py, Error::RecorderFinished)
-}
-
-fn activation_named(py: Python<'_>, name: &str) -> PyResult<Activation> {
-    Activation::from_name(name).ok_or_else(|| {
-        let known = Activation::ALL.map(|known| format!("{:?}", known.name()));
-        invalid(
-            py,
-            "activation",
-            name,
-            &format!("one of {}", known.join(", ")),
-        )
-    })
-}
-
-fn invalid(py: Python<'_>, field: &'static str, found: &str, known: &str) -> PyErr {
-    let message = format!("{field} must be {known}, not {found:?}");
-    to_py_err(py, Error::Request { field, message })
 }

@@ -4,35 +4,38 @@
 //! `batch::lock`, inside `enter`, for as long as the step runs; the scheduler does not wait for it), and
 //! `PyStepOutput::from_output` makes what `Scheduler.update` takes.
 
-use std::fs::File;
-use std::hash::{BuildHasher, RandomState};
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+mod arguments;
+mod clock;
+mod shared;
+mod waiting;
 
-use inferlib_core::kv_cache::{GroupConfig, PrefixHash};
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+use inferlib_core::kv_cache::GroupConfig;
 use inferlib_core::scheduler::BACKGROUND_TOKENS;
 use inferlib_core::{
-    CapturePoint, Captures, Continuation, DraftModel, FinishReason, NewRequest, Policy,
-    PromptLookup, RequestStatus, Scheduler, SchedulerConfig, SequenceId, Standing, TenantStats,
-    WaitReason, WantedDraft,
+    Continuation, DraftModel, NewRequest, Policy, PromptLookup, RequestStatus, Scheduler,
+    SchedulerConfig, SequenceId, TenantStats, WantedDraft,
 };
 use inferlib_program::RequestId;
-use inferlib_program::program::Rows;
 use pyo3::exceptions::PyKeyError;
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
 use pyo3::types::PyDict;
 
 use crate::arrays::{Array, Vector};
 use crate::batch::{PyBatch, SharedBatch, lock};
 use crate::boundary::enter;
-use crate::errors::{Error, to_py_err};
+use crate::errors::Error;
 use crate::events::PyEvents;
 use crate::held_sequences::PyHeldSequences;
 use crate::request_output::{PyRequestOutput, PySequenceOutput};
 use crate::sampling_params::PySamplingParams;
 use crate::scheduler_stats::PySchedulerStats;
 use crate::step_output::PyStepOutput;
+use clock::clock;
+pub(crate) use shared::{Inner, with};
 
 /// Decides what runs next: requests in, batches out, results back.
 ///
@@ -40,27 +43,6 @@ use crate::step_output::PyStepOutput;
 #[pyclass(frozen, module = "inferlib._core", name = "Scheduler")]
 pub(crate) struct PyScheduler {
     inner: Arc<Mutex<Inner>>,
-}
-
-pub(crate) struct Inner {
-    pub(crate) scheduler: Scheduler,
-    /// Refilled for the next step if no handle on it is left.
-    batch: SharedBatch,
-}
-
-/// Run `f` on the scheduler without the GIL.
-pub(crate) fn with<T: Send>(
-    py: Python<'_>,
-    inner: &Mutex<Inner>,
-    f: impl FnOnce(&mut Inner) -> Result<T, Error> + Send,
-) -> PyResult<T> {
-    enter(py, || {
-        // A panic half-way may leave anything behind: nothing is computed from it any more.
-        let poisoned = |_: PoisonError<_>| {
-            Error::Internal("the scheduler failed earlier; load the model again".to_owned())
-        };
-        f(&mut *inner.lock().map_err(poisoned)?)
-    })
 }
 
 impl PyScheduler {
@@ -139,24 +121,13 @@ impl PyScheduler {
         prefix_hash_key: Option<(u64, u64)>,
     ) -> PyResult<Self> {
         let group = |(num_blocks, window)| GroupConfig { num_blocks, window };
-        let (first, second) = prefix_hash_key.unwrap_or_else(|| {
-            let random = RandomState::new();
-            (random.hash_one(0), random.hash_one(1))
-        });
-        let policy = match policy {
-            "fcfs" => Policy::Fcfs,
-            "priority" => Policy::Priority { steps_per_class },
-            "fair" => Policy::FairShare {
-                input_weight,
-                output_weight,
-            },
-            "deadline" => Policy::Deadline { patience_seconds },
-            _ => {
-                let message = format!("policy is {policy:?}; it can be one of {:?}", Policy::NAMES);
-                let field = "policy";
-                return Err(to_py_err(py, Error::Request { field, message }));
-            }
-        };
+        let policy = arguments::policy(
+            py,
+            policy,
+            steps_per_class,
+            (input_weight, output_weight),
+            patience_seconds,
+        )?;
         let config = SchedulerConfig {
             groups: groups.into_iter().map(group).collect(),
             max_num_seqs,
@@ -179,10 +150,7 @@ impl PyScheduler {
             max_chunk,
             max_waiting,
             max_waiting_tokens,
-            prefix_hash: PrefixHash {
-                key: [first, second],
-                ..PrefixHash::default()
-            },
+            prefix_hash: arguments::prefix_hash(prefix_hash_key),
         };
         let scheduler = enter(py, || Scheduler::new(config))?;
         let inner = Inner {
@@ -272,19 +240,7 @@ impl PyScheduler {
         let now = clock(py, now)?;
         let prompt = prompt.view().to_vec();
         let params = params.shared();
-        let point = |(point, rows): (u32, String)| {
-            if let Some(rows) = Rows::from_name(&rows) {
-                return Ok(CapturePoint { point, rows });
-            }
-            let message =
-                format!(r#"rows must be "tokens", "sequences" or "sampled", not {rows:?}"#);
-            let field = "captures";
-            Err(to_py_err(py, Error::Request { field, message }))
-        };
-        let captures = Captures {
-            points: captures.into_iter().map(point).collect::<PyResult<_>>()?,
-            start: capture_start,
-        };
+        let captures = arguments::captures(py, captures, capture_start)?;
         let new = NewRequest {
             captures,
             second_segment,
@@ -334,17 +290,7 @@ impl PyScheduler {
         num_output_tokens: Option<usize>,
     ) -> PyResult<bool> {
         let now = clock(py, now)?;
-        let reason = FinishReason::from_name(reason).ok_or_else(|| {
-            let message =
-                format!(r#"reason is {reason:?}; it can be "stop", "length", "abort", "error", "deadline" or "abstain""#);
-            to_py_err(
-                py,
-                Error::Request {
-                    field: "reason",
-                    message,
-                },
-            )
-        })?;
+        let reason = arguments::finish_reason(py, reason)?;
         self.with(py, |inner| {
             let id = RequestId(request_id);
             Ok(inner
@@ -551,18 +497,9 @@ impl PyScheduler {
         let waiting = self.with(py, |inner| {
             Ok(inner.scheduler.why_waiting(RequestId(request_id)))
         })?;
-        let Some(waiting) = waiting else {
-            return Ok(None);
-        };
-        let dict = PyDict::new(py);
-        dict.set_item("reason", waiting.reason.map(WaitReason::as_str))?;
-        dict.set_item("num_ahead", waiting.num_ahead)?;
-        dict.set_item("num_needed_blocks", waiting.num_needed_blocks)?;
-        dict.set_item("num_free_blocks", waiting.num_free_blocks)?;
-        dict.set_item("num_running_seqs", waiting.num_running_seqs)?;
-        dict.set_item("is_preempted", waiting.is_preempted)?;
-        describe_standing(&dict, waiting.standing)?;
-        Ok(Some(dict))
+        waiting
+            .map(|waiting| waiting::as_dict(py, waiting))
+            .transpose()
     }
 
     /// Weighted tokens that each tenant got under fair share, `(tenant, service, num_seqs, num_waiting_seqs)`, as far as
@@ -608,48 +545,6 @@ impl PyScheduler {
     }
 }
 
-fn describe_standing(dict: &Bound<'_, PyDict>, standing: Standing) -> PyResult<()> {
-    match standing {
-        Standing::Arrival { priority } => {
-            dict.set_item("policy", "fcfs")?;
-            dict.set_item("priority", priority)
-        }
-        Standing::Priority {
-            priority,
-            effective,
-        } => {
-            dict.set_item("policy", "priority")?;
-            dict.set_item("priority", priority)?;
-            dict.set_item("effective_priority", effective)
-        }
-        Standing::FairShare {
-            service,
-            least_service,
-        } => {
-            dict.set_item("policy", "fair")?;
-            dict.set_item("service", service)?;
-            dict.set_item("least_service", least_service)
-        }
-        Standing::Deadline { due, is_own } => {
-            dict.set_item("policy", "deadline")?;
-            dict.set_item("due", due)?;
-            dict.set_item("has_deadline", is_own)
-        }
-    }
-}
-
 fn unknown(request_id: u64) -> PyErr {
     PyKeyError::new_err(format!("no such request: {request_id}"))
-}
-
-/// `now`, or what `time.monotonic()` says.
-fn clock(py: Python<'_>, now: Option<f64>) -> PyResult<f64> {
-    static MONOTONIC: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    match now {
-        Some(now) => Ok(now),
-        None => MONOTONIC
-            .import(py, "time", "monotonic")?
-            .call0()?
-            .extract(),
-    }
 }

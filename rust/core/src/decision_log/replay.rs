@@ -4,7 +4,9 @@ use std::io::{self, Read};
 
 use super::codec::{Damage, ReadError, read_frame};
 use super::config::read_config;
-use super::records::{PlannedRow, Record, batch_digest, events_digest, read_record, wanted_digest};
+use super::digests::{batch_digest, events_digest, wanted_digest};
+use super::fields::PlannedRow;
+use super::records::{Record, read_record};
 use super::{MAGIC, VERSION};
 use crate::scheduler::{ConfigError, Scheduler, SchedulerConfig, Stats};
 use inferlib_program::Batch;

@@ -7,7 +7,8 @@ use proptest::prelude::*;
 
 use super::codec::{Damage, Decoder, Encode, read_frame, write_frame};
 use super::config::write_config;
-use super::records::{tag, write_request};
+use super::fields::write_request;
+use super::records::tag;
 use super::{MAGIC, ReplayError, VERSION, replay};
 use crate::drafting::DraftModel;
 use crate::kv_cache::{GroupConfig, PrefixHash};

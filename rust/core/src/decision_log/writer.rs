@@ -6,10 +6,9 @@ use std::io::{self, Write};
 
 use super::codec::{Encode, write_frame};
 use super::config::write_config;
-use super::records::{
-    PlannedRow, batch_digest, events_digest, tag, wanted_digest, write_output, write_reason,
-    write_request, write_rows,
-};
+use super::digests::{batch_digest, events_digest, wanted_digest};
+use super::fields::{PlannedRow, write_output, write_reason, write_request, write_rows};
+use super::records::tag;
 use super::{MAGIC, VERSION};
 use crate::request::{FinishReason, NewRequest, SequenceId};
 use crate::scheduler::{Events, SchedulerConfig, WantedDraft};

@@ -248,8 +248,7 @@ impl Scheduler {
             self.totals.num_prompt_tokens += request.num_prompt_tokens() as u64;
             self.totals.num_cached_tokens += cached as u64;
             let num_new_tokens = request.num_prompt_tokens() - cached;
-            let tenant = self.sequences.tenant[slot];
-            if let Some(tenants) = self.tenants_of(slot) {
+            if let Some((tenants, tenant)) = self.tenant_of(slot) {
                 tenants.charge_input(tenant, num_new_tokens);
             }
         }

@@ -7,12 +7,10 @@
 //! (`wanted_drafts`), and tells them (`suggest`). What it cannot draft in time it leaves out.
 
 use super::requests::Request;
+use super::told::{MAX_TOLD, Told};
 use super::{Scheduler, SchedulerConfig};
 use crate::drafting::{DraftSource, Drafter, ModelAcceptance};
 use inferlib_program::{BLOCK_SIZE, RequestId};
-
-/// Most tokens of a sequence that the caller tells for one step.
-const MAX_TOLD: usize = 64;
 
 /// A sequence for which the draft model may draft.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,10 +35,10 @@ pub(super) struct Drafts {
     spare: Vec<Box<Drafter>>,
     /// Drafted tokens, sequence after sequence.
     pub(super) tokens: Vec<i32>,
-    /// Certain tokens behind a sequence's last one, by slot; empty where nothing is known.
-    forced: Vec<Vec<i32>>,
+    /// Certain tokens behind a sequence's last one.
+    forced: Told,
     /// The same that the draft model suggests.
-    suggested: Vec<Vec<i32>>,
+    suggested: Told,
     /// How that fared so far.
     model: ModelAcceptance,
     /// The latest answer of `wanted_drafts`.
@@ -89,12 +87,15 @@ impl Drafts {
     }
 
     /// A token was appended: what follows it must be said again.
+    #[inline]
     pub(super) fn forget_told(&mut self, slot: usize) {
-        for told in [&mut self.forced, &mut self.suggested] {
-            if let Some(tokens) = told.get_mut(slot) {
-                tokens.clear();
-            }
-        }
+        self.forced.forget(slot);
+        self.suggested.forget(slot);
+    }
+
+    pub(super) fn check_integrity(&self) -> Result<(), String> {
+        self.forced.check_integrity()?;
+        self.suggested.check_integrity()
     }
 
     /// Of the `drafted` tokens of a sequence's draft the first `accepted` were drawn.
@@ -121,7 +122,7 @@ impl Scheduler {
     pub fn force(&mut self, id: RequestId, sequence_index: u32, token_ids: &[i32]) -> bool {
         let slot = self.living_slot(id, sequence_index);
         if let Some(slot) = slot {
-            tell(&mut self.drafts.forced, slot, token_ids);
+            self.drafts.forced.tell(slot, token_ids);
         }
         if let Some(log) = &mut self.log {
             log.force((id, sequence_index), token_ids, slot.is_some());
@@ -141,7 +142,7 @@ impl Scheduler {
             let vocab_size = self.config.vocab_size;
             let known = |&token: &i32| usize::try_from(token).is_ok_and(|id| id < vocab_size);
             let num_known = token_ids.iter().take_while(|token| known(token)).count();
-            tell(&mut self.drafts.suggested, slot, &token_ids[..num_known]);
+            self.drafts.suggested.tell(slot, &token_ids[..num_known]);
         }
         if let Some(log) = &mut self.log {
             log.suggest((id, sequence_index), token_ids, slot.is_some());
@@ -201,12 +202,12 @@ impl Scheduler {
     /// Tokens of the draft model that the sequence in `slot` wants, at most `most`.
     fn model_draft_len(&mut self, slot: usize, most: usize) -> usize {
         let told = [&self.drafts.forced, &self.drafts.suggested];
-        let is_told = |told: &&Vec<Vec<i32>>| told.get(slot).is_some_and(|told| !told.is_empty());
+        let is_told = told.iter().any(|told| !told.of(slot).is_empty());
         let request = &self.requests[self.sequences.request[slot]];
         let tokens = request.tokens(self.sequences.rank[slot].sequence_index);
         let wanted = request.max_tokens.saturating_sub(tokens.output.len() + 1);
         let most = most.min(wanted).min(request.max_drafts.model).min(MAX_TOLD);
-        if most == 0 || told.iter().any(is_told) {
+        if most == 0 || is_told {
             return 0;
         }
         self.drafts
@@ -222,12 +223,16 @@ impl Scheduler {
     /// Give sequences whose next tokens are certain rows for them, beside prefill chunks, too: each would be computed
     /// alone otherwise. The number of rows given.
     fn plan_forced(&mut self, budget: &mut usize) -> usize {
+        if self.drafts.forced.is_empty() {
+            return 0;
+        }
         let mut num_rows = 0;
         for place in 0..self.scheduled.len() {
             let slot = self.scheduled[place].slot;
-            let Some(num_forced) = self.drafts.forced.get(slot).map(Vec::len) else {
+            let num_forced = self.drafts.forced.of(slot).len();
+            if num_forced == 0 {
                 continue;
-            };
+            }
             let request = &self.requests[self.sequences.request[slot]];
             let tokens = request.tokens(self.sequences.rank[slot].sequence_index);
             let wanted = request.max_tokens.saturating_sub(tokens.output.len() + 1);
@@ -244,7 +249,7 @@ impl Scheduler {
             entry.num_tokens += num_drafts;
             entry.num_drafts = num_drafts;
             entry.draft_start = self.drafts.tokens.len();
-            let forced = &self.drafts.forced[slot][..num_drafts];
+            let forced = &self.drafts.forced.of(slot)[..num_drafts];
             self.drafts.tokens.extend_from_slice(forced);
             *budget -= num_drafts;
             num_rows += num_drafts;
@@ -312,9 +317,8 @@ impl Scheduler {
         // One token comes without a draft, and none may come behind `max_tokens`.
         let wanted = request.max_tokens.saturating_sub(tokens.output.len() + 1);
         let most = most.min(wanted);
-        if let Some(suggested) = self.drafts.suggested.get(slot)
-            && !suggested.is_empty()
-        {
+        let suggested = self.drafts.suggested.of(slot);
+        if !suggested.is_empty() {
             let length = suggested.len().min(most);
             self.drafts.tokens.extend_from_slice(&suggested[..length]);
             return (length, DraftSource::Model);
@@ -342,14 +346,6 @@ impl Scheduler {
         let room = self.kv.table(slot, 0).len() * BLOCK_SIZE - num_tokens;
         num_drafts.min(room)
     }
-}
-
-fn tell(told: &mut Vec<Vec<i32>>, slot: usize, token_ids: &[i32]) {
-    if told.len() <= slot {
-        told.resize_with(slot + 1, Vec::new);
-    }
-    told[slot].clear();
-    told[slot].extend(token_ids.iter().take(MAX_TOLD));
 }
 
 /// Deal `free` rows out, one at a time to each that wants more.

@@ -156,6 +156,7 @@ struct Rows<'a> {
 
 impl Rows<'_> {
     /// The next row, whose logits say what comes at `position`; `history` is its range of `Batch::history`.
+    #[inline]
     fn put(
         &mut self,
         row: Row<'_>,
@@ -165,22 +166,7 @@ impl Rows<'_> {
         tokens: TokenView<'_>,
     ) {
         if self.count == self.rows.len() {
-            self.rows.push(SampledRow {
-                kind,
-                sequence: row.sequence,
-                request: row.request,
-                params: Arc::clone(row.params),
-                seed: row.seed,
-                sequence_index: row.sequence_index,
-                position: 0,
-                num_output_tokens: 0,
-                history_start: 0,
-                history_prompt_len: 0,
-                history_output_len: 0,
-                mirostat_mu: 0.0,
-                mask: None,
-                wants_logits: false,
-            });
+            self.add(row, kind);
         }
         let num_prompt_tokens = tokens.prompt.len();
         let (history_prompt_len, history_output_len) = match history.len() {
@@ -207,6 +193,27 @@ impl Rows<'_> {
         self.count += 1;
     }
 
+    /// More rows than in the steps before: one that `put` overwrites.
+    #[cold]
+    fn add(&mut self, row: Row<'_>, kind: LogitsRow) {
+        self.rows.push(SampledRow {
+            kind,
+            sequence: row.sequence,
+            request: row.request,
+            params: Arc::clone(row.params),
+            seed: row.seed,
+            sequence_index: row.sequence_index,
+            position: 0,
+            num_output_tokens: 0,
+            history_start: 0,
+            history_prompt_len: 0,
+            history_output_len: 0,
+            mirostat_mu: 0.0,
+            mask: None,
+            wants_logits: false,
+        });
+    }
+
     /// There are no more.
     fn finish(self) {
         self.rows.truncate(self.count);
@@ -214,6 +221,7 @@ impl Rows<'_> {
 }
 
 /// The adapter of a sequence, once any has one.
+#[inline]
 fn fill_adapter(batch: &mut Batch, sequence: usize, adapter: u32) {
     if adapter != 0 || !batch.adapters.is_empty() {
         batch.adapters.resize(sequence, 0); // of those before the first that has one

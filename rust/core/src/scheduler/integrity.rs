@@ -27,6 +27,7 @@ impl Scheduler {
                 alive.map(|(slot, status)| (self.sequences.tenant[slot], status.is_queued()));
             tenants.check_integrity(seqs)?;
         }
+        self.drafts.check_integrity()?;
         self.check_held()
     }
 

@@ -56,7 +56,7 @@ impl Scheduler {
             let slot = self
                 .sequences
                 .open(index, (tenant, class, rank), num_prompt_tokens);
-            if let Some(tenants) = self.tenants_of(slot) {
+            if let Some((tenants, tenant)) = self.tenant_of(slot) {
                 tenants.open(tenant);
             }
             let request = &self.requests[index];

@@ -278,9 +278,11 @@ impl Scheduler {
     fn compute(&mut self, slot: usize, num_tokens: usize) {
         let computed = self.sequences.num_computed_tokens[slot] + num_tokens;
         self.sequences.num_computed_tokens[slot] = computed;
-        let request = &self.requests[self.sequences.request[slot]];
-        let tokens = request.tokens(self.sequences.rank[slot].sequence_index);
-        self.kv.publish(slot, tokens, computed);
+        if self.kv.has_to_publish(slot, computed) {
+            let request = &self.requests[self.sequences.request[slot]];
+            let tokens = request.tokens(self.sequences.rank[slot].sequence_index);
+            self.kv.publish(slot, tokens, computed);
+        }
     }
 
     /// A row of a sequence's logits was not numbers, or nothing was left to draw from.
@@ -303,8 +305,7 @@ impl Scheduler {
         self.sequences.num_tokens[slot] += 1;
         self.drafts.forget_told(slot);
         self.totals.num_output_tokens += 1;
-        let tenant = self.sequences.tenant[slot];
-        if let Some(tenants) = self.tenants_of(slot) {
+        if let Some((tenants, tenant)) = self.tenant_of(slot) {
             tenants.charge_output(tenant);
         }
 

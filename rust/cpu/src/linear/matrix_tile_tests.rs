@@ -5,7 +5,6 @@ use std::cell::RefCell;
 use inferlib_program::program::Activation;
 use inferlib_weights::Dtype;
 
-use crate::executor::Precision;
 use crate::kernels::{Kernels, UnitKernels};
 use crate::linear::PanelScratch;
 use crate::linear::matrix_tile::matrix_tiles;
@@ -15,6 +14,7 @@ use crate::linear::source::{
 use crate::linear::tile::Tiles;
 use crate::linear_tests::{matrix, packed, run, run_with, types};
 use crate::packing::Packing;
+use crate::precision::Precision;
 use crate::random_weights::{Random, tensor_bytes};
 use crate::simd::matrix_unit::{MatrixUnit, PRODUCTS, ROWS};
 use crate::simd::{LANES, Portable};

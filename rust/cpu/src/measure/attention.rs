@@ -8,8 +8,9 @@ use inferlib_program::program::{Buffer, BufferId, KvGroup, KvLayer, Op, Program,
 use inferlib_program::{BLOCK_SIZE, Batch, GroupBatch};
 
 use crate::error::CpuError;
-use crate::executor::{CpuExecutor, Options, Precision};
+use crate::executor::{CpuExecutor, Options};
 use crate::kv_cache::KvDtype;
+use crate::precision::Precision;
 
 /// Layers of nothing but attention over a cache with arbitrary contents.
 #[derive(Debug)]

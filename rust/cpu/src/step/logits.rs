@@ -3,13 +3,13 @@
 use std::ops::Range;
 
 use crate::buffer_plan::row_stride;
-use crate::executor::Precision;
 use crate::formats::{BLOCK_COLS, Format, Q8Planes};
 use crate::linear::bounds::Bounds;
 use crate::linear::{LinearTask, bound, linear};
 use crate::packing::Packing;
 use crate::phases::Share;
 use crate::plan::Step;
+use crate::precision::Precision;
 use crate::sampling::Deciding;
 use crate::screen::{self, MAX_ROWS};
 use crate::step::{Product, Run, Way};
