@@ -98,35 +98,37 @@ unsafe fn clamped_gate<I: Isa>(x: I::F) -> I::F {
     }
 }
 
-/// `0.5 x (1 + erf(x / sqrt(2)))` as `max(x, 0) - 0.5 |x| erfc(|x| / sqrt(2))`, in which nothing cancels.
+/// `0.5 x (1 + erf(x / sqrt(2)))` as `max(x, 0) - |x| t(|x|)`, in which nothing cancels.
 ///
-/// erfc has a relative error of 1.2e-7 before rounding. Source: Press et al., Numerical Recipes, `erfcc` (Chebyshev).
+/// `t`, the tail of the normal distribution, is the eighth power of a polynomial: the least largest relative error of
+/// degree 11 on `[0, 6]`, 2e-7 before rounding, found by weighted least squares. From 6 on, where `|x| t` is 6e-9, it
+/// stays at that. There is no division and no exponential in it.
 #[inline(always)]
 pub(crate) unsafe fn gelu<I: Isa>(x: I::F) -> I::F {
     // SAFETY: the caller runs with the features of `I`.
     unsafe {
-        let size = I::abs(x);
-        let z = I::mul(size, I::set(std::f32::consts::FRAC_1_SQRT_2));
-        let one = I::set(1.0);
-        let t = I::div(one, I::fma(z, I::set(0.5), one));
-        let mut p = I::set(0.170_872_77);
+        let size = I::min(I::set(6.0), I::abs(x)); // the second operand where it is NaN
+        let middle = I::sub(size, I::set(3.0));
+        let mut p = I::set(-8.734_268e-11);
         for c in [
-            -0.822_152_23,
-            1.488_515_9,
-            -1.135_204,
-            0.278_868_07,
-            -0.186_288_06,
-            0.096_784_18,
-            0.374_091_96,
-            1.000_023_7,
-            -1.265_512_2_f32,
+            1.978_448_3e-9,
+            1.303_104_5e-8,
+            -3.166_519_8e-7,
+            1.097_501_4e-7,
+            2.174_043_6e-5,
+            -8.401_618e-5,
+            -7.244_716e-4,
+            5.106_729e-3,
+            1.143_507_75e-2,
+            -0.179_672_45,
+            0.437_811_97_f32,
         ] {
-            p = I::fma(p, t, I::set(c));
+            p = I::fma(p, middle, I::set(c));
         }
-        let exponent = I::fma(I::sub(I::zero(), z), z, p);
-        let erfc = I::mul(t, exp::<I>(exponent));
-        let half = I::mul(I::mul(size, I::set(0.5)), erfc);
-        I::sub(I::max(I::zero(), x), half)
+        for _ in 0..3 {
+            p = I::mul(p, p);
+        }
+        I::sub(I::max(I::zero(), x), I::mul(size, p))
     }
 }
 
