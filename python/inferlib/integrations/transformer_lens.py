@@ -106,7 +106,7 @@ class InferlibDriver:
                 hint='load it with device="cpu"',
             )
         self.architecture: str = _class_of(spec)
-        self.bridge_config = (
+        self.bridge_config: TransformerBridgeConfig = (
             bridge_config_of(spec, name=checkpoint.name, max_model_len=opened.max_model_len)
             if bridge_config is None
             else bridge_config
