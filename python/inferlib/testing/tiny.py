@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, Unpack
 import numpy as np
 
 from .._core import ChatTemplate, Tokenizer
-from ..assembly import Checkpoint, StandIns, assemble
+from ..assembly import StandIns, assemble
 from ..call_options import LoadOptions
+from ..checkpoint import Checkpoint
 from ..config import EngineConfig, KvCacheSize
 from ..draft_loading import opened_draft_model
 from ..errors import RequestError
