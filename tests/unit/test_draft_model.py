@@ -124,6 +124,28 @@ def test_a_request_says_who_drafts(stranger, speculation, by_lookup, by_model):
         assert stranger.stats()["requests"] == asked
 
 
+def test_the_drafter_is_told_new_tokens_only(drafter, undrafted):
+    asked = []
+
+    class Asked:
+        def __getattr__(self, name):
+            return getattr(scheduler, name)
+
+        def tokens_since(self, *arguments):
+            found = scheduler.tokens_since(*arguments)
+            asked.append(len(found))
+            return found
+
+    with tiny_model(draft_model=drafter, speculation="draft_model") as model:
+        scheduler = model._engine._scheduler
+        model._engine._scheduler = Asked()
+        completion = model.generate(ORDINARY, max_tokens=200, **GREEDY)
+    assert shape(completion) == shape(undrafted.generate(ORDINARY, max_tokens=200, **GREEDY))
+    assert asked[0] > len(ORDINARY)
+    assert sum(asked) <= len(completion.prompt_token_ids) + 200
+    assert len(asked) > 20
+
+
 def test_how_much_is_said_by_a_lookup(drafter):
     lookup = PromptLookup(num_speculative_tokens=2, rows_per_pass=40)
     with tiny_model(draft_model=drafter, speculation=lookup) as model:
