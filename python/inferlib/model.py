@@ -14,7 +14,6 @@ from .classifying import Classifying
 from .config import EngineConfig, KvCacheSize
 from .draft_loading import opened_draft_model
 from .embedding import Embedding
-from .errors import RequestError
 from .generating import Generating
 from .generating_many import GeneratingMany
 from .in_thread import in_thread
@@ -194,7 +193,7 @@ class Model(
     ) -> Self:
         """Make a model of weights that the host has in memory, without any file.
 
-        Such a model has no path: it cannot be pickled, nor use ``packed_cache``.
+        Such a model has no files: it cannot be pickled.
 
         Args:
             config: What ``config.json`` of a Hugging Face checkpoint holds.
@@ -202,7 +201,8 @@ class Model(
                 into float32; an iterator is read to its end first. They are copied.
             tokenizer: ``Tokenizer.from_json(...)``; ``None``: for token ids only.
             generation_config: What ``generation_config.json`` holds.
-            **options: As for ``from_pretrained``.
+            **options: As for ``from_pretrained``, but for ``revision``, ``packed_cache`` and
+                ``quantize``, which are for files.
 
         Raises:
             ModelFormatError: Configuration and weights do not fit: all mismatches in one message.
@@ -217,11 +217,7 @@ class Model(
         settings: dict[str, Any] = dict(options)
         chat_template = settings.pop("chat_template", None)
         draft_model = settings.pop("draft_model", None)
-        engine_config = EngineConfig(**settings)
-        if engine_config.packed_cache is not None:
-            raise RequestError(
-                "packed_cache is for models that are loaded from files", field="packed_cache"
-            )
+        engine_config = EngineConfig.in_memory(settings)
         checkpoint = checkpoint_of_weights(
             config,
             weights,
