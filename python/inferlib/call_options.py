@@ -64,6 +64,9 @@ class ChatOptions(TypedDict, total=False):
         tools: That the model may call: OpenAI's JSON, or functions with type hints.
         chat_template_kwargs: Further names that the template reads.
         continue_final_message: The answer goes on with the assistant's last message.
+        response_format: OpenAI's ``{"type": "json_object"}`` or ``{"type": "json_schema",
+            "json_schema": {"schema": …}}``, in the place of ``schema``; ``{"type": "text"}`` is any
+            text.
         tool_syntax: How the model writes calls; ``"auto"``: as the template does, if there are
             tools; ``"off"``: calls stay in the text.
         reasoning_syntax: How it marks its reasoning; ``"off"``: that stays in the text.

@@ -36,7 +36,7 @@ class ItemResult:
         index: The item's place in the iterable, from 0.
         completion: ``None`` if it failed.
         error: Why; ``None`` if it did not.
-        is_restored: Whether the checkpoint had it.
+        is_restored: Whether it was read from the checkpoint instead of computed.
     """
 
     index: int
@@ -241,7 +241,7 @@ def _restored_error(*, code: str, message: str, field: str, hint: str) -> Reques
 
 
 class ItemResults(_ItemResults):
-    """Results of ``generate_many``; closing or dropping it cancels what runs.
+    """Results of ``generate_many`` or ``chat_many``; closing or dropping it cancels what runs.
 
     Threads may share one: each result goes to one of them.
     """
@@ -304,6 +304,7 @@ class AsyncItemResults(_ItemResults):
 
         Raises:
             StopAsyncIteration: There are no more items, or it was closed.
+            RuntimeError: Another task is waiting for the next result.
             InferlibError: As for ``ItemResults``.
         """
         if self._is_reading:

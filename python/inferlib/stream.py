@@ -99,7 +99,11 @@ class Handle(_Pending):
         return f"running: {count:,} output tokens so far"
 
     def __await__(self) -> Generator[object, None, Completion]:
-        """Wait for the result without blocking the event loop; may be awaited again."""
+        """Wait for the result without blocking the event loop; may be awaited again.
+
+        Raises:
+            InferlibError: The request failed.
+        """
         return self._wait().__await__()
 
     async def _wait(self) -> Completion:
@@ -144,7 +148,8 @@ class _Stream(_Pending):
 class Stream(_Stream):
     """Deltas of one request, as they are generated; closing or dropping it cancels the request.
 
-    Threads may share one: each delta goes to one of them.
+    Threads may share one: each delta goes to one of them. ``completion`` is the whole result once
+    the request has ended.
     """
 
     def __init__(
@@ -179,7 +184,7 @@ class Stream(_Stream):
             return delta
 
     def close(self) -> None:
-        """End the request; further iteration gives nothing."""
+        """End the request; further iteration gives nothing. ``with`` and ``del`` do the same."""
         self._cancel()
 
     def __enter__(self) -> Self:
@@ -211,6 +216,7 @@ class AsyncStream(_Stream):
 
         Raises:
             StopAsyncIteration: The request has ended, or the stream was closed.
+            RuntimeError: Another task is waiting for the next delta.
             InferlibError: The request failed.
         """
         if self._is_reading:
