@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from inferlib.architectures import Fields, architecture_of_config
-from inferlib.assembly import Checkpoint
+from inferlib.checkpoint import Checkpoint
 from inferlib.executors.cuda_matrices import DeviceWeights, Segment
 from inferlib.executors.cuda_weights import QuantizedMatrix, pack_float, pack_quantized
 from inferlib.transformer import record

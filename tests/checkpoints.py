@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 TINY = Path(__file__).parent / "golden" / "data" / "tiny"
 ENCODERS = {"bert-embedding", "bert-classifier", "xlm-roberta-embedding", "qwen3-embedding"}
 """Cases without logits, which no device runs yet."""
+DECODERS = tuple(sorted({path.name for path in TINY.iterdir()} - ENCODERS))
 
 
 def reference_executor(path: Path) -> ReferenceExecutor:

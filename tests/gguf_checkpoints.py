@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from tests.checkpoints import TINY
+from tests.checkpoints import DECODERS, TINY
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
+    import pytest
     from numpy.typing import NDArray
 
     Tensor = NDArray[np.float32]
@@ -23,6 +24,7 @@ GGUF_CASES = (
     *("gpt2", "gpt-neox", "starcoder2", "mixtral", "qwen3-moe", "gpt-oss"),
     *("deepseek-v2", "deepseek-v3"),
 )
+EVERY_CASE = (*DECODERS, *(f"{case} as GGUF" for case in GGUF_CASES))
 
 _NAMES = {
     "model.embed_tokens": "token_embd",
@@ -130,6 +132,22 @@ _FAMILIES = {
     "starcoder2": _Family(names={"mlp.c_fc": "ffn_up", "mlp.c_proj": "ffn_down"}),
     "gpt_oss": _Family(architecture="gpt-oss", names=_GPT_OSS),
 }
+
+
+def path_of(case: str, temporary: pytest.TempPathFactory) -> Path:
+    """Where one of ``EVERY_CASE`` is; a GGUF file is written now."""
+    name, _, as_gguf = case.partition(" as ")
+    if not as_gguf:
+        return TINY / name
+    path = temporary.mktemp(name) / "model.gguf"
+    write_gguf(name, path)
+    return path
+
+
+def golden_of(case: str) -> Mapping[str, NDArray[Any]]:
+    """What transformers computed of one of ``EVERY_CASE``."""
+    golden: Mapping[str, NDArray[Any]] = np.load(TINY / case.partition(" as ")[0] / "reference.npz")
+    return golden
 
 
 def write_gguf(case: str, path: Path, extra: Callable[[Any], None] = lambda _: None) -> None:

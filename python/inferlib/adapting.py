@@ -70,6 +70,9 @@ class Adapting(ModelCore):
     def unload_adapter(self, name: str) -> None:
         """Forget an adapter and give its memory back.
 
+        Args:
+            name: One of ``adapters``.
+
         Raises:
             RequestError: There is none of that name, or requests that use it have not ended.
             ClosedError: The model is closed.

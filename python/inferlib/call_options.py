@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Collection, Mapping, Sequence
 
+    from .capture_points import Positions
     from .config import (
         DeviceChoice,
         DraftModelChoice,
@@ -63,6 +64,9 @@ class ChatOptions(TypedDict, total=False):
         tools: That the model may call: OpenAI's JSON, or functions with type hints.
         chat_template_kwargs: Further names that the template reads.
         continue_final_message: The answer goes on with the assistant's last message.
+        response_format: OpenAI's ``{"type": "json_object"}`` or ``{"type": "json_schema",
+            "json_schema": {"schema": …}}``, in the place of ``schema``; ``{"type": "text"}`` is any
+            text.
         tool_syntax: How the model writes calls; ``"auto"``: as the template does, if there are
             tools; ``"off"``: calls stay in the text.
         reasoning_syntax: How it marks its reasoning; ``"off"``: that stays in the text.
@@ -81,8 +85,8 @@ class ChatOptions(TypedDict, total=False):
     thinking_budget: int | None
 
 
-class CallOptions(SamplingOptions, total=False):
-    """Keywords of every call that generates: ``SamplingParams``, and where the request runs.
+class RequestOptions(TypedDict, total=False):
+    """Keywords of calls of any kind: where their requests run, and with which adapter.
 
     Attributes:
         cache_salt: Cached prefixes are shared only with requests of the same salt.
@@ -92,6 +96,19 @@ class CallOptions(SamplingOptions, total=False):
             gives its place up to any of them (``SchedulingPolicy.background_tokens``).
         tenant: For whom it is, so that ``scheduling_policy="fair"`` gives each the same; those that
             name none are one tenant. Other policies do not look at it.
+        adapter: Name of a LoRA adapter that ``load_adapter`` loaded; ``None`` is the model alone.
+    """
+
+    cache_salt: str | None
+    priority: Priority
+    tenant: str | None
+    adapter: str | None
+
+
+class CallOptions(SamplingOptions, RequestOptions, total=False):
+    """Keywords of every call that generates: ``SamplingParams``, and how the request runs.
+
+    Attributes:
         deadline: Seconds from now after which it ends with what there is, and
             ``finish_reason="deadline"``, under every policy; looked at between steps. With
             ``scheduling_policy="deadline"`` the earliest runs first.
@@ -108,16 +125,19 @@ class CallOptions(SamplingOptions, total=False):
             signal handler), and may be asked for the same token twice. One that raises, or returns
             something else than finite logits and ``-inf``, ends its request with
             ``LogitsProcessorError``, and no other.
-        adapter: Name of a LoRA adapter that ``load_adapter`` loaded; ``None`` is the model alone.
     """
 
-    cache_salt: str | None
-    priority: Priority
-    tenant: str | None
     deadline: float | None
     speculation: SpeculationSwitch
     logits_processors: Sequence[LogitsProcessor] | None
-    adapter: str | None
+
+
+class ForwardOptions(RequestOptions, total=False):
+    """Keywords of ``Model.forward``, which says what they are."""
+
+    capture: str | Sequence[str]
+    positions: Positions | None
+    logits: bool
 
 
 class ChatCallOptions(CallOptions, ChatOptions, total=False):
@@ -150,11 +170,8 @@ def split_options(
 
 
 _REQUEST_KEYWORDS = (
-    "cache_salt",
-    "priority",
-    "tenant",
+    *RequestOptions.__annotations__,
     "deadline",
     "speculation",
     "logits_processors",
-    "adapter",
 )

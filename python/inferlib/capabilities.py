@@ -24,8 +24,9 @@ class Capabilities(TypedDict):
         cores: That this process may use.
         free_bytes: Memory that is free now.
         cpu_tiers: Kernel tiers that the processor runs, best first.
-        devices: What ``device=`` takes here; ``"cuda"`` if CuPy is installed.
-        architectures: Model families that can be loaded.
+        devices: What ``device=`` takes here besides ``"auto"``; ``"cuda"`` if CuPy is installed,
+            whether or not there is a GPU.
+        architectures: What can be loaded, by Hugging Face's class names.
         precisions: What ``precision=`` takes.
         kv_cache_dtypes: What ``kv_cache_dtype=`` takes.
         scheduling_policies: What ``scheduling_policy=`` takes.

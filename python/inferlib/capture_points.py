@@ -1,4 +1,4 @@
-"""Names of what can be captured, and where in a program each is.
+"""What can be captured: names, where in a program each is, and of which tokens.
 
 Most names are capture points of the program itself. Others are cut out of one (queries, keys and
 values lie in one buffer), or follow from one (the last residual stream, normalised).
@@ -16,11 +16,11 @@ import numpy as np
 from .errors import RequestError
 from .model_spec import AttentionSpec
 from .transformer import FINAL_HIDDEN, QKV
-from .validation import items, shown, text
+from .validation import integer, items, shown, text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-    from typing import Literal
+    from collections.abc import Iterable, Mapping, Sequence
+    from typing import Any, Literal
 
     from numpy.typing import NDArray
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .model_spec import ModelSpec
 
     Floats = NDArray[np.float32]
+    Positions = Sequence[int] | NDArray[np.integer[Any]] | slice | int
 
 MAX_NAMES = 1024
 """Names and patterns of one call; each matches any number of points."""
@@ -118,6 +119,42 @@ def choose_points(points: Mapping[str, CapturePoint], wanted: object) -> tuple[C
             raise _unknown(name, points)
         chosen.update(found)
     return tuple(point for name, point in points.items() if name in chosen)
+
+
+def choose_positions(wanted: object, num_tokens: int) -> NDArray[np.int32]:
+    """Find which tokens of a prompt a caller asks for, ``[n]``, not empty.
+
+    Args:
+        wanted: A place, several or a ``slice``, from the end where negative; ``None``: all.
+        num_tokens: Of the prompt.
+
+    Raises:
+        RequestError: It is none of these, or names no token.
+    """
+    if wanted is None:
+        return np.arange(num_tokens, dtype=np.int32)
+    if isinstance(wanted, slice):
+        try:
+            places: Sequence[int] = range(num_tokens)[wanted]
+        except (TypeError, ValueError):
+            raise RequestError(
+                f"positions must be a slice of whole numbers, not {shown(wanted)}",
+                field="positions",
+            ) from None
+    else:
+        listed = not hasattr(wanted, "__index__") or (
+            isinstance(wanted, np.ndarray) and wanted.ndim
+        )
+        entries = items("positions", wanted, 2 * num_tokens) if listed else (wanted,)
+        places = [
+            place % num_tokens
+            for place in (
+                integer("positions", entry, -num_tokens, num_tokens - 1) for entry in entries
+            )
+        ]
+    if not places:
+        raise RequestError("positions names no token of the prompt", field="positions")
+    return np.asarray(places, np.int32)
 
 
 def _unknown(name: str, points: Mapping[str, CapturePoint]) -> RequestError:

@@ -5,30 +5,35 @@ from __future__ import annotations
 import difflib
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, cast, overload
+from typing import TYPE_CHECKING, Any, Unpack, cast, overload
 
 import numpy as np
 
 from .activations import Activations
-from .capture_points import MAX_NAME_BYTES, CapturePoint, capture_points, choose_points
+from .call_options import ForwardOptions, RequestOptions
+from .capture_points import (
+    MAX_NAME_BYTES,
+    CapturePoint,
+    capture_points,
+    choose_points,
+    choose_positions,
+)
 from .errors import ModelError, RequestError
 from .prompts import is_one_prompt
 from .reading import Reading, ReadText
 from .sampling_params import SamplingParams
 from .sequence import COMPUTE_ONLY
 from .transformer import LOGITS
-from .validation import boolean, integer, items, shown, text
+from .validation import boolean, check_keywords, shown, text
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
     from .prompts import EncodedPrompt, MixedPrompts, Prompt, Prompts
-    from .scheduling import Priority
 
     Floats = NDArray[np.float32]
-    Positions = Sequence[int] | NDArray[np.integer[Any]] | slice | int
 
 EMBEDDING, HEAD = "embed_tokens.weight", "lm_head.weight"
 
@@ -42,12 +47,14 @@ class _Plan:
         logits: Whether logits, too.
         prompts: In order.
         positions: Of each prompt, ``[n]``.
+        request_options: Where its requests run.
     """
 
     points: tuple[CapturePoint, ...]
     logits: bool
     prompts: list[EncodedPrompt]
     positions: list[NDArray[np.int32]]
+    request_options: dict[str, Any]
 
     @property
     def sources(self) -> list[str]:
@@ -129,55 +136,31 @@ class Capturing(Reading):
         self,
         prompt: Prompt,
         *,
-        capture: str | Sequence[str] = (),
-        positions: Positions | None = None,
-        logits: bool = False,
-        adapter: str | None = None,
-        cache_salt: str | None = None,
-        priority: Priority = 0,
-        tenant: str | None = None,
         progress: bool | None = None,
+        **options: Unpack[ForwardOptions],
     ) -> Activations: ...
     @overload
     def forward(
         self,
         prompt: Prompts,
         *,
-        capture: str | Sequence[str] = (),
-        positions: Positions | None = None,
-        logits: bool = False,
-        adapter: str | None = None,
-        cache_salt: str | None = None,
-        priority: Priority = 0,
-        tenant: str | None = None,
         progress: bool | None = None,
+        **options: Unpack[ForwardOptions],
     ) -> list[Activations]: ...
     @overload
     def forward(
         self,
         prompt: MixedPrompts,
         *,
-        capture: str | Sequence[str] = (),
-        positions: Positions | None = None,
-        logits: bool = False,
-        adapter: str | None = None,
-        cache_salt: str | None = None,
-        priority: Priority = 0,
-        tenant: str | None = None,
         progress: bool | None = None,
+        **options: Unpack[ForwardOptions],
     ) -> list[Activations]: ...
-    def forward(  # noqa: PLR0913  # each is independent of the others
+    def forward(
         self,
         prompt: Prompt | Prompts | MixedPrompts,
         *,
-        capture: str | Sequence[str] = (),
-        positions: Positions | None = None,
-        logits: bool = False,
-        adapter: str | None = None,
-        cache_salt: str | None = None,
-        priority: Priority = 0,
-        tenant: str | None = None,
         progress: bool | None = None,
+        **options: Unpack[ForwardOptions],
     ) -> Activations | list[Activations]:
         """Compute prompts and hand out what the model computes on the way.
 
@@ -186,16 +169,14 @@ class Capturing(Reading):
 
         Args:
             prompt: Text or a list of token ids; or a list of these.
-            capture: Names of ``capture_points``, or patterns: ``"blocks.*.hook_resid_post"``.
-            positions: Which tokens' rows: a place, several or a ``slice``, from the end where
-                negative; ``None``: all. The prefix cache serves what lies before the first.
-            logits: Whether to hand out logits as well, of the same tokens. Then the prompt must be
-                a token shorter than the context.
-            adapter: As in ``generate``.
-            cache_salt: As in ``generate``.
-            priority: As in ``generate``.
-            tenant: As in ``generate``.
             progress: Show a progress bar; ``None``: for long lists in a terminal or notebook.
+            **options: ``capture``: names of ``capture_points``, or patterns such as
+                ``"blocks.*.hook_resid_post"``; one or several.
+                ``positions``: which tokens' rows: a place, several or a ``slice``, from the end
+                where negative; ``None``: all. The prefix cache serves what lies before the first.
+                ``logits``: whether to hand out logits as well, of the same tokens. Then the prompt
+                must be a token shorter than the context.
+                ``cache_salt``, ``priority``, ``tenant`` and ``adapter``: as in ``generate``.
 
         Returns:
             One for one prompt, a list for a list.
@@ -207,7 +188,7 @@ class Capturing(Reading):
             ExecutorError: What was captured is not numbers.
             InferlibError: A step failed, or the model was closed.
         """
-        one, plan = self._plan(prompt, capture, positions, logits=logits)
+        one, plan = self._plan(prompt, options)
         results: list[Activations] = []
         self._read(
             [plan.text(index) for index in range(len(plan.prompts))],
@@ -215,69 +196,31 @@ class Capturing(Reading):
             lambda index, rows: results.append(plan.result(index, rows, self._numbers)),
             progress=progress,
             what="forward",
-            options=_options(adapter, cache_salt, priority, tenant),
+            options=plan.request_options,
         )
         return results[0] if one else results
 
     @overload
-    async def aforward(
-        self,
-        prompt: Prompt,
-        *,
-        capture: str | Sequence[str] = (),
-        positions: Positions | None = None,
-        logits: bool = False,
-        adapter: str | None = None,
-        cache_salt: str | None = None,
-        priority: Priority = 0,
-        tenant: str | None = None,
-    ) -> Activations: ...
+    async def aforward(self, prompt: Prompt, **options: Unpack[ForwardOptions]) -> Activations: ...
     @overload
     async def aforward(
-        self,
-        prompt: Prompts,
-        *,
-        capture: str | Sequence[str] = (),
-        positions: Positions | None = None,
-        logits: bool = False,
-        adapter: str | None = None,
-        cache_salt: str | None = None,
-        priority: Priority = 0,
-        tenant: str | None = None,
+        self, prompt: Prompts, **options: Unpack[ForwardOptions]
     ) -> list[Activations]: ...
     @overload
     async def aforward(
-        self,
-        prompt: MixedPrompts,
-        *,
-        capture: str | Sequence[str] = (),
-        positions: Positions | None = None,
-        logits: bool = False,
-        adapter: str | None = None,
-        cache_salt: str | None = None,
-        priority: Priority = 0,
-        tenant: str | None = None,
+        self, prompt: MixedPrompts, **options: Unpack[ForwardOptions]
     ) -> list[Activations]: ...
     async def aforward(
-        self,
-        prompt: Prompt | Prompts | MixedPrompts,
-        *,
-        capture: str | Sequence[str] = (),
-        positions: Positions | None = None,
-        logits: bool = False,
-        adapter: str | None = None,
-        cache_salt: str | None = None,
-        priority: Priority = 0,
-        tenant: str | None = None,
+        self, prompt: Prompt | Prompts | MixedPrompts, **options: Unpack[ForwardOptions]
     ) -> Activations | list[Activations]:
         """``forward`` without blocking the event loop."""
-        one, plan = self._plan(prompt, capture, positions, logits=logits)
+        one, plan = self._plan(prompt, options)
         results: list[Activations] = []
         await self._aread(
             [plan.text(index) for index in range(len(plan.prompts))],
             plan.sources,
             lambda index, rows: results.append(plan.result(index, rows, self._numbers)),
-            _options(adapter, cache_salt, priority, tenant),
+            plan.request_options,
         )
         return results[0] if one else results
 
@@ -336,11 +279,11 @@ class Capturing(Reading):
     def _numbers(self) -> dict[str, tuple[int, str]]:
         return dict(self._parts.builder.capture_points)
 
-    def _plan(
-        self, prompt: object, capture: object, positions: object, *, logits: object
-    ) -> tuple[bool, _Plan]:
+    def _plan(self, prompt: object, options: Mapping[str, Any]) -> tuple[bool, _Plan]:
         """Whether one prompt was given; and what is to be done, checked."""
         self._engine.check_usable()
+        check_keywords(options, ForwardOptions.__annotations__)
+        logits = options.get("logits", False)
         boolean("logits", logits)
         builder = self._parts.builder
         if not builder.capture_points:
@@ -351,7 +294,7 @@ class Capturing(Reading):
             )
         if logits and not builder.generates:
             raise RequestError("this model has no logits", field="logits")
-        points = choose_points(self._capture_points, capture)
+        points = choose_points(self._capture_points, options.get("capture", ()))
         if not points and not logits:
             raise RequestError(
                 "nothing is asked for",
@@ -361,11 +304,15 @@ class Capturing(Reading):
         one = is_one_prompt(prompt)
         given = [prompt] if one else list(cast("Sequence[object]", prompt))
         prompts = [self._encoded(each) for each in given]
+        positions = options.get("positions")
         plan = _Plan(
             points=points,
-            logits=bool(logits),
+            logits=logits,
             prompts=prompts,
-            positions=[_positions(positions, len(each.token_ids)) for each in prompts],
+            positions=[choose_positions(positions, len(each.token_ids)) for each in prompts],
+            request_options={
+                name: options[name] for name in RequestOptions.__annotations__ if name in options
+            },
         )
         self._check_bytes(plan)
         return one, plan
@@ -384,37 +331,3 @@ class Capturing(Reading):
             for index, (prompt, places) in enumerate(zip(plan.prompts, plan.positions, strict=True))
         )
         self._parts.builder.limits.check_capture(num_bytes)
-
-
-def _options(
-    adapter: str | None, cache_salt: str | None, priority: Priority, tenant: str | None
-) -> dict[str, object]:
-    return {"adapter": adapter, "cache_salt": cache_salt, "priority": priority, "tenant": tenant}
-
-
-def _positions(wanted: object, num_tokens: int) -> NDArray[np.int32]:
-    """Which tokens of a prompt, ``[n]``, not empty."""
-    if wanted is None:
-        return np.arange(num_tokens, dtype=np.int32)
-    if isinstance(wanted, slice):
-        try:
-            places: Sequence[int] = range(num_tokens)[wanted]
-        except (TypeError, ValueError):
-            raise RequestError(
-                f"positions must be a slice of whole numbers, not {shown(wanted)}",
-                field="positions",
-            ) from None
-    else:
-        listed = not hasattr(wanted, "__index__") or (
-            isinstance(wanted, np.ndarray) and wanted.ndim
-        )
-        entries = items("positions", wanted, 2 * num_tokens) if listed else (wanted,)
-        places = [
-            place % num_tokens
-            for place in (
-                integer("positions", entry, -num_tokens, num_tokens - 1) for entry in entries
-            )
-        ]
-    if not places:
-        raise RequestError("positions names no token of the prompt", field="positions")
-    return np.asarray(places, np.int32)

@@ -60,8 +60,9 @@ class Chatting(ModelCore):
             **options: As for ``generate``; also ``tools`` (OpenAI's JSON, or functions with type
                 hints), ``chat_template_kwargs`` (further names that the template reads),
                 ``continue_final_message`` (the answer goes on with the assistant's last message),
-                ``tool_syntax`` and ``reasoning_syntax`` (instead of what the template says),
-                ``thinking_budget`` (most tokens of reasoning).
+                ``response_format`` (OpenAI's, in the place of ``schema``), ``tool_syntax`` and
+                ``reasoning_syntax`` (instead of what the template says), ``thinking_budget`` (most
+                tokens of reasoning).
 
         Returns:
             ``completion.tool_calls``, ``completion.reasoning`` and, without both,
@@ -70,6 +71,8 @@ class Chatting(ModelCore):
         Raises:
             RequestError: A message or an option is invalid; ``field`` names it.
             TemplateError: There is no chat template, or it refuses the messages.
+            PromptTooLongError: A conversation does not fit the context or the KV cache.
+            OverloadedError: More requests wait than the model's ``Limits`` allow.
             InferlibError: A step failed, or the model was closed.
         """
         one, requests = self._chat_requests(messages, params, options)
@@ -110,9 +113,13 @@ class Chatting(ModelCore):
     ) -> Stream:
         """Answer one conversation; iterate over the result for its deltas as they come.
 
+        The arguments are those of ``chat``, but for one conversation.
+
         Raises:
             RequestError: A message or an option is invalid, at once.
             TemplateError: There is no chat template, or it refuses the messages.
+            OverloadedError: More requests wait than the model's ``Limits`` allow.
+            ClosedError: The model is closed.
         """
         return Stream(*self._pending(self._one_conversation(messages, params, options)))
 
@@ -127,6 +134,8 @@ class Chatting(ModelCore):
         Raises:
             RequestError: A message or an option is invalid, at once.
             TemplateError: There is no chat template, or it refuses the messages.
+            OverloadedError: More requests wait than the model's ``Limits`` allow.
+            ClosedError: The model is closed.
         """
         return AsyncStream(*self._pending(self._one_conversation(messages, params, options)))
 

@@ -173,11 +173,14 @@ class Classifying(Reading):
         Args:
             query: What is asked.
             documents: Texts.
-            top_n: Return the best so many only.
+            top_n: Return only so many of the best; ``None``: all.
             truncate: Read the beginning of documents that are too long beside the query.
             priority: As in ``generate``.
             tenant: As in ``generate``.
             progress: Show a progress bar; ``None``: for long lists in a terminal or notebook.
+
+        Returns:
+            A ``RankedDocument`` per document, by falling score; ``index`` says which it is.
 
         Raises:
             RequestError: The model is no reranker, or an argument is invalid.

@@ -15,7 +15,9 @@ from .validation import INT32_MAX, boolean, choice, integer, path, shown
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Mapping
     from pathlib import Path
+    from typing import Any
 
 DeviceChoice: TypeAlias = str | Device
 Precision = Literal["fast", "balanced", "exact"]
@@ -284,6 +286,29 @@ class EngineConfig:
             value = getattr(self, field)
             if value is not None or field.startswith("max_num"):
                 object.__setattr__(self, field, integer(field, value, 1, INT32_MAX))
+
+    @classmethod
+    def in_memory(cls, options: Mapping[str, Any]) -> EngineConfig:
+        """Check the options of a model whose weights no files have.
+
+        Args:
+            options: Of ``Model.from_pretrained``; ``revision`` may be among them.
+
+        Raises:
+            RequestError: A value is invalid, or of an option for files; ``field`` names it.
+        """
+        settings = dict(options)
+        revision = settings.pop("revision", None)
+        config = cls(**settings)
+        for_files = {
+            "revision": revision,
+            "packed_cache": config.packed_cache,
+            "quantize": config.quantize,
+        }
+        for name, value in for_files.items():
+            if value is not None:
+                raise RequestError(f"{name} is for models that are loaded from files", field=name)
+        return config
 
     @property
     def prompt_lookup(self) -> PromptLookup | None:

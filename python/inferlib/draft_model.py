@@ -17,6 +17,8 @@ import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from .config import BLOCK_SIZE
 from .engine import raise_error_of
 from .errors import (
@@ -31,7 +33,6 @@ from .errors import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from ._core import Scheduler, Tokenizer
@@ -54,11 +55,26 @@ class _Known:
         held: The sequence that its engine holds.
         num_tokens: Tokens that it has in common with the model's.
         drafted: Its guesses behind them.
+        num_seen: Tokens of the model's sequence that it was told; none is ever taken back while
+            somebody drafts for it.
     """
 
     held: int
     num_tokens: int = 0
     drafted: list[int] = field(default_factory=list)
+    num_seen: int = 0
+    _tokens: NDArray[np.int32] = field(default_factory=lambda: np.empty(0, np.int32))
+
+    def follow(self, new: NDArray[np.int32]) -> NDArray[np.int32]:
+        """Note what the model's sequence has behind ``num_seen``; all of its tokens, as a view."""
+        end = self.num_seen + len(new)
+        if end > len(self._tokens):
+            grown = np.empty(end + end // 2, np.int32)
+            grown[: self.num_seen] = self._tokens[: self.num_seen]
+            self._tokens = grown
+        self._tokens[self.num_seen : end] = new
+        self.num_seen = end
+        return self._tokens[:end]
 
 
 @dataclass(slots=True, frozen=True)
@@ -174,7 +190,7 @@ class DraftModel:
             known = self._known.get(key)
             if known is None:
                 known = self._known[key] = _Known(self._engine.sequences.open())
-            tokens = scheduler.tokens_since(request_id, index, 0)
+            tokens = known.follow(scheduler.tokens_since(request_id, index, known.num_seen))
             turns.append(_Turn(key, known, self._request(known, tokens, num_drafts)))
         return turns
 

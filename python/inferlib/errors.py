@@ -68,9 +68,9 @@ class ModelFormatError(ModelError, ValueError):
     """A model file is damaged, truncated or not what it claims to be.
 
     Attributes:
-        offset: Where in the file, in bytes, if that is known.
-        expected: What should be there, if it can be said shortly.
-        found: What is there.
+        offset: Where in the file, in bytes; ``None`` if it is not known.
+        expected: What should be there; ``None`` if it cannot be said shortly.
+        found: What is there; ``None`` as before.
     """
 
     code = "model_format"
@@ -89,7 +89,7 @@ class UnsupportedModelError(ModelError, ValueError):
 
 
 class RequestError(InferlibError, ValueError):
-    """A request is invalid; ``field`` names the argument."""
+    """A request or an argument is invalid; ``field`` names the argument."""
 
     code = "request"
 
@@ -141,8 +141,9 @@ class DecisionLogError(InferlibError, ValueError):
     """A file holds no decision log of the scheduler, is damaged, or cannot be read.
 
     Attributes:
-        record: Number of the record that is damaged, from 0, the header, if that is known.
-        offset: Where it begins in the file, in bytes.
+        record: Number of the damaged record, counted from the header, which is 0; ``None`` if it is
+            not known.
+        offset: Where it begins in the file, in bytes; ``None`` if it is not known.
     """
 
     code = "decision_log"
@@ -196,7 +197,7 @@ class SequenceMismatchError(SequenceFileError):
 
 
 class CheckpointError(InferlibError, ValueError):
-    """The file of ``generate_many`` cannot be used, or is none of inferlib's.
+    """The file of ``generate_many`` or ``chat_many`` cannot be used, or is none of inferlib's.
 
     Attributes:
         path: The file.
@@ -293,7 +294,7 @@ class LogitsProcessorError(RequestError):
 
 
 class OverloadedError(InferlibError, RuntimeError):
-    """The queue is full; try again later."""
+    """More requests or prompt tokens wait than the model's ``Limits`` allow; try again later."""
 
     code = "overloaded"
     retryable = True
@@ -319,7 +320,7 @@ class ExecutorError(InferlibError, RuntimeError):
 
 
 class ClosedError(InferlibError, RuntimeError):
-    """The model is closed."""
+    """The model is closed, or the sequence is."""
 
     code = "closed"
 
@@ -331,7 +332,11 @@ class ForkedProcessError(InferlibError, RuntimeError):
 
 
 class ReentrantCallError(InferlibError, RuntimeError):
-    """A signal handler or a finalizer waits for the model whose step it interrupted."""
+    """A model was called from inside a step of its own, which would wait for itself.
+
+    From a signal handler or a finalizer that interrupted the step, or from a callable of
+    ``logits_processors``.
+    """
 
     code = "reentrant_call"
 

@@ -66,8 +66,15 @@ class Generating(ModelCore):
             prompt: Text or a list of token ids; or a list of these, also mixed.
             params: Options; ``None`` is the checkpoint's defaults.
             progress: Show a progress bar. ``None``: for a long list in a terminal or notebook.
-            **options: As in ``SamplingParams``; also ``cache_salt``, ``priority``, ``tenant``,
-                ``deadline``, ``speculation="off"``, ``adapter`` and ``logits_processors``.
+            **options: As in ``SamplingParams``, replacing those of ``params``. Besides,
+                ``cache_salt``: cached prefixes are shared only with requests of the same salt.
+                ``priority``: smaller runs first; ``"background"`` runs where others leave room.
+                ``tenant``: for whom it is, where ``scheduling_policy="fair"`` shares out.
+                ``deadline``: seconds after which it ends with what there is.
+                ``speculation``: who drafts tokens, ``"off"`` for nobody; no result depends on it.
+                ``adapter``: a name that ``load_adapter`` returned; ``None`` is the model alone.
+                ``logits_processors``: callables ``(token_ids, logits) -> logits or None``.
+                ``inferlib.call_options`` describes them in full.
 
         Returns:
             One ``Completion`` for one prompt, a list for a list (empty for an empty one).
@@ -75,6 +82,7 @@ class Generating(ModelCore):
         Raises:
             RequestError: A prompt or an option is invalid; ``field`` names it.
             PromptTooLongError: A prompt does not fit the context or the KV cache.
+            OverloadedError: More requests wait than the model's ``Limits`` allow.
             InferlibError: A step failed, or the model was closed.
         """
         one, requests = self._requests(prompt, params, options)
@@ -123,8 +131,12 @@ class Generating(ModelCore):
     ) -> Stream:
         """Continue one prompt; iterate over the result for its deltas as they come.
 
+        The arguments are those of ``generate``, but for one prompt.
+
         Raises:
             RequestError: The prompt or an option is invalid, at once.
+            OverloadedError: More requests wait than the model's ``Limits`` allow.
+            ClosedError: The model is closed.
         """
         return Stream(*self._pending(self._one_request(prompt, params, options)))
 
@@ -138,6 +150,8 @@ class Generating(ModelCore):
 
         Raises:
             RequestError: The prompt or an option is invalid, at once.
+            OverloadedError: More requests wait than the model's ``Limits`` allow.
+            ClosedError: The model is closed.
         """
         return AsyncStream(*self._pending(self._one_request(prompt, params, options)))
 
@@ -149,8 +163,13 @@ class Generating(ModelCore):
     ) -> Handle:
         """Queue one prompt and return at once; the handle has ``result()`` and can be awaited.
 
+        The arguments are those of ``generate``, but for one prompt. Unless the model was loaded
+        with ``driver="thread"``, it advances only while somebody waits for it or another request.
+
         Raises:
             RequestError: The prompt or an option is invalid.
+            OverloadedError: More requests wait than the model's ``Limits`` allow.
+            ClosedError: The model is closed.
         """
         return Handle(*self._pending(self._one_request(prompt, params, options)))
 

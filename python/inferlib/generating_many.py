@@ -63,6 +63,9 @@ class GeneratingMany(Chatting):
             max_pending: How many prompts may be known at a time; ``None``: twice ``max_num_seqs``.
             **options: As for ``generate``.
 
+        Returns:
+            An iterator over ``ItemResult``; closing it cancels what runs.
+
         Raises:
             RequestError: An option is invalid, or cannot go into a checkpoint, at once.
             CheckpointError: The file cannot be used, at once; ``CheckpointMismatchError`` if it
@@ -103,7 +106,24 @@ class GeneratingMany(Chatting):
         max_pending: int | None = None,
         **options: Unpack[ChatCallOptions],
     ) -> ItemResults:
-        """Answer each conversation of an iterable: ``chat`` as ``generate_many`` does it."""
+        """Answer each conversation of an iterable: ``chat`` as ``generate_many`` does it.
+
+        Args:
+            conversations: Lists of messages, as for ``chat``.
+            params: Options of all; ``None`` is the checkpoint's defaults.
+            checkpoint: As for ``generate_many``; it belongs to the chat template, too.
+            ordered: As for ``generate_many``.
+            on_error: As for ``generate_many``.
+            max_pending: As for ``generate_many``.
+            **options: As for ``chat``.
+
+        Returns:
+            An iterator over ``ItemResult``; closing it cancels what runs.
+
+        Raises:
+            RequestError: As for ``generate_many``.
+            CheckpointError: As for ``generate_many``.
+        """
         make = partial(self._conversation_source, conversations, params, options)
         source = self._source(
             make, checkpoint, ordered=ordered, on_error=on_error, max_pending=max_pending

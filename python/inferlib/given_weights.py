@@ -10,7 +10,7 @@ import numpy as np
 
 from ._core import ChatTemplate, Tokenizer
 from .architectures import Fields, architecture_of_config
-from .assembly import Checkpoint
+from .checkpoint import Checkpoint
 from .errors import RequestError
 from .loading import unused_tensors
 from .tensor_sources import check_tensors, matrix_sources, vector_sources

@@ -17,7 +17,6 @@ from .stored_completion import restore, store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from types import TracebackType
     from typing import Self
 
     from .checkpoint_log import CheckpointLog
@@ -37,7 +36,7 @@ class ItemResult:
         index: The item's place in the iterable, from 0.
         completion: ``None`` if it failed.
         error: Why; ``None`` if it did not.
-        is_restored: Whether the checkpoint had it.
+        is_restored: Whether it was read from the checkpoint instead of computed.
     """
 
     index: int
@@ -242,7 +241,7 @@ def _restored_error(*, code: str, message: str, field: str, hint: str) -> Reques
 
 
 class ItemResults(_ItemResults):
-    """Results of ``generate_many``; closing or dropping it cancels what runs.
+    """Results of ``generate_many`` or ``chat_many``; closing or dropping it cancels what runs.
 
     Threads may share one: each result goes to one of them.
     """
@@ -288,12 +287,7 @@ class ItemResults(_ItemResults):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         self.close()
 
 
@@ -310,6 +304,7 @@ class AsyncItemResults(_ItemResults):
 
         Raises:
             StopAsyncIteration: There are no more items, or it was closed.
+            RuntimeError: Another task is waiting for the next result.
             InferlibError: As for ``ItemResults``.
         """
         if self._is_reading:
@@ -335,10 +330,5 @@ class AsyncItemResults(_ItemResults):
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *exc_info: object) -> None:
         await self.aclose()

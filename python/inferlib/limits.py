@@ -78,7 +78,7 @@ class Limits:
 
         Raises:
             RequestError: One does; ``field`` names it.
-        GrammarError: The description of structured output is too long.
+            GrammarError: The description of structured output is too long.
         """
         counts = {
             "n": params.n,

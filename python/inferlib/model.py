@@ -14,7 +14,6 @@ from .classifying import Classifying
 from .config import EngineConfig, KvCacheSize
 from .draft_loading import opened_draft_model
 from .embedding import Embedding
-from .errors import RequestError
 from .generating import Generating
 from .generating_many import GeneratingMany
 from .in_thread import in_thread
@@ -58,8 +57,9 @@ class Model(
     """A language model, loaded by ``Model.from_pretrained``.
 
     All calls may be made from any thread and any event loop at the same time; requests that
-    overlap run as one batch. Each call has an asynchronous twin. Options of ``SamplingParams`` are
-    accepted as keywords, over those of ``params``.
+    overlap run as one batch. Each call that computes has an asynchronous twin, named with an ``a``
+    in front. Calls that generate take the options of ``SamplingParams`` as keywords, too; these
+    replace what ``params`` says.
 
         >>> with Model.from_pretrained("smollm2") as model:  # doctest: +SKIP
         ...     print(model.chat([{"role": "user", "content": "Hi!"}], temperature=0).text)
@@ -100,16 +100,22 @@ class Model(
                 ``huggingface_hub`` is installed: ``"org/name"``, ``"org/name/file.gguf"``. What
                 exists on disk comes first.
             revision: Branch, tag or commit of a model of the hub.
-            device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:1"``; see ``EngineConfig``.
-            precision: ``"fast"``, ``"balanced"`` or ``"exact"``; see ``EngineConfig``.
-            kv_cache_dtype: What keys and values are stored as: ``"f16"``, ``"bf16"``, ``"int8"``,
-                ``"f32"`` or ``"auto"``; see ``EngineConfig``.
-            kv_cache: Memory for keys and values: ``"2GiB"``, ``"64k tokens"`` or ``"auto"``.
+            device: ``"cpu"``, ``"cuda"`` (the first GPU), ``"cuda:1"``, or ``"auto"``: the first
+                GPU if CuPy and one are there and the model fits and has kernels, else the CPU. CUDA
+                has run on an emulator only.
+            precision: ``"fast"`` (8-bit activations for quantized weights), ``"balanced"`` (15-bit
+                activations: decode as fast, prefill slower) or ``"exact"`` (float32 activations).
+            kv_cache_dtype: What keys and values are stored as: ``"f16"``, ``"bf16"``, ``"int8"``
+                (half the memory of 16 bits) or ``"f32"``. ``"auto"``: ``"f32"`` in exact precision,
+                else ``"f16"``, with CUDA kernels ``"bf16"``.
+            kv_cache: Memory for keys and values: ``"2GiB"``, ``"64k tokens"``, or ``"auto"``: for
+                16 sequences of up to 4,096 tokens, or one of full length if that is more, but at
+                most half of what is free.
             max_model_len: Longest sequence in tokens; ``None`` is what the model was made for.
             threads: CPU threads; ``None`` is one per usable core.
             max_num_seqs: Sequences in one step at most.
             max_num_batched_tokens: Tokens in one step at most.
-            enable_prefix_caching: Reuse the KV blocks of equal prompt beginnings.
+            enable_prefix_caching: Reuse the keys and values of equal prompt beginnings.
             packed_cache: A folder, made if it is missing. The weights are packed into a file there
                 once; later loads map it, without packing, and all processes that do share its
                 memory. Files of models that changed or are no longer used stay until you delete
@@ -127,7 +133,7 @@ class Model(
             decision_log: A new file for everything that the scheduler is told and decides, prompts
                 and answers included; ``python -m inferlib replay-log`` verifies it.
             limits: How much one request may ask for, and how many may wait.
-            chat_template: Replaces the checkpoint's.
+            chat_template: Text of a Jinja template that replaces the checkpoint's.
             quantize: Quantize the float matrices of a folder while it is loaded: ``"q8_0"``,
                 ``"q5_1"``, ``"q5_0"``, ``"q4_1"`` or ``"q4_0"``. How much that changes them is in
                 the log ``inferlib`` and in ``stats()["details"]["quantization"]``.
@@ -138,11 +144,14 @@ class Model(
             **unknown: Refused.
 
         Raises:
-            ModelNotFoundError: There is no such file, directory or alias.
+            ModelNotFoundError: There is no such file, directory or alias, or the hub does not have
+                it.
+            ModelReadError: The system does not let a file be read.
             ModelFormatError: A file is damaged or not what it claims to be.
             UnsupportedModelError: The architecture or a tensor type is not supported.
             OutOfMemoryError: The weights or the KV cache do not fit.
-            RequestError: An argument is invalid; ``field`` names it.
+            TemplateError: ``chat_template`` is malformed.
+            RequestError: An argument is invalid, or the device is not there; ``field`` names it.
         """
         from .assembly import assemble_from_files  # half of the time of `import inferlib`
         from .hub import with_revision
@@ -194,7 +203,7 @@ class Model(
     ) -> Self:
         """Make a model of weights that the host has in memory, without any file.
 
-        Such a model has no path: it cannot be pickled, nor use ``packed_cache``.
+        Such a model has no files: it cannot be pickled.
 
         Args:
             config: What ``config.json`` of a Hugging Face checkpoint holds.
@@ -202,12 +211,14 @@ class Model(
                 into float32; an iterator is read to its end first. They are copied.
             tokenizer: ``Tokenizer.from_json(...)``; ``None``: for token ids only.
             generation_config: What ``generation_config.json`` holds.
-            **options: As for ``from_pretrained``.
+            **options: As for ``from_pretrained``, but for ``revision``, ``packed_cache`` and
+                ``quantize``, which are for files.
 
         Raises:
             ModelFormatError: Configuration and weights do not fit: all mismatches in one message.
             UnsupportedModelError: The architecture is not supported.
             OutOfMemoryError: The weights or the KV cache do not fit.
+            TemplateError: ``chat_template`` is malformed.
             RequestError: An argument is invalid; ``field`` names it.
         """
         from .assembly import assemble
@@ -217,11 +228,7 @@ class Model(
         settings: dict[str, Any] = dict(options)
         chat_template = settings.pop("chat_template", None)
         draft_model = settings.pop("draft_model", None)
-        engine_config = EngineConfig(**settings)
-        if engine_config.packed_cache is not None:
-            raise RequestError(
-                "packed_cache is for models that are loaded from files", field="packed_cache"
-            )
+        engine_config = EngineConfig.in_memory(settings)
         checkpoint = checkpoint_of_weights(
             config,
             weights,

@@ -26,7 +26,7 @@ class Prefilling(ModelCore):
     def prefill(
         self, prompt: Prompt, *, cache_salt: str | None = None, tenant: str | None = None
     ) -> Sequence:
-        """Compute the keys and values of a prompt, and keep them until the sequence is closed.
+        """Compute the keys and values of a prompt, and keep them in a sequence until it is closed.
 
         Args:
             prompt: Text or token ids.

@@ -14,7 +14,6 @@ from .errors import RequestError
 from .validation import shown
 
 if TYPE_CHECKING:
-    from types import TracebackType
     from typing import Self
 
 LEAST_PROMPTS = 8
@@ -28,12 +27,7 @@ class Progress(Protocol):
 
     def __enter__(self) -> Self: ...
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None: ...
+    def __exit__(self, *exc_info: object) -> None: ...
 
     def show(self, num_done: int) -> None:
         """Bring the display up to date."""
@@ -89,12 +83,7 @@ class _TqdmBar:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         self._bar.close()
 
     def show(self, num_done: int) -> None:
@@ -121,12 +110,7 @@ class _LineBar:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         if self._shown:
             self._file.write("\n")
             self._file.flush()

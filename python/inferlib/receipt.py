@@ -37,7 +37,7 @@ class ReceiptOutput:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Receipt:
-    """Where a completion came from; ``Model.replay`` verifies it.
+    """Where a completion came from: ``Completion.receipt``, which ``Model.replay`` verifies.
 
     Attributes:
         origin: Weights, precision, kernels. Its hash of the weights is computed when asked for.

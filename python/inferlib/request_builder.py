@@ -5,19 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, cast, get_args
 
-from . import _core
 from .adapter_table import AdapterTable
 from .config import SpeculationSwitch
 from .errors import RequestError
 from .grammar_compiler import GrammarCompiler
 from .limits import AS_FAR_AS_ANY, Limits
 from .logits_processing import checked_processors
-from .prompts import EncodedPrompt, encode_text, too_long
+from .prompts import EncodedPrompt, too_long
 from .request import Request
 from .sampling_checks import STRUCTURES
 from .sampling_params import DEFAULT_MAX_TOKENS, SamplingParams
+from .scheduler_params import bad_word_ids, logit_bias, scheduler_params
 from .scheduling import Priority, read_priority
-from .validation import INT32_MAX, choice, number, shown, text
+from .validation import INT32_MAX, choice, number, text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from ._core import Tokenizer
+    from ._core import Grammar, Tokenizer
+    from ._core import SamplingParams as SchedulerParams
     from .adapter_table import Adapter
     from .logits_processing import LogitsProcessor
     from .origin import Origin
@@ -73,10 +74,10 @@ class RequestBuilder:
     adapters: AdapterTable = field(
         init=False, repr=False, compare=False, default_factory=AdapterTable
     )
-    _drafting: dict[int, tuple[SamplingParams, _core.SamplingParams]] = field(
+    _drafting: dict[int, tuple[SamplingParams, SchedulerParams]] = field(
         init=False, repr=False, compare=False, default_factory=dict
     )
-    _reading: dict[str, tuple[SamplingParams, SamplingParams, _core.SamplingParams]] = field(
+    _reading: dict[str, tuple[SamplingParams, SamplingParams, SchedulerParams]] = field(
         init=False, repr=False, compare=False, default_factory=dict
     )
 
@@ -135,7 +136,7 @@ class RequestBuilder:
             resolved,
             max_tokens=max_tokens,
             detokenize=resolved.detokenize and self.tokenizer is not None,
-            logit_bias=self._logit_bias(resolved),
+            logit_bias=logit_bias(resolved, self.tokenizer),
         )
         grammar = self.grammars.compile(resolved)
         room = min(max_tokens, max(self.kv_cache_tokens + 1 - len(prompt.token_ids), 0))
@@ -261,9 +262,7 @@ class RequestBuilder:
             origin=self.origin,
         )
 
-    def _reading_params(
-        self, params: SamplingParams
-    ) -> tuple[SamplingParams, _core.SamplingParams]:
+    def _reading_params(self, params: SamplingParams) -> tuple[SamplingParams, SchedulerParams]:
         """Resolved once: a list of texts may have a million of them."""
         known = self._reading.get("params")
         if known is None or known[0] is not params:
@@ -298,38 +297,8 @@ class RequestBuilder:
             raise too_long(num_prompt_tokens, limit)
         return min(DEFAULT_MAX_TOKENS, room) if wanted == "auto" else room
 
-    def _scheduler_params(self, params: SamplingParams) -> _core.SamplingParams:
-        """The same for the scheduler; resolved, so none of the casts hides a ``None``."""
-        bias = cast("Mapping[int, float]", params.logit_bias or {})
-        return _core.SamplingParams(
-            temperature=cast("float", params.temperature),
-            top_k=params.top_k or None,
-            top_p=cast("float", params.top_p),
-            min_p=cast("float", params.min_p),
-            top_n_sigma=params.top_n_sigma or None,
-            typical_p=cast("float", params.typical_p),
-            xtc_probability=params.xtc_probability,
-            xtc_threshold=params.xtc_threshold,
-            mirostat=(params.mirostat_tau, params.mirostat_eta) if params.mirostat else None,
-            no_repeat_ngram_size=cast("int", params.no_repeat_ngram_size),
-            dry=self._dry(params),
-            presence_penalty=params.presence_penalty,
-            frequency_penalty=params.frequency_penalty,
-            repetition_penalty=cast("float", params.repetition_penalty),
-            min_tokens=params.min_tokens,
-            max_tokens=cast("int", params.max_tokens),
-            eos_token_ids=[] if params.ignore_eos else list(self.eos_token_ids),
-            stop_token_ids=list(params.stop_token_ids),
-            logit_bias=list(bias.items()),
-            allowed_token_ids=(
-                None if params.allowed_token_ids is None else list(params.allowed_token_ids)
-            ),
-            bad_words=self._bad_word_ids(params),
-            logprobs=num_logprobs(params),
-            prompt_logprobs=params.prompt_logprobs,
-            prompt_logprobs_start=params.prompt_logprobs_start,
-            logprobs_mode=params.logprobs_mode,
-        )
+    def _scheduler_params(self, params: SamplingParams) -> SchedulerParams:
+        return scheduler_params(params, self.tokenizer, self.eos_token_ids)
 
     def _check_thinking(self, thinking: ThinkingBudget, params: SamplingParams) -> None:
         """Refuse a budget beside options under which the reasoning could not be ended."""
@@ -348,76 +317,13 @@ class RequestBuilder:
                 field="thinking_budget",
                 hint=f"add {sorted(needed)[:8]}",
             )
-        if any(run[-1] in needed for run in self._bad_word_ids(params)):
+        if any(run[-1] in needed for run in bad_word_ids(params, self.tokenizer)):
             raise RequestError(
                 "a bad word ends with a token that ends the reasoning", field="thinking_budget"
             )
 
-    def _dry(
-        self, params: SamplingParams
-    ) -> tuple[float, float, int, int | None, list[int]] | None:
-        if not params.dry_multiplier:
-            return None
-        breakers: list[int] = []
-        tokenizer = self.tokenizer
-        if tokenizer is not None:
-            runs = (f"a{breaker}" for breaker in params.dry_sequence_breakers)
-            breakers = [encode_text(run, tokenizer, add_special_tokens=False)[-1] for run in runs]
-        return (
-            params.dry_multiplier,
-            params.dry_base,
-            params.dry_allowed_length,
-            params.dry_penalty_last_n,
-            breakers,
-        )
 
-    def _logit_bias(self, params: SamplingParams) -> dict[int, float] | None:
-        """Biases by token id: a text is one token at the beginning, or after a space, or both."""
-        if params.logit_bias is None:
-            return None
-        biases: dict[int, float] = {}
-        for key, bias in params.logit_bias.items():
-            for token_id in [key] if isinstance(key, int) else self._tokens_of(key):
-                biases[token_id] = biases.get(token_id, 0.0) + bias
-        return biases
-
-    def _tokens_of(self, text: str) -> list[int]:
-        if self.tokenizer is None:
-            raise RequestError(
-                "this model has no tokenizer, so logit_bias must be by token id",
-                field="logit_bias",
-            )
-        texts = dict.fromkeys((text, f" {text.lstrip()}"))
-        runs = [encode_text(each, self.tokenizer, add_special_tokens=False) for each in texts]
-        found = list(dict.fromkeys(run[0] for run in runs if len(run) == 1))
-        if not found:
-            raise RequestError(
-                f"no token is {shown(text)}, which is {len(runs[0])} tokens: {runs[0][:8]}",
-                field="logit_bias",
-                hint="give biases by token id",
-            )
-        return found
-
-    def _bad_word_ids(self, params: SamplingParams) -> list[list[int]]:
-        """Bad words as token runs: a string at the beginning of a text and after a space."""
-        runs: list[list[int]] = []
-        for word in params.bad_words or ():
-            if not isinstance(word, str):
-                runs.append(list(word))
-                continue
-            if self.tokenizer is None:
-                raise RequestError(
-                    "this model has no tokenizer, so bad_words must be token ids",
-                    field="bad_words",
-                )
-            for written in (word, f" {word.lstrip()}"):
-                run = encode_text(written, self.tokenizer, add_special_tokens=False)
-                if run and run not in runs:
-                    runs.append(run)
-        return runs
-
-
-def _check_structure_fits(grammar: _core.Grammar, max_tokens: int) -> None:
+def _check_structure_fits(grammar: Grammar, max_tokens: int) -> None:
     """Refuse what no text can satisfy in so few tokens, as far as that is known."""
     if grammar.least_tokens > max_tokens:
         raise RequestError(
@@ -426,13 +332,6 @@ def _check_structure_fits(grammar: _core.Grammar, max_tokens: int) -> None:
             field="max_tokens",
             hint="raise max_tokens",
         )
-
-
-def num_logprobs(params: SamplingParams) -> int | None:
-    """How many log-probabilities a token needs beside its own; ``None``: not even that one."""
-    if params.logprobs is None and params.abstain_below is not None:
-        return 0
-    return params.logprobs
 
 
 def check_tenant(tenant: object) -> None:

@@ -68,9 +68,9 @@ class SamplingOptions(TypedDict, total=False):
 class SamplingParams:
     """Options of one request.
 
-    ``None`` means: the value of the checkpoint's ``generation_config.json`` if it has one, else the
-    neutral value named below. The values that were used are on ``Completion.params``. They act in
-    this order, which is fixed:
+    Where a neutral value is named below, ``None`` means: what the checkpoint's
+    ``generation_config.json`` says, or the neutral value if it says nothing. The values that were
+    used are on ``Completion.params``. They act in this order, which is fixed:
 
     ``logits_processors`` (an argument of the calls) → ``logit_bias``, ``allowed_token_ids``,
     ``bad_words``, ``no_repeat_ngram_size`` (and stop tokens while fewer than ``min_tokens`` were
@@ -91,8 +91,8 @@ class SamplingParams:
             strings are not looked at.
         temperature: Divides the logits. 0 is greedy: the largest logit after bias, masks and
             penalties, the lowest id on a tie. Neutral: 1.
-        top_k: Keep the ``k`` most likely tokens; 0 keeps all. Ties at the k-th keep the lower ids
-            (Fan et al. 2018).
+        top_k: Keep the ``k`` most likely tokens. Ties at the k-th keep the lower ids. Neutral: 0,
+            which keeps all (Fan et al. 2018).
         top_p: Keep the smallest set of most likely tokens whose probability reaches this, after
             ``temperature`` and ``top_k``. Neutral: 1 (Holtzman et al. 2020).
         min_p: Keep tokens with at least this share of the most likely one's probability.
@@ -110,15 +110,15 @@ class SamplingParams:
             ``-log2 p > mu`` are cut off (never all), and after each draw
             ``mu -= mirostat_eta * (-log2 p - mirostat_tau)``; a request begins with
             ``mu = 2 * mirostat_tau``. 0 is off. No tokens are drafted meanwhile (Basu et al. 2021).
-        mirostat_tau: The wanted surprise.
+        mirostat_tau: The wanted surprise, in bits.
         mirostat_eta: How fast ``mu`` follows.
-        no_repeat_ngram_size: No run of so many tokens of prompt and output occurs twice; 0 lets
-            them (Paulus et al. 2017).
+        no_repeat_ngram_size: No run of so many tokens occurs twice in prompt and output. Neutral:
+            0, any run may (Paulus et al. 2017).
         dry_multiplier: A token that would continue a repetition loses
             ``dry_multiplier * dry_base ** (length - dry_allowed_length)`` of its logit, ``length``
             being how many last tokens stand in front of an earlier occurrence of it, too; 0 is off
             (p-e-w 2024, text-generation-webui #5677).
-        dry_base: By what the loss grows per token.
+        dry_base: Factor by which the loss grows per token of the repetition.
         dry_allowed_length: Shorter repetitions cost nothing.
         dry_penalty_last_n: Only so many last tokens are looked at; ``None``: all of prompt and
             output.
@@ -136,7 +136,8 @@ class SamplingParams:
         include_stop_str_in_output: Keep the stop string in the text.
         stop_token_ids: Tokens that end the output, besides the model's own end-of-sequence tokens.
         ignore_eos: Go on after an end-of-sequence token.
-        logprobs: Report the log-probability of each output token and of the ``k`` most likely ones.
+        logprobs: Report the log-probability of each output token, and of so many of the most likely
+            ones at its place; 0 reports its own alone. ``None``: none.
         prompt_logprobs: The same for the tokens of the prompt.
         prompt_logprobs_start: First prompt position that is scored; the prefix cache may serve what
             lies before it.
@@ -151,7 +152,7 @@ class SamplingParams:
         logit_bias: Added to the logits, by token id or by text: then for the token that is this
             text, and the one that is it after a space; a text for which there is neither is
             refused. Several biases of one token are added up.
-        allowed_token_ids: If given, only these can be drawn.
+        allowed_token_ids: If given, only these tokens can be drawn.
         bad_words: Strings (or lists of token ids) that cannot be generated: the last token of such
             a run cannot be drawn after the others.
         schema: A JSON schema that the text must satisfy: a dict, JSON, a pydantic model, or another

@@ -54,8 +54,9 @@ class Choice:
 
     Attributes:
         index: Of the most likely option; the first of equals.
-        probabilities: By option, summing to 1: their probabilities, nothing else being possible.
-        logprobs: By option, how likely it is among all texts.
+        probabilities: In the order of the options, summing to 1: how likely each is if it has to be
+            one of them.
+        logprobs: In the order of the options: how likely each is among all texts.
     """
 
     index: int
@@ -157,6 +158,9 @@ class Scoring(ModelCore):
             prompt: What they continue.
             options: At least one, as for ``loglikelihood``.
             tenant: As for ``generate``.
+
+        Returns:
+            A ``Choice``: which one, and how likely each of them is.
 
         Raises:
             RequestError: An argument is no prompt, or an option is empty.

@@ -25,7 +25,6 @@ from .validation import path as check_path
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Mapping
-    from types import TracebackType
     from typing import Self
 
     from ._core import Tokenizer
@@ -123,6 +122,9 @@ class Sequence:
     def fork(self, n: int = 1) -> list[Sequence]:
         """Make ``n`` sequences with the same tokens, keys and values; none of them is copied.
 
+        Args:
+            n: How many; the sequence itself is not among them.
+
         Raises:
             RequestError: ``n`` is not a whole number from 1 on.
             ClosedError: The sequence or the model is closed.
@@ -134,8 +136,11 @@ class Sequence:
     def rewind(self, n: int) -> None:
         """Take the last ``n`` tokens off.
 
+        Args:
+            n: From 0 to ``len(sequence)``.
+
         Raises:
-            RequestError: The sequence has fewer; ``n`` may be ``len(sequence)``.
+            RequestError: The sequence has fewer.
             SequenceBusyError: Another call is changing the sequence.
             ClosedError: The sequence or the model is closed.
         """
@@ -151,7 +156,8 @@ class Sequence:
     def extend(self, prompt: Prompt) -> None:
         """Add text or token ids, and compute their keys and values.
 
-        Text is encoded by itself, without a beginning-of-sequence token.
+        Args:
+            prompt: Token ids; or text, encoded by itself, without a beginning-of-sequence token.
 
         Raises:
             RequestError: ``prompt`` is empty or no prompt.
@@ -175,7 +181,8 @@ class Sequence:
 
         Args:
             params: Options; ``None`` is the checkpoint's defaults. ``n`` must be 1: fork instead.
-            **options: As for ``Model.generate``, but for ``cache_salt``, which is the sequence's.
+            **options: As for ``Model.generate``, but for ``cache_salt``, which is the sequence's,
+                and ``adapter``: sequences go on with the model alone.
 
         Returns:
             As ``Model.generate`` gives for the sequence's tokens as a prompt.
@@ -211,7 +218,13 @@ class Sequence:
     def astream(
         self, params: SamplingParams | None = None, **options: Unpack[CallOptions]
     ) -> AsyncStream:
-        """``stream`` for ``async for``; not itself awaited."""
+        """``stream`` for ``async for``; not itself awaited.
+
+        Raises:
+            RequestError: An option is invalid, at once.
+            SequenceBusyError: Another call is changing the sequence.
+            ClosedError: The sequence or the model is closed.
+        """
         owner = self._owner
         request = self._generation(params, options)
         return AsyncStream(owner.engine, request, owner.token_text, self)
@@ -271,6 +284,9 @@ class Sequence:
         name once it is complete. What others have evicted is computed first. The first time, the
         model's weights are hashed, which takes a second per gigabyte.
 
+        Args:
+            path: The file; one that is there is replaced.
+
         Raises:
             OSError: The file cannot be written.
             RequestError: The sequence is empty.
@@ -318,12 +334,7 @@ class Sequence:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         self.close()
 
     def __del__(self) -> None:

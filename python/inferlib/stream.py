@@ -15,7 +15,6 @@ from .results import DeltaReader, completion_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
-    from types import TracebackType
     from typing import Self
 
     from .completion import Completion, Delta
@@ -100,7 +99,11 @@ class Handle(_Pending):
         return f"running: {count:,} output tokens so far"
 
     def __await__(self) -> Generator[object, None, Completion]:
-        """Wait for the result without blocking the event loop; may be awaited again."""
+        """Wait for the result without blocking the event loop; may be awaited again.
+
+        Raises:
+            InferlibError: The request failed.
+        """
         return self._wait().__await__()
 
     async def _wait(self) -> Completion:
@@ -145,7 +148,8 @@ class _Stream(_Pending):
 class Stream(_Stream):
     """Deltas of one request, as they are generated; closing or dropping it cancels the request.
 
-    Threads may share one: each delta goes to one of them.
+    Threads may share one: each delta goes to one of them. ``completion`` is the whole result once
+    the request has ended.
     """
 
     def __init__(
@@ -180,18 +184,13 @@ class Stream(_Stream):
             return delta
 
     def close(self) -> None:
-        """End the request; further iteration gives nothing."""
+        """End the request; further iteration gives nothing. ``with`` and ``del`` do the same."""
         self._cancel()
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         self.close()
 
 
@@ -217,6 +216,7 @@ class AsyncStream(_Stream):
 
         Raises:
             StopAsyncIteration: The request has ended, or the stream was closed.
+            RuntimeError: Another task is waiting for the next delta.
             InferlibError: The request failed.
         """
         if self._is_reading:
@@ -241,10 +241,5 @@ class AsyncStream(_Stream):
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *exc_info: object) -> None:
         await self.aclose()

@@ -12,8 +12,8 @@ class Timings:
 
     Attributes:
         queued: Until its first token was scheduled.
-        prefill: From then until its first output token.
-        first_token: Until its first output token.
+        prefill: From then until its first output token; ``None`` if there was none.
+        first_token: Until its first output token; ``None`` if there was none.
         first_visible_token: Until the first output token that showed as text; ``None`` if none did.
         total: Until it ended.
         inter_token_latency: Mean time between two output tokens; ``None`` with fewer than two.

@@ -17,7 +17,12 @@ from inferlib import call_options
 
 PATH = Path(__file__).with_name("public_api.txt")
 # What keywords of the calls are: `**options: Unpack[…]` in their signatures.
-KEYWORDS = (call_options.LoadOptions, call_options.CallOptions, call_options.ChatCallOptions)
+KEYWORDS = (
+    call_options.LoadOptions,
+    call_options.CallOptions,
+    call_options.ChatCallOptions,
+    call_options.ForwardOptions,
+)
 
 
 def describe() -> str:

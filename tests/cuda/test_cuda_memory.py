@@ -65,53 +65,48 @@ def test_sizes_are_what_is_reserved(precision):
     device, program = Accounted(), record(wide_spec())
     settings = {"kv_cache": "512 tokens", "max_num_batched_tokens": 48, "max_num_seqs": 5}
     with make_model(program, device=device, precision=precision, **settings) as model:
-        kind = "f32" if precision == "exact" else "bf16"
-        one_block = block_bytes(program, kind)
+        one_block = block_bytes(program, "f32" if precision == "exact" else "bf16")
         assert device.sizes["KV cache"] == 33 * one_block  # 32, and one for spare rows
         assert model._parts.kv_cache_bytes == 32 * one_block
-        others = {"KV cache", "the step's input", "rotary frequencies", *program.weights}
-        workspace = sum(size for name, size in device.sizes.items() if name not in others)
         limits = StepLimits(rows=48, seqs=5, model_len=model.max_model_len)
-        assert workspace_bytes(program, kind, limits) == workspace + one_block
+        assert_counted(device, program, precision, limits)
         assert device.sizes["the step's input"] < 1 << 20
 
 
-@pytest.mark.parametrize("precision", ["exact", "fast"])
-def test_a_mixture_of_experts_takes_what_was_counted_and_nothing_in_a_step(precision):
+def sizes_of(case, precision):
+    """What a golden case reserved, for its largest steps; all of it was counted, none in a step."""
     device, settings = Accounted(), {"kv_cache": "512 tokens", "max_num_batched_tokens": 24}
-    path = TINY / "gpt-oss"
+    path = TINY / case
     with Model.from_pretrained(path, device=device, precision=precision, **settings) as model:
         program = model._parts.checkpoint.program
         before = device.num_allocs
-        model.generate([list(range(30)), [5]], max_tokens=3, **GREEDY)
+        model.generate([list(range(30)), [5]], max_tokens=2, **GREEDY)
         assert device.num_allocs == before
         limits = StepLimits(rows=24, seqs=24, model_len=model.max_model_len)
+    assert_counted(device, program, precision, limits)
+    return device.sizes
+
+
+def assert_counted(device, program, precision, limits):
+    """The workspace is as large as was computed before; one block is for spare rows."""
     others = {"KV cache", "the step's input", "rotary frequencies", *program.weights}
     workspace = sum(size for name, size in device.sizes.items() if name not in others)
     kind = "f32" if precision == "exact" else "bf16"
     assert workspace_bytes(program, kind, limits) == workspace + block_bytes(program, kind)
+
+
+@pytest.mark.parametrize(("precision", "element"), [("exact", 4), ("fast", 2)])
+def test_a_mixture_of_experts_takes_what_was_counted_and_nothing_in_a_step(precision, element):
     # Four experts of 96 rows within: gate and up of every choice at once.
-    element = 4 if precision == "exact" else 2
-    assert device.sizes["results of experts"] == 24 * 2 * 2 * 96 * element
+    assert sizes_of("gpt-oss", precision)["results of experts"] == 24 * 2 * 2 * 96 * element
 
 
-@pytest.mark.parametrize("precision", ["exact", "fast"])
-def test_latent_attention_takes_what_was_counted_and_nothing_in_a_step(precision):
+@pytest.mark.parametrize(("precision", "element"), [("exact", 4), ("fast", 2)])
+def test_latent_attention_takes_what_was_counted_and_nothing_in_a_step(precision, element):
     """Keys and values of different widths; no partial results."""
-    device, settings = Accounted(), {"kv_cache": "512 tokens", "max_num_batched_tokens": 24}
-    path = TINY / "deepseek-v3"
-    with Model.from_pretrained(path, device=device, precision=precision, **settings) as model:
-        program = model._parts.checkpoint.program
-        before = device.num_allocs
-        model.generate([list(range(26)), [5]], max_tokens=2, **GREEDY)
-        assert device.num_allocs == before
-        limits = StepLimits(rows=24, seqs=24, model_len=model.max_model_len)
-    others = {"KV cache", "the step's input", "rotary frequencies", *program.weights}
-    workspace = sum(size for name, size in device.sizes.items() if name not in others)
-    kind, element = ("f32", 4) if precision == "exact" else ("bf16", 2)
-    assert workspace_bytes(program, kind, limits) == workspace + block_bytes(program, kind)
-    assert device.sizes["KV cache"] == 33 * 3 * 16 * (32 + 24) * element
-    assert "attention's partial outputs" not in device.sizes
+    sizes = sizes_of("deepseek-v3", precision)
+    assert sizes["KV cache"] == 33 * 3 * 16 * (32 + 24) * element
+    assert "attention's partial outputs" not in sizes
 
 
 def test_every_failing_reservation_is_typed_and_gives_all_back():

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tests.checkpoints import ENCODERS, TINY, reference_executor
+from tests.checkpoints import DECODERS, ENCODERS, TINY, reference_executor
 from tests.cuda.launching import is_gpu, open_device
 from tests.cuda.test_reduced_precision import assert_near
 from tests.cuda_emulator.device import EmulatedDevice
@@ -19,11 +19,7 @@ from inferlib.architectures import ARCHITECTURES, Fields, architecture_of_config
 from inferlib.checkpoint_files import read_json
 
 # The programs of files from transformers 4 are those of files from version 5.
-CASES = sorted(
-    path.name
-    for path in TINY.iterdir()
-    if not path.name.endswith("-config4") and path.name not in ENCODERS
-)
+CASES = [case for case in DECODERS if not case.endswith("-config4")]
 MIXTURES = {"mixtral", "qwen3-moe", "gpt-oss", "deepseek-v2", "deepseek-v3"}
 GREEDY = {"temperature": 0, "ignore_eos": True}
 # Below this gap between the two best logits, either token is right from there on.

@@ -16,7 +16,8 @@ from tests.real_models import real_model
 from tests.reference import ReferenceExecutor
 
 from inferlib import Model, UnsupportedModelError
-from inferlib.assembly import Checkpoint, assemble
+from inferlib.assembly import assemble
+from inferlib.checkpoint import Checkpoint
 from inferlib.config import EngineConfig
 from inferlib.executors.cuda_attention import HEAD_DIMS
 from inferlib.executors.cuda_matrices import DeviceWeights

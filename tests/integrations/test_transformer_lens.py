@@ -85,7 +85,7 @@ def host():
         )
     finally:
         for name in set(sys.modules) - set(before):
-            if name.split(".")[0] in (HOST, "torch") or name == OURS:
+            if name.split(".")[0] in (HOST, "torch") or name.startswith(OURS):
                 del sys.modules[name]
 
 

@@ -6,14 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.checkpoints import ENCODERS, TINY
-from tests.gguf_checkpoints import GGUF_CASES, write_gguf
+from tests.gguf_checkpoints import EVERY_CASE, golden_of, path_of
 from tests.real_models import real_model
 
 from inferlib import Model
 
 REAL = Path(__file__).parent.parent / "golden" / "data" / "real"
-CASES = sorted({path.name for path in TINY.iterdir()} - ENCODERS)
 # Of the standard deviation of the logits.
 TINY_TOLERANCE = 2e-4
 REAL_TOLERANCE = 2e-3
@@ -26,15 +24,11 @@ def log_softmax(logits):
     return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
 
 
-@pytest.fixture(params=[*CASES, *(f"{case} as GGUF" for case in GGUF_CASES)], scope="module")
+@pytest.fixture(params=EVERY_CASE, scope="module")
 def case(request, tmp_path_factory):
-    name, _, as_gguf = request.param.partition(" as ")
-    path = TINY / name
-    if as_gguf:
-        path = tmp_path_factory.mktemp(name) / "model.gguf"
-        write_gguf(name, path)
+    path = path_of(request.param, tmp_path_factory)
     with Model.from_pretrained(path, precision="exact", threads=2) as model:
-        yield model, np.load(TINY / name / "reference.npz")
+        yield model, golden_of(request.param)
 
 
 def test_log_probabilities_of_the_whole_vocabulary_equal_those_of_transformers(case):

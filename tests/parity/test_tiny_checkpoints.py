@@ -2,22 +2,17 @@
 
 import numpy as np
 import pytest
-from tests.checkpoints import ENCODERS, TINY, reference_executor
-from tests.gguf_checkpoints import GGUF_CASES, write_gguf
+from tests.checkpoints import reference_executor
+from tests.gguf_checkpoints import EVERY_CASE, golden_of, path_of
 
-CASES = sorted({path.name for path in TINY.iterdir()} - ENCODERS)
 # Of the standard deviation of the logits: transformers computed them in float32.
 TOLERANCE = 2e-4
 
 
-@pytest.fixture(params=[*CASES, *(f"{case} as GGUF" for case in GGUF_CASES)], scope="module")
+@pytest.fixture(params=EVERY_CASE, scope="module")
 def case(request, tmp_path_factory):
-    name, _, as_gguf = request.param.partition(" as ")
-    path = TINY / name
-    if as_gguf:
-        path = tmp_path_factory.mktemp(name) / "model.gguf"
-        write_gguf(name, path)
-    return reference_executor(path), np.load(TINY / name / "reference.npz")
+    path = path_of(request.param, tmp_path_factory)
+    return reference_executor(path), golden_of(request.param)
 
 
 def test_logits_and_hidden_states_equal_those_of_transformers(case):

@@ -20,7 +20,8 @@ from inferlib.config import EngineConfig
 from inferlib.engine import Engine
 from inferlib.errors import RequestError
 from inferlib.model import Model
-from inferlib.request_builder import RequestBuilder, num_logprobs
+from inferlib.request_builder import RequestBuilder
+from inferlib.scheduler_params import bad_word_ids, num_logprobs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -396,7 +397,7 @@ class FakeBuilder(RequestBuilder):
             logprobs=num_logprobs(params),
             eos_token_ids=() if params.ignore_eos else self.eos_token_ids,
             stop_token_ids=params.stop_token_ids,
-            bad_words=self._bad_word_ids(params),
+            bad_words=bad_word_ids(params, self.tokenizer),
         )
 
 

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 from tests.unit import fakes
+from tests.unit.answers import assert_answers, shape
 from tests.unit.fakes import assert_idle, fake_model
 
 from inferlib import RequestError, SamplingParams
@@ -54,13 +55,6 @@ def expected_end(token_ids, finish_reason, below, min_tokens):
     return len(token_ids), finish_reason
 
 
-def shape(completion):
-    return [
-        (out.text, out.token_ids, out.logprobs, out.finish_reason, out.stop_reason, out.confidence)
-        for out in completion.outputs
-    ]
-
-
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 @pytest.mark.parametrize("eos_after", [None, 4, 11])
 def test_a_sequence_ends_where_its_confidence_falls_below(options, eos_after):
@@ -101,16 +95,7 @@ def test_steps_of_several_tokens_and_streams_give_the_same(options, eos_after, b
     for tokens_per_step in STEPS:
         with fake_model(tokens_per_step=tokens_per_step) as model:
             model.executor.eos_after = eos_after
-            assert shape(model.generate("x", **options)) == expected
-            stream = model.stream("x", **options)
-            deltas = list(stream)
-            assert shape(stream.completion) == expected
-            for index, (text, token_ids, _, reason, _, _) in enumerate(expected):
-                mine = [delta for delta in deltas if delta.index == index]
-                assert "".join(delta.text for delta in mine) == text
-                assert [token for delta in mine for token in delta.token_ids] == token_ids
-                assert mine[-1].finish_reason == reason
-            assert_idle(model)
+            assert_answers(model, expected, **options)
 
 
 @pytest.mark.parametrize("tokens_per_step", STEPS)

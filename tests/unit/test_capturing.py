@@ -229,6 +229,7 @@ def test_results_can_be_pickled(model):
         ({"capture": "ln_final", "logits": 1}, "logits", "True or False"),
         ({"capture": "ln_final", "adapter": "none"}, "adapter", "no adapter"),
         ({"capture": "ln_final", "tenant": 1}, "tenant", "string"),
+        ({"captur": "ln_final"}, "captur", "did you mean capture?"),
     ],
 )
 def test_what_cannot_be_is_refused_by_name(model, arguments, field, message):

@@ -13,7 +13,13 @@ import threading
 import weakref
 
 import pytest
-from tests.unit.test_speculation import shape
+from tests.unit.answers import shape
+from tests.unit.drafting import (
+    GREEDY,
+    WAYS_TO_DRAW,
+    assert_undrafted,
+    assert_undrafted_where_preempted,
+)
 
 from inferlib import (
     ClosedError,
@@ -28,7 +34,6 @@ from inferlib import (
 from inferlib.testing import Faults, byte_tokenizer_files, tiny_model
 from inferlib.testing.tiny import byte_tokenizer
 
-GREEDY = {"temperature": 0, "ignore_eos": True}
 ORDINARY = "It was a bright cold day in April"
 
 
@@ -43,12 +48,6 @@ def drafter():
 def stranger():
     """Another model of the same vocabulary, which is hardly ever right."""
     with tiny_model(seed=1) as model:
-        yield model
-
-
-@pytest.fixture(scope="module")
-def undrafted():
-    with tiny_model(speculation="off") as model:
         yield model
 
 
@@ -87,31 +86,9 @@ def test_a_stranger_is_soon_asked_no_more(stranger, undrafted):
         assert stranger.stats()["held_sequences"] == 0
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"temperature": 0},
-        {"temperature": 0.3, "seed": 1, "n": 3},
-        {"temperature": 1.0, "top_k": 3, "seed": 2},
-        {"temperature": 0, "repetition_penalty": 1.05, "min_tokens": 70},
-        {"temperature": 0, "bad_words": ["bc"], "logprobs_mode": "processed"},
-        {"temperature": 0, "prompt_logprobs": 1, "stop": ["ab"]},
-        {"temperature": 0, "regex": "[a-z ]{20,60}"},
-        {"temperature": 1.0, "mirostat": 2, "seed": 3},
-    ],
-    ids=str,
-)
+@pytest.mark.parametrize("options", WAYS_TO_DRAW, ids=str)
 def test_streams_and_results_are_those_of_generating_without(assisted, undrafted, options):
-    options = {"max_tokens": 80, "logprobs": 1, **options}
-    expected = shape(undrafted.generate(ORDINARY, **options))
-    assert shape(assisted.generate(ORDINARY, **options)) == expected
-    stream = assisted.stream(ORDINARY, **options)
-    deltas = list(stream)
-    for index, (text, token_ids, *_) in enumerate(expected):
-        mine = [delta for delta in deltas if delta.index == index]
-        assert "".join(delta.text for delta in mine) == text
-        assert [token for delta in mine for token in delta.token_ids] == token_ids
-    assisted._engine._scheduler.check_integrity()
+    assert_undrafted(assisted, undrafted, ORDINARY, max_tokens=80, **options)
 
 
 def test_sequences_share_the_rows_of_a_step(assisted, undrafted):
@@ -145,6 +122,28 @@ def test_a_request_says_who_drafts(stranger, speculation, by_lookup, by_model):
         asked = stranger.stats()["requests"]
         assert model.generate("ab", speculation="off", max_tokens=9).usage.drafted_tokens == 0
         assert stranger.stats()["requests"] == asked
+
+
+def test_the_drafter_is_told_new_tokens_only(drafter, undrafted):
+    asked = []
+
+    class Asked:
+        def __getattr__(self, name):
+            return getattr(scheduler, name)
+
+        def tokens_since(self, *arguments):
+            found = scheduler.tokens_since(*arguments)
+            asked.append(len(found))
+            return found
+
+    with tiny_model(draft_model=drafter, speculation="draft_model") as model:
+        scheduler = model._engine._scheduler
+        model._engine._scheduler = Asked()
+        completion = model.generate(ORDINARY, max_tokens=200, **GREEDY)
+    assert shape(completion) == shape(undrafted.generate(ORDINARY, max_tokens=200, **GREEDY))
+    assert asked[0] > len(ORDINARY)
+    assert sum(asked) <= len(completion.prompt_token_ids) + 200
+    assert len(asked) > 20
 
 
 def test_how_much_is_said_by_a_lookup(drafter):
@@ -184,20 +183,14 @@ def test_who_does_not_fit_into_the_drafters_memory_gets_no_drafts(undrafted):
 
 
 def test_preempted_requests_agree(undrafted, drafter):
-    prompts = [chr(97 + i % 5) * (1 + 3 * i) + "xy" * (i % 7) for i in range(12)]
-    expected = [shape(undrafted.generate(p, max_tokens=60, logprobs=0, **GREEDY)) for p in prompts]
     with tiny_model(
         draft_model=drafter,
         speculation=PromptLookup(rows_per_pass=40),
         kv_cache="256 tokens",
         max_model_len=160,
     ) as model:
-        completions = model.generate(prompts, max_tokens=60, logprobs=0, progress=False, **GREEDY)
-        assert [shape(completion) for completion in completions] == expected
-        stats = model.stats()
-        assert stats["preemptions"] > 0
-        assert stats["draft_model_accepted_tokens"] > 20
-        model._engine._scheduler.check_integrity()
+        assert_undrafted_where_preempted(model, undrafted, num_prompts=12)
+        assert model.stats()["draft_model_accepted_tokens"] > 20
     assert drafter.stats()["held_sequences"] == 0
 
 

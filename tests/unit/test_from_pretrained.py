@@ -216,11 +216,11 @@ class TestBadFiles:
         self.refused(ModelFormatError, page, "model.gguf")
 
     def test_too_little_memory_is_said_before_anything_is_loaded(self, bare, monkeypatch):
-        monkeypatch.setattr("inferlib.assembly.free_bytes", lambda: 1000)
+        monkeypatch.setattr("inferlib.model_size.free_bytes", lambda: 1000)
         error = self.refused(OutOfMemoryError, bare, "are free")
         assert error.available == 1000
         assert error.required > 100_000
-        monkeypatch.setattr("inferlib.assembly.free_bytes", lambda: 2**40)
+        monkeypatch.setattr("inferlib.model_size.free_bytes", lambda: 2**40)
         self.refused(RequestError, bare, "kv_cache", kv_cache=2**30)
 
     def test_a_context_is_fitted_to_the_cache_unless_it_was_asked_for(self, bare):

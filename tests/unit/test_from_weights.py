@@ -125,6 +125,8 @@ def test_what_does_not_fit_is_named(change, error, says):
         ({"generation_config": []}, "generation_config"),
         ({"chat_template": 3}, "chat_template"),
         ({"packed_cache": "folder"}, "packed_cache"),
+        ({"quantize": "q8_0"}, "quantize"),
+        ({"revision": "main"}, "revision"),
         ({"threads": 0}, "threads"),
     ],
 )

@@ -7,6 +7,7 @@ import threading
 
 import numpy as np
 import pytest
+from tests.unit.answers import shape
 
 from inferlib import LogitsProcessorError, ReentrantCallError, RequestError
 from inferlib.logits_processing import process
@@ -43,12 +44,6 @@ def add(bias):
         return logits + bias
 
     return processor
-
-
-def shape(completion):
-    return [
-        (out.text, out.token_ids, out.logprobs, out.finish_reason) for out in completion.outputs
-    ]
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from tests.unit.answers import assert_answers, shape
 from tests.unit.fakes import assert_idle, continuation, fake_model, text_of
 
 from inferlib import SamplingParams
@@ -34,14 +35,6 @@ OPTIONS = [
 ]
 
 
-def shape(completion):
-    """All that a caller sees of a result but the times."""
-    return [
-        (out.text, out.token_ids, out.logprobs, out.finish_reason, out.stop_reason)
-        for out in completion.outputs
-    ]
-
-
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 @pytest.mark.parametrize("eos_after", [None, 11])
 def test_results_and_deltas_are_those_of_single_tokens(options, eos_after):
@@ -51,18 +44,7 @@ def test_results_and_deltas_are_those_of_single_tokens(options, eos_after):
     for tokens_per_step in (2, 3, 7, 64):
         with fake_model(tokens_per_step=tokens_per_step) as model:
             model.executor.eos_after = eos_after
-            assert shape(model.generate("x", **options)) == expected
-            stream = model.stream("x", **options)
-            deltas = list(stream)
-            assert shape(stream.completion) == expected
-            for index, (text, token_ids, logprobs, reason, stop_reason) in enumerate(expected):
-                mine = [delta for delta in deltas if delta.index == index]
-                assert "".join(delta.text for delta in mine) == text
-                assert [token for delta in mine for token in delta.token_ids] == token_ids
-                rows = [row for delta in mine for row in delta.logprobs or ()]
-                assert rows == (logprobs or [])
-                assert (mine[-1].finish_reason, mine[-1].stop_reason) == (reason, stop_reason)
-            assert_idle(model)
+            assert_answers(model, expected, **options)
 
 
 def test_a_stop_string_that_ends_with_the_last_token_is_a_stop():

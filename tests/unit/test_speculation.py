@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import pytest
+from tests.unit.answers import shape
+from tests.unit.drafting import (
+    GREEDY,
+    WAYS_TO_DRAW,
+    assert_undrafted,
+    assert_undrafted_where_preempted,
+)
 
 from inferlib import PromptLookup, RequestError
 from inferlib.testing import tiny_model
 
-GREEDY = {"temperature": 0, "ignore_eos": True}
 REPETITIVE = "abcabcabcabcabc"
 
 
@@ -15,19 +21,6 @@ REPETITIVE = "abcabcabcabcabc"
 def model():
     with tiny_model() as model:
         yield model
-
-
-@pytest.fixture(scope="module")
-def undrafted():
-    with tiny_model(speculation="off") as model:
-        yield model
-
-
-def shape(completion):
-    return [
-        (out.text, out.token_ids, out.logprobs, out.finish_reason, out.stop_reason)
-        for out in completion.outputs
-    ]
 
 
 def test_drafts_are_counted_and_save_steps(model):
@@ -93,44 +86,15 @@ def test_a_stop_string_in_the_middle_of_a_draft_takes_back_the_rest(model, undra
     assert num_inside > 5
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"temperature": 0},
-        {"temperature": 0.3, "seed": 1, "n": 3},
-        {"temperature": 1.0, "top_k": 3, "seed": 2},
-        {"temperature": 0, "repetition_penalty": 1.05, "min_tokens": 70},
-        {"temperature": 0, "bad_words": ["bc"], "logprobs_mode": "processed"},
-        {"temperature": 0, "prompt_logprobs": 1},
-    ],
-    ids=str,
-)
+@pytest.mark.parametrize("options", WAYS_TO_DRAW, ids=str)
 def test_streams_and_results_are_those_of_generating_without(model, undrafted, options):
-    options = {"max_tokens": 150, "logprobs": 1, **options}
-    expected = shape(undrafted.generate(REPETITIVE, **options))
-    completion = model.generate(REPETITIVE, **options)
-    assert shape(completion) == expected
-    stream = model.stream(REPETITIVE, **options)
-    deltas = list(stream)
-    for index, (text, token_ids, logprobs, *_) in enumerate(expected):
-        mine = [delta for delta in deltas if delta.index == index]
-        assert "".join(delta.text for delta in mine) == text
-        assert [token for delta in mine for token in delta.token_ids] == token_ids
-        assert [row for delta in mine for row in delta.logprobs] == logprobs
-    assert stream.completion.usage == completion.usage
-    model._engine._scheduler.check_integrity()
+    called, streamed = assert_undrafted(model, undrafted, REPETITIVE, max_tokens=150, **options)
+    assert called == streamed
 
 
 def test_many_requests_in_a_small_cache_agree(undrafted):
-    prompts = [chr(97 + i % 5) * (1 + 3 * i) + "xy" * (i % 7) for i in range(24)]
-    expected = [shape(undrafted.generate(p, max_tokens=60, logprobs=0, **GREEDY)) for p in prompts]
     with tiny_model(
         speculation=PromptLookup(rows_per_pass=40), kv_cache="256 tokens", max_model_len=160
     ) as model:
-        completions = model.generate(prompts, max_tokens=60, logprobs=0, progress=False, **GREEDY)
-        assert [shape(completion) for completion in completions] == expected
-        stats = model.stats()
-        assert stats["preemptions"] > 0
-        assert stats["accepted_tokens"] > 100
-        assert stats["free_blocks"] == stats["total_blocks"]
-        model._engine._scheduler.check_integrity()
+        assert_undrafted_where_preempted(model, undrafted, num_prompts=24)
+        assert model.stats()["accepted_tokens"] > 100

@@ -229,6 +229,13 @@ CHECKS: dict[str, Callable[[str], str]] = {
 }
 
 
+def _found(check: str, package: str) -> dict[str, str]:
+    try:
+        return {"found": CHECKS[check](package)}
+    except Exception as error:  # whatever it is, it is told
+        return {"problem": f"{type(error).__name__}: {error}"}
+
+
 def _tiny_model(package: str, **options: Any) -> Any:  # noqa: ANN401  # of a package known at run time
     return importlib.import_module(f"{package}.testing").tiny_model(**options)
 
@@ -258,8 +265,4 @@ def _descriptors() -> int:
 
 
 if __name__ == "__main__":
-    try:
-        found = {"found": CHECKS[sys.argv[2]](sys.argv[1])}
-    except Exception as error:  # whatever it is, it is told
-        found = {"problem": f"{type(error).__name__}: {error}"}
-    sys.stdout.write(json.dumps(found) + "\n")
+    sys.stdout.write(json.dumps(_found(sys.argv[2], sys.argv[1])) + "\n")

@@ -9,12 +9,13 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..assembly import read_checkpoint, size_of
+from ..checkpoint import read_checkpoint
 from ..config import BLOCK_SIZE, EngineConfig, format_bytes
 from ..errors import OutOfMemoryError
 from ..executors.cpu import block_bytes
 from ..host_memory import free_bytes
 from ..loading import load
+from ..model_size import size_of
 from ..model_spec import LatentAttentionSpec
 from .options import MODEL_HELP
 

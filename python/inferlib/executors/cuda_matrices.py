@@ -105,7 +105,7 @@ class DeviceWeights:
     ) -> None:
         self._device = device
         self._kind = kind
-        self.has_rows = has_rows or kind == "f32"
+        self.has_rows: bool = has_rows or kind == "f32"
         self._program = program
         self._layouts: set[str] = set()
         self._shapes = program.weights

@@ -103,7 +103,7 @@ class CupyDevice:
         self._device = cupy.cuda.Device(index)
         capability = int(self._device.compute_capability)
         self._sources = KernelSources(source_folder())
-        self.architecture = f"sm_{capability}"
+        self.architecture: str = f"sm_{capability}"
         self._cubins = CubinCache(self._sources, self.architecture, (cache or CACHE).expanduser())
         self._open_driver = driver
         self._driver: Any = None

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from lm_eval.api.instance import Instance
 
+    from .. import Tokenizer
     from ..scoring import LogLikelihood
 
 _LENGTH_NAMES = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_length")
@@ -71,7 +72,7 @@ class InferlibLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
         if model.tokenizer is None:
             raise RequestError("this model has no tokenizer", field="model")
         self.model = model
-        self.tokenizer = model.tokenizer
+        self.tokenizer: Tokenizer = model.tokenizer
         self.max_gen_toks = max_gen_toks
         self._add_bos = model.tokenizer.add_bos if add_bos_token is None else add_bos_token
         self._bos_id = model.tokenizer.bos_id

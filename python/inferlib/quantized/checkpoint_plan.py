@@ -88,7 +88,7 @@ class CheckpointPlan:
 
     def __init__(self, source: Path, tensors: Iterable[TensorPlan]) -> None:
         self.source = source
-        self.tensors = {tensor.name: tensor for tensor in tensors}
+        self.tensors: dict[str, TensorPlan] = {tensor.name: tensor for tensor in tensors}
 
     @classmethod
     def of(cls, weights: Weights) -> CheckpointPlan:

@@ -165,7 +165,7 @@ class FaultyExecutor:
 
     def __init__(self, inner: Executor, faults: Faults) -> None:
         self.inner = inner
-        self.aborted = threading.Event()
+        self.aborted: threading.Event = threading.Event()
         self._faults = faults
 
     def run(self, batch: Batch) -> StepOutput | None:

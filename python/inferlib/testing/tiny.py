@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, Unpack
 import numpy as np
 
 from .._core import ChatTemplate, Tokenizer
-from ..assembly import Checkpoint, StandIns, assemble
+from ..assembly import StandIns, assemble
 from ..call_options import LoadOptions
-from ..config import EngineConfig, KvCacheSize
+from ..checkpoint import Checkpoint
+from ..config import EngineConfig
 from ..draft_loading import opened_draft_model
-from ..errors import RequestError
 from ..model import Model
 from ..model_spec import AttentionSpec, LayerSpec, MlpSpec, ModelSpec, RopeSpec
 from ..transformer import record
@@ -61,7 +61,8 @@ def tiny_model(
         nan_token_id: A token whose embedding is not a number, and so are the logits of every
             sequence that holds it.
         faults: What is to go wrong.
-        **options: As for ``Model.from_pretrained``; ``threads`` is 1 unless given.
+        **options: As for ``Model.from_pretrained``, but those for files; ``threads`` is 1 unless
+            given.
 
     Raises:
         RequestError: An option is invalid; ``field`` names it.
@@ -149,14 +150,7 @@ def config_of(options: Mapping[str, Any]) -> EngineConfig:
     Raises:
         RequestError: An option is invalid; ``field`` names it.
     """
-    settings: dict[str, Any] = {"threads": 1, **options}
-    settings["kv_cache"] = KvCacheSize.parse(settings.get("kv_cache", "auto"))
-    config = EngineConfig(**settings)
-    if config.packed_cache is not None:
-        raise RequestError(
-            "packed_cache is for models that are loaded from files", field="packed_cache"
-        )
-    return config
+    return EngineConfig.in_memory({"threads": 1, **options})
 
 
 def tiny_spec(*, num_layers: int = 2, max_position_embeddings: int = 1024) -> ModelSpec:
