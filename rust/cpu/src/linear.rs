@@ -14,7 +14,7 @@ use std::ops::Range;
 
 use inferlib_program::program::Activation;
 
-use crate::activations::{ActivationsView, zero_slot};
+use crate::activations::{ActivationsView, TILE_SIZES, zero_slot};
 use crate::formats::BLOCK_COLS;
 use crate::kernels::Kernels;
 use crate::linear::bounds::Bounds;
@@ -62,6 +62,27 @@ impl LinearTask<'_> {
         }
         let pairs = |segment: &Segment| segment.num_panels().div_ceil(PANELS);
         self.matrix.segments.iter().map(pairs).sum()
+    }
+}
+
+impl<'a> LinearTask<'a> {
+    /// Some of its rows: `part` of `parts` of about the same size, cut between tiles.
+    pub(crate) fn part(&self, part: usize, parts: usize) -> LinearTask<'a> {
+        let tile = TILE_SIZES[0];
+        let bound = |part: usize| {
+            if part == parts {
+                self.rows
+            } else {
+                self.rows * part / parts / tile * tile
+            }
+        };
+        let first = bound(part);
+        LinearTask {
+            input: self.input.skip_tiles(first, self.matrix.in_features),
+            rows: bound(part + 1) - first,
+            out: self.out.wrapping_add(first * self.out_stride),
+            ..*self
+        }
     }
 }
 

@@ -27,6 +27,8 @@ use captured::Captured;
 /// Most rows of a phase of rows that becomes the tail of the phase before: one worker's time for them is less than that of
 /// one more agreement of all.
 const TAIL_ROWS: usize = 12;
+/// Fewest rows of a product that are a part of their own: a part reads all of the matrix.
+const PART_ROWS: usize = 96;
 /// Most merges of partial attention results that are done in the tail of their attention.
 const TAIL_MERGES: usize = 8;
 
@@ -243,18 +245,30 @@ impl Run<'_> {
         tail: &[Step],
     ) -> bool {
         let pairs = task.map_or(0, LinearTask::num_pairs);
+        let parts = task.map_or(1, |task| self.num_parts(task.rows));
         self.phase(
             way,
             scratch,
-            (pairs, Share::Stretch),
-            |scratch, pairs| {
-                if let Some(task) = task {
-                    // SAFETY: tiles were packed in an earlier phase; panels are claimed once; features are available.
-                    unsafe { linear(&self.executor.kernels, task, pairs, &mut scratch.panel) };
+            (parts * pairs, Share::Stretch),
+            |scratch, units| {
+                let Some(task) = task else { return };
+                for part in units.start / pairs..units.end.div_ceil(pairs) {
+                    let first = part * pairs;
+                    let range =
+                        units.start.max(first) - first..units.end.min(first + pairs) - first;
+                    let task = task.part(part, parts);
+                    // SAFETY: tiles were packed in an earlier phase; units are claimed once; features are available.
+                    unsafe { linear(&self.executor.kernels, &task, range, &mut scratch.panel) };
                 }
             },
             |_| self.tail(tail),
         )
+    }
+
+    /// Into how many parts the rows of a product are cut. What a worker made of its rows it finds in its own caches in the
+    /// next phase; with too few rows it would read the matrix for too little.
+    fn num_parts(&self, rows: usize) -> usize {
+        (rows / PART_ROWS).clamp(1, self.executor.threads())
     }
 
     fn attention(&self, way: &mut Way, scratch: &mut Worker, step: &Step, tail: &[Step]) -> bool {
