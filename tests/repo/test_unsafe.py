@@ -27,5 +27,8 @@ def test_the_count_sees_code_only():
     unsafe impl Send for A {}
     #[cfg(test)]
     mod tests { fn t() { unsafe { g() } } }
+    #[cfg(test)]
+    mod more_tests;
+    fn h() { unsafe { g() } }
     """
-    assert count_in(source) == Count(blocks=1, lines=3, functions=1, others=1)
+    assert count_in(source) == Count(blocks=2, lines=4, functions=1, others=1)

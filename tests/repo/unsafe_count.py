@@ -15,7 +15,7 @@ _NOT_CODE = re.compile(
     r"""//[^\n]*|/\*.*?\*/|b?r(\#*)".*?"\1|b?"(?:\\.|[^"\\])*"|b?'(?:\\.|[^'\\])'""", re.DOTALL
 )
 _UNSAFE = re.compile(r"\bunsafe\b\s*(?P<what>\{|(?:extern\s*)?fn\b|impl\b|trait\b|extern\b)")
-_TESTS = re.compile(r"#\[cfg\((?:all\()?test\b")
+_TEST_ITEM = re.compile(r"#\[cfg\((?:all\()?test\b[^;{]*(?P<end>[;{])")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +62,7 @@ def counts() -> dict[str, Count]:
 def count_in(source: str) -> Count:
     """What is unsafe in a source text."""
     code = _NOT_CODE.sub(lambda match: re.sub(r"[^\n]", " ", match[0]), source)
-    tests = _TESTS.search(code)
-    code = code[: tests.start()] if tests else code
+    code = _without_tests(code)
     total = Count()
     for match in _UNSAFE.finditer(code):
         what = match["what"]
@@ -76,12 +75,29 @@ def count_in(source: str) -> Count:
     return total
 
 
+def _without_tests(code: str) -> str:
+    """Leave out what is compiled for tests only, here or in a file of its own."""
+    kept, start = [], 0
+    for match in _TEST_ITEM.finditer(code):
+        if match.start() < start:
+            continue  # within the last one
+        kept.append(code[start : match.start()])
+        last = match.end() - 1
+        start = (last if match["end"] == ";" else _end_of_block(code, last)) + 1
+    return "".join([*kept, code[start:]])
+
+
 def _lines_of_block(code: str, start: int) -> int:
+    return code.count("\n", start, _end_of_block(code, start)) + 1
+
+
+def _end_of_block(code: str, start: int) -> int:
+    """Where the brace at ``start`` is closed."""
     depth = 0
     for place in range(start, len(code)):
         depth += {"{": 1, "}": -1}.get(code[place], 0)
         if depth == 0:
-            return code.count("\n", start, place) + 1
+            return place
     raise ValueError("a block does not end")
 
 
