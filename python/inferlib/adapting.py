@@ -57,7 +57,7 @@ class Adapting(ModelCore):
         adapter = Adapter(name=name, number=table.new_number(), fingerprint=files.fingerprint)
         table.add(adapter)
         try:
-            self._engine.load_adapter(adapter.number, files.parts)
+            self._engine.adapters.load(adapter.number, files.parts)
         except BaseException:
             table.remove(name)
             raise
@@ -82,7 +82,7 @@ class Adapting(ModelCore):
         adapter = table.find(name)
         table.remove(name)
         try:
-            self._engine.unload_adapter(adapter.number)
+            self._engine.adapters.unload(adapter.number)
         except BaseException:
             table.add(adapter)
             raise

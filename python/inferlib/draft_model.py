@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .config import BLOCK_SIZE
-from .engine import raise_error_of
 from .errors import (
     InferlibError,
     OverloadedError,
@@ -226,7 +225,7 @@ class DraftModel:
             self._engine.cancel(requests)
             return
         for turn in turns:
-            raise_error_of(turn.request)
+            turn.request.raise_error()
             sequence = turn.request.results[0].sequences[0]
             if sequence.finish_reason not in ("stop", "length"):
                 continue  # it left its sequence as it was

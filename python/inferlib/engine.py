@@ -16,79 +16,38 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import copy
 import logging
 import os
 import time
-from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ._core import CpuExecutor
 from .atomic import move
 from .driving import StepDriver
-from .errors import (
-    ClosedError,
-    ExecutorError,
-    ForkedProcessError,
-    InferlibError,
-    InternalError,
-    RequestError,
-)
-from .request import SEQUENCES_PER_REQUEST, Request
-from .request_confidence import RequestConfidence
-from .request_grammars import RequestGrammars
-from .request_processors import RequestProcessors
-from .request_texts import RequestTexts, TextEnd
-from .request_thinking import RequestThinking
+from .errors import ClosedError, ForkedProcessError, InferlibError, InternalError
+from .loaded_adapters import LoadedAdapters
+from .request import all_done
+from .request_companions import RequestCompanions
+from .request_sequences import num_output_tokens
+from .sequence_bytes import SequenceBytes
 from .stats import ModelStats, model_stats
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
-    from typing import TypeAlias
 
-    from numpy.typing import NDArray
-
-    from ._core import (
-        Events,
-        HeldSequences,
-        RowLogprobs,
-        Scheduler,
-        SequenceOutput,
-        TextStreams,
-    )
+    from ._core import Events, HeldSequences, Scheduler, TextStreams
+    from .drafting import Drafting
     from .executors.base import Executor
-    from .lora_files import AdapterMatrices
-
-    SequenceView: TypeAlias = "SequenceOutput | SequenceTail"
-    ByteArrays = tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]
+    from .request import Request
+    from .request_sequences import SequenceView
 
 _logger = logging.getLogger(__package__)
 
 CLOSE_TIMEOUT_SECONDS = 60.0
 LOOK_AHEAD_TOKENS = 16
 """So many tokens more than were read does a thread generate for the stream of an event loop."""
-
-
-class Drafting(Protocol):
-    """Drafts tokens for the scheduler; see ``draft_model.DraftModel``."""
-
-    name: str
-    problem: str | None
-
-    def draft(self, scheduler: Scheduler) -> None:
-        """Suggest tokens for the step that comes; the lock is not held."""
-
-    def forget(self, request: Request) -> None:
-        """Drop what belongs to a request that is over."""
-
-    def stop(self) -> None:
-        """Let ``draft`` return soon, from another thread."""
-
-    def close(self) -> None:
-        """Give everything back; nobody is in ``draft``."""
 
 
 class Engine:
@@ -102,6 +61,9 @@ class Engine:
         dedicated: Whether a thread drives while there is work, not the callers.
         clock: Seconds, for deadlines and timings; tests have one of their own.
         draft_model: Suggests tokens before each step; ``None``: nobody does.
+
+    Attributes:
+        adapters: Those that the executor was given.
     """
 
     def __init__(
@@ -119,17 +81,21 @@ class Engine:
         self._draft_model = draft_model
         self._clock = clock
         self._executor = executor
-        self._adapters: dict[int, int] = {}
         self._details = executor.info()
-        self._texts = RequestTexts(text, clock)
-        # What is written in Rust takes no stand-in (`inferlib.testing`), but what that wraps.
-        self._grammars = RequestGrammars(vocab_size, getattr(scheduler, "wrapped", scheduler))
-        self._confidence = RequestConfidence(scheduler)
-        self._thinking = RequestThinking(vocab_size, scheduler)
-        self._processors = RequestProcessors(vocab_size, scheduler, self._give_up)
         self._driver = StepDriver(self, dedicated=dedicated)
         self._requests: dict[int, Request] = {}
         self._cancelled: collections.deque[Request] = collections.deque()
+        self._companions = RequestCompanions(
+            scheduler,
+            text,
+            self._requests,
+            vocab_size=vocab_size,
+            clock=clock,
+            lock=self._driver.lock,
+            give_up=self._cancelled.append,
+            draft_model=draft_model,
+        )
+        self.adapters = LoadedAdapters(executor, self._requests, self._driver.lock)
         self._step_is_open = False
         self._is_accounting = False
         self._is_closed = False
@@ -140,27 +106,18 @@ class Engine:
 
     def step(self) -> bool:
         """Advance every scheduled sequence; ``False`` if there is nothing to do, or if aborted."""
-        if self._grammars.has_deadlines:
-            with self._driver.lock:
-                self._is_accounting = True
-                self._close_overdue(self._clock())
-                self._is_accounting = False
+        if self._companions.has_deadlines:
+            self._close_overdue()
         if self._draft_model is not None:
             self._draft_model.draft(self._scheduler)
         batch = self._scheduler.schedule(self._clock())
         if batch is None:
             return self._end_overdue()
-        with self._driver.lock:  # who submitted any of these requests has opened it by now
-            self._thinking.mask(batch)
-            processed = self._processors.ask(batch)
-        has_guarded_rows = self._grammars.mask(batch)
+        marked = self._companions.mark(batch)
         output = self._executor.run(batch)
         if output is None:
             return False
-        if processed:
-            output = self._processors.draw(batch, output, processed)
-        if has_guarded_rows:
-            output = self._grammars.refuse(batch, output)
+        output = self._companions.draw(batch, output, marked)
         with self._driver.lock:
             self._is_accounting = True
             self._account(self._scheduler.update(output, self._clock()))
@@ -176,14 +133,14 @@ class Engine:
             self._is_accounting = False
         return len(events.finished_requests) > 0
 
-    def _close_overdue(self, now: float) -> None:
-        """Let structures whose time is up end by a short way; end those that cannot."""
-        for request in self._grammars.overdue(now):
-            for index in self._grammars.close_texts(request):
-                self._scheduler.finish(request.id, index, "deadline", now)
-                self._texts.end(request, index)
-            if self._scheduler.is_finished(request.id):
-                self._retire(request)
+    def _close_overdue(self) -> None:
+        """Let structures whose time is up end by a short way."""
+        with self._driver.lock:
+            self._is_accounting = True
+            for request in self._companions.close_overdue(self._clock()):
+                if self._scheduler.is_finished(request.id):
+                    self._retire(request)
+            self._is_accounting = False
 
     def run_step(self) -> bool:
         """Run one step and account for it; see ``driving.Work``."""
@@ -203,47 +160,14 @@ class Engine:
         return advanced or self._is_closed
 
     def _account(self, events: Events) -> None:
-        """Bring the texts up to date, end what ended; the lock is held."""
-        unsure, tokens = self._confidence.advance(events)
-        ends = self._texts.advance(tokens, self._requests)
-        stopped_keys = {end.key for end in ends}
-        ends += [end for end in self._grammars.advance(tokens) if end.key not in stopped_keys]
-        ends = self._confidence.judge(ends, unsure)
-        now = self._clock()
-        stopped = [self._end(end, now) for end in ends]
-        self._texts.show(now)
-        for row in np.flatnonzero(tokens.finished).tolist():
-            request = self._requests.get(int(tokens.request_ids[row]))
-            if request is not None:
-                self._texts.end(request, int(tokens.sequence_indices[row]))
+        """End what ended with a step's tokens; the lock is held."""
+        tokens, stopped = self._companions.advance(events)
         for request_id in events.finished_requests.tolist():
             self._retire(self._requests.get(request_id))
         for request in stopped:
-            if request is None or request.is_done:
-                continue
-            if self._scheduler.is_finished(request.id):
+            if not request.is_done and self._scheduler.is_finished(request.id):
                 self._retire(request)
-        self._thinking.advance(tokens)
-
-    def _end(self, end: TextEnd, now: float) -> Request | None:
-        """End a sequence because of its text, and return its request."""
-        request_id, index = divmod(end.key, SEQUENCES_PER_REQUEST)
-        request = self._requests.get(request_id)
-        if request is None or (request.params.detokenize and index not in request.opened):
-            return None  # its submission was interrupted
-        self._finish(request, index, end, now)
-        self._texts.end(request, index)
-        return request
-
-    def _finish(self, request: Request, index: int, end: TextEnd, now: float) -> None:
-        """Take back what the scheduler has of a sequence behind the end of its text."""
-        reason = "deadline" if end.is_overdue else "stop" if end.is_whole else "error"
-        if end.is_unsure:
-            reason = "abstain"
-        elif end.stop_index is not None:
-            reason = "stop"
-            request.stop_strings[index] = request.params.stop_strings[end.stop_index]
-        self._scheduler.finish(request.id, index, reason, now, num_output_tokens=end.num_tokens)
+        self._companions.force(tokens)
 
     def _retire(self, request: Request | None) -> None:
         """Take over the results of a request that ended; the lock is held."""
@@ -251,14 +175,7 @@ class Engine:
             return
         if not request.results:
             move(request.results, self._scheduler.take, request.id)
-        self._texts.close(request)
-        self._grammars.note_failures(request)
-        self._grammars.close(request)
-        if self._draft_model is not None:
-            self._draft_model.forget(request)
-        self._confidence.close(request)
-        self._thinking.close(request)
-        self._processors.close(request)
+        self._companions.close(request)
         self._driver.forget(request)
         request.is_done = True
         self._requests.pop(request.id, None)
@@ -273,18 +190,7 @@ class Engine:
         now = self._clock()
         self._scheduler.discard_step()
         for request in list(self._requests.values()):
-            for index in range(request.params.n):
-                sequence = cast("SequenceOutput", self._sequence(request, index, 0))
-                unsure = self._confidence.rebuild(request, index, sequence)
-                if unsure is not None:
-                    sequence = cast("SequenceOutput", _first_tokens(sequence, unsure.num_tokens))
-                whole = self._grammars.rebuild(request, index, sequence)
-                end = self._texts.rebuild(request, index, sequence) or whole
-                ends = [] if end is None else [end]
-                for end in self._confidence.judge(ends, [] if unsure is None else [unsure]):
-                    if not request.results:
-                        self._finish(request, index, end, now)
-                    self._texts.end(request, index)
+            self._companions.rebuild(request, now)
             if request.results or self._scheduler.is_finished(request.id):
                 self._retire(request)
         self._step_is_open = self._is_accounting = False
@@ -324,13 +230,7 @@ class Engine:
                 with contextlib.suppress(InternalError):
                     self._scheduler.cancel(request.id, self._clock())
                     move(request.results, self._scheduler.take, request.id)
-            self._texts.drop(request)
-            self._grammars.close(request)
-            if self._draft_model is not None:
-                self._draft_model.forget(request)
-            self._confidence.close(request)
-            self._thinking.close(request)
-            self._processors.close(request)
+            self._companions.drop(request)
             request.error = error
             request.is_done = True
             self._driver.forget(request)
@@ -359,41 +259,15 @@ class Engine:
         self._driver.changed()
 
     def _submit(self, request: Request) -> None:
-        params = request.params
         now = self._clock()
-        submit = partial(
-            self._scheduler.submit,
-            params=request.scheduler_params,
-            n=params.n,
-            seed=cast("int", params.seed),
-            cache_salt=request.cache_salt,
-            priority=request.priority,
-            background=request.background,
-            tenant=request.tenant,
-            deadline=None if request.deadline is None else now + request.deadline,
-            closes=request.closes,
-            speculation=request.speculation in ("auto", "prompt_lookup"),
-            draft_model=request.speculation in ("auto", "draft_model"),
-            sequence=request.sequence,
-            keep=request.keep,
-            captures=list(request.captures),
-            capture_start=request.capture_start,
-            second_segment=request.second_segment,
-            adapter=request.adapter,
-            now=now,
-        )
+        submit = request.submission(self._scheduler, now)
         with self._driver.lock:
             if self._is_closed:
                 raise ClosedError("the model is closed")
-            if request.adapter and request.adapter not in self._adapters:
-                raise RequestError("the adapter was unloaded", field="adapter")
+            self.adapters.check(request)
             move(request.ids, submit, np.asarray(request.prompt_token_ids, np.int32))
             self._requests[request.id] = request
-            self._texts.open(request)
-            self._grammars.open(request, now)
-            self._confidence.open(request)
-            self._thinking.open(request)
-            self._processors.open(request)
+            self._companions.open(request, now)
 
     def cancel(self, requests: Iterable[Request]) -> None:
         """End requests with ``finish_reason="abort"``, at the end of the current step at latest."""
@@ -406,10 +280,6 @@ class Engine:
             return
         self._mark_cancelled(requests)
         self._driver.try_changed()
-
-    def _give_up(self, request: Request) -> None:
-        """End a request that has its error, before the next step."""
-        self._cancelled.append(request)
 
     def _mark_cancelled(self, requests: Iterable[Request]) -> None:
         for request in requests:
@@ -429,7 +299,7 @@ class Engine:
         ``False`` on a timeout. On an interrupt the requests go on; the caller cancels them.
         """
         self.check_not_forked()
-        ready = ready or _all_done(requests)
+        ready = ready or all_done(requests)
         return self._driver.wait_until(ready, timeout_seconds=timeout_seconds)
 
     async def wait_async(
@@ -440,7 +310,7 @@ class Engine:
         If the loop is closed meanwhile, the requests are cancelled.
         """
         self.check_not_forked()
-        ready = ready or _all_done(requests)
+        ready = ready or all_done(requests)
         await self._driver.wait_until_async(ready, abandon=partial(self._mark_cancelled, requests))
 
     def look_ahead(self, request: Request, num_read_tokens: Callable[[], int]) -> None:
@@ -457,14 +327,7 @@ class Engine:
 
     def num_output_tokens(self, request: Request) -> int:
         """Count the generated tokens of all sequences of a request."""
-        if not request.results:
-            try:
-                return self._scheduler.num_output_tokens(request.id)
-            except KeyError:
-                pass  # it ended meanwhile
-        return sum(
-            len(sequence.token_ids) for result in request.results for sequence in result.sequences
-        )
+        return num_output_tokens(self._scheduler, request)
 
     def read(self, request: Request, index: int, start: int) -> tuple[SequenceView, str]:
         """Return one sequence from token ``start`` on, and all of its text so far.
@@ -476,20 +339,9 @@ class Engine:
         with self._driver.lock:
             if self._is_accounting and may_recover:
                 self._recover()
-            raise_error_of(request)
-            self._texts.take(request, index)
-            return self._sequence(request, index, start), request.text(index)
-
-    def _sequence(self, request: Request, index: int, start: int) -> SequenceView:
-        if request.results:
-            sequence = request.results[0].sequences[index]
-            return SequenceTail(
-                sequence.token_ids[start:],
-                sequence.logprobs[start:],
-                sequence.finish_reason,
-                sequence.stop_token_id,
-            )
-        return self._scheduler.sequence_since(request.id, index, start)
+            request.raise_error()
+            result = self._companions.read(request, index, start)
+        return result  # not above: an interrupt behind that call would leave the lock held
 
     @property
     def sequences(self) -> HeldSequences:
@@ -502,77 +354,21 @@ class Engine:
         self.check_usable()
         return self._scheduler.sequences
 
-    def export_sequence(self, sequence: int) -> list[ByteArrays]:
-        """Read a held sequence's keys and values; see ``HeldSequences.export``.
+    @property
+    def sequence_bytes(self) -> SequenceBytes:
+        """Their keys and values; raises what ``sequences`` raises."""
+        return SequenceBytes(self.sequences, self._executor)
 
-        Raises:
-            ExecutorError: Not on this device.
-        """
-        return self.sequences.export(sequence, self._cpu())
-
-    def restore_sequence(
-        self,
-        sequence: int,
-        token_ids: NDArray[np.int32],
-        num_computed: int,
-        groups: list[ByteArrays],
-    ) -> None:
-        """Give a held sequence tokens, keys and values; without room for these, tokens only.
-
-        Raises:
-            ExecutorError: Not on this device.
-        """
-        self.sequences.restore(sequence, token_ids, num_computed, self._cpu(), groups)
-
-    def load_adapter(self, number: int, parts: Iterable[AdapterMatrices]) -> None:
-        """Give the executor an adapter, between steps.
-
-        Raises:
-            ExecutorError: Not on this device.
-        """
-        if not isinstance(self._executor, CpuExecutor):
-            raise ExecutorError("adapters run on the CPU only", hint='load it with device="cpu"')
-        given = [(p.weight, p.first_row, p.a, p.b, p.scale) for p in parts]
-        self._executor.load_adapter(number, given)
-        with self._driver.lock:
-            self._adapters[number] = sum(a.nbytes + b.nbytes for _, _, a, b, _ in given)
-
-    def unload_adapter(self, number: int) -> None:
-        """Take an adapter away.
-
-        Raises:
-            RequestError: Requests that use it have not ended.
-        """
-        with self._driver.lock:
-            users = sum(request.adapter == number for request in self._requests.values())
-            if users:
-                raise RequestError(
-                    f"{users} requests that use the adapter have not ended",
-                    field="name",
-                    hint="wait for them, or cancel them",
-                )
-            self._adapters.pop(number, None)
-        if isinstance(self._executor, CpuExecutor):
-            self._executor.unload_adapter(number)
-
-    def _cpu(self) -> CpuExecutor:
-        if not isinstance(self._executor, CpuExecutor):
-            raise ExecutorError(
-                "keys and values can be saved and loaded on the CPU only",
-                hint="prefill the tokens again",
-            )
-        return self._executor
+    def close_sequence(self, sequence: int) -> None:
+        """Let a held sequence go; for finalizers, too."""
+        if os.getpid() == self._process_id:
+            self._scheduler.sequences.close(sequence)
 
     def why_waiting(self, request: Request) -> dict[str, object] | None:
         """Why a request does not run; ``None`` if it runs or has ended."""
         if not request.ids or request.is_done:
             return None
         return self._scheduler.why_waiting(request.id)
-
-    def close_sequence(self, sequence: int) -> None:
-        """Let a held sequence go; for finalizers, too."""
-        if os.getpid() == self._process_id:
-            self._scheduler.sequences.close(sequence)
 
     def stats(self) -> ModelStats:
         """Count requests, tokens and blocks.
@@ -585,8 +381,7 @@ class Engine:
         self._driver.changed()
         details = {**self._details, **self._executor.residency()}
         with self._driver.lock:
-            if self._adapters:
-                details["adapter_bytes"] = sum(self._adapters.values())
+            details |= self.adapters.details()
             if self._draft_model is not None:
                 details["draft_model"] = self._draft_model.name
                 details["draft_model_problem"] = self._draft_model.problem
@@ -676,44 +471,5 @@ class Engine:
             return True
 
 
-@dataclass(frozen=True, slots=True)
-class SequenceTail:
-    """A finished sequence from one of its tokens on."""
-
-    token_ids: NDArray[np.int32]
-    logprobs: list[RowLogprobs]
-    finish_reason: str | None
-    stop_token_id: int | None
-
-
-def _first_tokens(sequence: SequenceOutput, count: int) -> SequenceTail:
-    """A sequence as it is if it ends with so many tokens; the last of its own may be its end."""
-    is_whole = count == len(sequence.token_ids)
-    return SequenceTail(
-        sequence.token_ids[:count],
-        sequence.logprobs[:count],
-        sequence.finish_reason if is_whole else None,
-        sequence.stop_token_id if is_whole else None,
-    )
-
-
-def raise_error_of(request: Request) -> None:
-    """Raise a request's error, if it has one, as an exception of its own for each caller."""
-    if request.error is not None:
-        raise copy.copy(request.error) from request.error
-
-
 def _closed_while_running() -> ClosedError:
     return ClosedError("the model was closed while this request ran")
-
-
-def _all_done(requests: Sequence[Request]) -> Callable[[], bool]:
-    """Whether all requests are done, in constant time per call on average."""
-    pending = list(requests)
-
-    def all_done() -> bool:
-        while pending and pending[-1].is_done:
-            pending.pop()
-        return not pending
-
-    return all_done

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .engine import raise_error_of
 from .errors import (
     ClosedError,
     ExecutorError,
@@ -172,7 +171,7 @@ class Reading(ModelCore):
     def _take_first(self, pending: deque[tuple[int, Request]], take: Take) -> int:
         """Take the rows of the first request, which has ended; its number of tokens."""
         index, request = pending.popleft()
-        raise_error_of(request)
+        request.raise_error()
         result = request.results[0]
         reason = result.sequences[0].finish_reason
         if reason != "length":

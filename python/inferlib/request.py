@@ -6,11 +6,18 @@ readers; no step walks over these objects.
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
-    from ._core import Grammar, RequestOutput
+    from collections.abc import Callable, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from ._core import Grammar, RequestOutput, Scheduler
     from ._core import SamplingParams as SchedulerParams
     from .config import SpeculationSwitch
     from .errors import InferlibError
@@ -126,9 +133,50 @@ class Request:
         first = self.id * SEQUENCES_PER_REQUEST
         return range(first, first + self.params.n)
 
+    def submission(self, scheduler: Scheduler, now: float) -> Callable[[NDArray[np.int32]], int]:
+        """Return what takes its prompt and gives its id, in one C call; see ``atomic.move``."""
+        return partial(
+            scheduler.submit,
+            params=self.scheduler_params,
+            n=self.params.n,
+            seed=cast("int", self.params.seed),
+            cache_salt=self.cache_salt,
+            priority=self.priority,
+            background=self.background,
+            tenant=self.tenant,
+            deadline=None if self.deadline is None else now + self.deadline,
+            closes=self.closes,
+            speculation=self.speculation in ("auto", "prompt_lookup"),
+            draft_model=self.speculation in ("auto", "draft_model"),
+            sequence=self.sequence,
+            keep=self.keep,
+            captures=list(self.captures),
+            capture_start=self.capture_start,
+            second_segment=self.second_segment,
+            adapter=self.adapter,
+            now=now,
+        )
+
+    def raise_error(self) -> None:
+        """Raise its error, if it has one, as an exception of its own for each caller."""
+        if self.error is not None:
+            raise copy.copy(self.error) from self.error
+
     def text(self, index: int) -> str:
         """Text of one sequence so far."""
         pieces = self.pieces[index]
         if len(pieces) > 1:
             pieces[:] = ["".join(pieces)]
         return pieces[0] if pieces else ""
+
+
+def all_done(requests: Sequence[Request]) -> Callable[[], bool]:
+    """Whether all requests are done, in constant time per call on average."""
+    pending = list(requests)
+
+    def are_done() -> bool:
+        while pending and pending[-1].is_done:
+            pending.pop()
+        return not pending
+
+    return are_done

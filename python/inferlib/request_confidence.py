@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from ._core import Events, RowLogprobs, Scheduler, SequenceOutput
+    from ._core import Events, RowLogprobs, Scheduler
+    from .request_sequences import SequenceView
     from .request_texts import StepTokens
 
 FIRST_LOOK = 8
@@ -81,6 +82,10 @@ class RequestConfidence:
         self._scheduler = scheduler
         self._watched: dict[int, _Watched] = {}
 
+    def __len__(self) -> int:
+        """Count the sequences that it knows."""
+        return len(self._watched)
+
     def open(self, request: Request) -> None:
         """Begin a request that was just submitted."""
         for key in request.text_keys:
@@ -135,7 +140,7 @@ class RequestConfidence:
         judged = [end._replace(is_unsure=True) if self._abstains(end) else end for end in ends]
         return judged + [end for end in unsure if end.key not in keys]
 
-    def rebuild(self, request: Request, index: int, sequence: SequenceOutput) -> TextEnd | None:
+    def rebuild(self, request: Request, index: int, sequence: SequenceView) -> TextEnd | None:
         """Follow a sequence again from its first token; return where it abstains, if it does."""
         if request.params.abstain_below is None:
             return None

@@ -17,7 +17,8 @@ from .request_texts import TextEnd
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from ._core import Batch, Scheduler, SequenceOutput, StepOutput
+    from ._core import Batch, Scheduler, StepOutput
+    from .request_sequences import SequenceView
     from .request_texts import StepTokens
 
 
@@ -33,6 +34,10 @@ class RequestGrammars:
         self._states = GrammarStates(vocab_size, SEQUENCES_PER_REQUEST)
         self._scheduler = scheduler
         self._due: dict[int, tuple[float, Request]] = {}
+
+    def __len__(self) -> int:
+        """Count the sequences that it knows, and the deadlines."""
+        return len(self._states) + len(self._due)
 
     def open(self, request: Request, now: float) -> None:
         """Begin a request that was just submitted."""
@@ -114,7 +119,7 @@ class RequestGrammars:
         self._force(np.unique(keys))
         return ends
 
-    def rebuild(self, request: Request, index: int, sequence: SequenceOutput) -> TextEnd | None:
+    def rebuild(self, request: Request, index: int, sequence: SequenceView) -> TextEnd | None:
         """Follow a sequence again from its first token; return its end if its text is whole."""
         if request.grammar is None:
             return None

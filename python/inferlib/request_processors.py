@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .request import Request
 
 
-class _Row(NamedTuple):
+class ProcessedRow(NamedTuple):
     """A row of logits that is processed."""
 
     row: int
@@ -51,6 +51,10 @@ class RequestProcessors:
         self._tokens: dict[int, NDArray[np.int32]] = {}
         self._samplers: list[LogitsSampler] = []
 
+    def __len__(self) -> int:
+        """Count the requests that it knows, and the sequences whose tokens it keeps."""
+        return len(self._requests) + len(self._tokens)
+
     def open(self, request: Request) -> None:
         """Begin a request that was just submitted; the lock is held, as in the next two."""
         if request.processors:
@@ -63,14 +67,14 @@ class RequestProcessors:
             for key in request.text_keys:
                 self._tokens.pop(key, None)
 
-    def ask(self, batch: Batch) -> list[_Row]:
+    def ask(self, batch: Batch) -> list[ProcessedRow]:
         """Ask for the logits of a step's rows that are to be processed; return these rows."""
         if not self._requests:
             return []
         wanted = batch.want_logits(list(self._requests))
-        return [_Row(row, self._requests[number], index) for row, number, index in wanted]
+        return [ProcessedRow(row, self._requests[number], index) for row, number, index in wanted]
 
-    def draw(self, batch: Batch, output: StepOutput, rows: list[_Row]) -> StepOutput:
+    def draw(self, batch: Batch, output: StepOutput, rows: list[ProcessedRow]) -> StepOutput:
         """Return a step's result with tokens for these rows.
 
         A row whose processors fail stays without one, and its request gets the error; one whose

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from ._core import SequenceOutput, TextStreams
+    from ._core import TextStreams
+    from .request_sequences import SequenceView
 
 
 class TextEnd(NamedTuple):
@@ -82,6 +83,11 @@ class RequestTexts:
         self._clock = clock
         self._invisible: dict[int, Request] = {}
         self._without_text: set[int] = set()
+
+    def __len__(self) -> int:
+        """Count the texts that it decodes, and the requests that it knows."""
+        num_streams = 0 if self._streams is None else len(self._streams)
+        return num_streams + len(self._invisible) + len(self._without_text)
 
     def open(self, request: Request) -> None:
         """Begin the texts of a request that was just submitted."""
@@ -146,7 +152,7 @@ class RequestTexts:
         self._invisible.pop(request.id, None)
         self._without_text.discard(request.id)
 
-    def rebuild(self, request: Request, index: int, sequence: SequenceOutput) -> TextEnd | None:
+    def rebuild(self, request: Request, index: int, sequence: SequenceView) -> TextEnd | None:
         """Decode a sequence again from its first token.
 
         Args:

@@ -35,6 +35,10 @@ class RequestThinking:
         self._requests: dict[int, Request] = {}
         self._sequences: dict[int, BudgetedSequence] = {}
 
+    def __len__(self) -> int:
+        """Count the requests and the sequences that it knows."""
+        return len(self._requests) + len(self._sequences)
+
     def open(self, request: Request) -> None:
         """Begin a request that was just submitted."""
         if request.thinking is None:

@@ -12,7 +12,6 @@ from .completion import (
     Logprob,
     TokenLogprobs,
 )
-from .engine import raise_error_of
 from .output_syntax.parser import OutputParser, ParsedOutput, parse_whole
 from .output_syntax.reasoning_meter import count_reasoning_tokens
 from .usage import Timings, Usage
@@ -21,8 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from ._core import RequestOutput, RowLogprobs
-    from .engine import Engine, SequenceView
+    from .engine import Engine
     from .request import Request
+    from .request_sequences import SequenceView
 
 
 _NOTHING_DRAWN = "the logits were not numbers, or the options left no token to draw"
@@ -34,7 +34,7 @@ def completion_of(request: Request, token_text: Callable[[int], str | None]) -> 
     Raises:
         InferlibError: It failed.
     """
-    raise_error_of(request)
+    request.raise_error()
     result = request.results[0]
     outputs = [
         _output(request, index, sequence, token_text)

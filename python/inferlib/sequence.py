@@ -303,7 +303,7 @@ class Sequence:
         with snapshot:
             engine = self._owner.engine
             token_ids = engine.sequences.token_ids(snapshot.held_id)
-            groups = engine.export_sequence(snapshot.held_id)
+            groups = engine.sequence_bytes.export(snapshot.held_id)
         if not token_ids.size:
             raise RequestError("an empty sequence cannot be saved", field="sequence")
         num_computed = layout.num_computed(groups[0][0].size)
@@ -316,7 +316,7 @@ class Sequence:
 
     def restore(self, stored: StoredSequence) -> None:
         """Take over what a file holds; ``Model.load_sequence`` is for callers."""
-        self._owner.engine.restore_sequence(
+        self._owner.engine.sequence_bytes.restore(
             self.held_id, stored.token_ids, stored.num_computed, stored.groups
         )
 

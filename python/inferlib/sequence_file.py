@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    ByteArrays = tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]
+    from .sequence_bytes import ByteArrays
 
 FORMAT, VERSION = "inferlib-sequence", "1"
 MOST_HEADER_BYTES = 1 << 20

@@ -183,15 +183,13 @@ def resources(model: inferlib.Model) -> dict[str, int]:
     stats = model.stats()
     engine._scheduler.check_integrity()
     assert not engine._requests
-    assert not engine._texts._invisible
     assert not engine._driver._waiters
     assert not engine._driver._lookaheads
     return {
         "free blocks": stats["free_blocks"] - stats["total_blocks"],
         "requests": stats["running_sequences"] + stats["waiting_sequences"],
         "held sequences": stats["held_sequences"],
-        "grammars": len(engine._grammars._states),
-        "texts": len(engine._texts._streams),
+        **engine._companions.num_known(),
         "Python's threads": threading.active_count(),
         "descriptors": len(os.listdir("/proc/self/fd")) if Path("/proc/self/fd").is_dir() else 0,  # noqa: PTH208
     }

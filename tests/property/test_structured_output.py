@@ -183,7 +183,7 @@ def test_a_structure_is_closed_at_its_deadline(model):
     completion = handle.result()  # nothing was there to be closed
     assert completion.finish_reason == "deadline"
     assert completion.text == ""
-    assert len(model._engine._grammars._states) == 0
+    assert not any(model._engine._companions.num_known().values())
 
 
 def test_a_structure_that_takes_too_much_work_says_so(model):
@@ -255,7 +255,7 @@ def test_sequences_and_cancelled_requests_leave_no_state(model):
     handle = model.submit(PROMPT, schema=PERSON, max_tokens=120)
     handle.cancel()
     handle.result()
-    assert len(model._engine._grammars._states) == 0
+    assert not any(model._engine._companions.num_known().values())
 
 
 def test_an_event_loop_may_ask_for_a_structure(model):

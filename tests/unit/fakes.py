@@ -357,6 +357,9 @@ class FakeTextStreams:
     def __init__(self):
         self.streams: dict[int, FakeStream] = {}
 
+    def __len__(self):
+        return len(self.streams)
+
     def insert(self, key, *, stop, include_stop, **_):
         assert key not in self.streams
         self.streams[key] = FakeStream(stop, include_stop)
@@ -453,13 +456,10 @@ def assert_idle(model: Model) -> None:
     assert model._engine._driver.wait_idle(timeout_seconds=30)
     assert not model.scheduler.requests
     assert not model._engine._requests
-    assert not model._engine._texts._invisible
-    assert not model._engine._texts._without_text
+    assert not any(model._engine._companions.num_known().values())
     assert not model._engine._cancelled
     assert not model._engine._driver._waiters
     assert not model._engine._driver._lookaheads
-    if model.text is not None:
-        assert not model.text.streams
 
 
 def eventually(condition: Callable[[], bool], *, within_seconds: float = 60) -> None:

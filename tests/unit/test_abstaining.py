@@ -99,7 +99,7 @@ def test_steps_of_several_tokens_and_streams_give_the_same(options, eos_after, b
 
 
 @pytest.mark.parametrize("tokens_per_step", STEPS)
-@pytest.mark.parametrize("interrupted", ["_texts", "_grammars", "_confidence"])
+@pytest.mark.parametrize("interrupted", ["texts", "grammars", "confidence"])
 def test_an_interrupted_step_changes_nothing(monkeypatch, tokens_per_step, interrupted):
     options = {"max_tokens": 30, "n": 2, "abstain_below": 0.9, "stop": "ce", "min_tokens": 5}
     with fake_model() as model:
@@ -107,7 +107,7 @@ def test_an_interrupted_step_changes_nothing(monkeypatch, tokens_per_step, inter
     assert {output[3] for output in expected} == {"abstain"}
     with fake_model(tokens_per_step=tokens_per_step) as model:
         handle = model.submit("x", **options)
-        part = getattr(model._engine, interrupted)
+        part = getattr(model._engine._companions, interrupted)
         advance, left = part.advance, [2]
 
         def interrupt(*args):

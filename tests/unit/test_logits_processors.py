@@ -23,9 +23,7 @@ def model():
         yield model
         stats = model.stats()
         assert stats["free_blocks"] == stats["total_blocks"]
-        engine = model._engine
-        assert not engine._processors._requests
-        assert not engine._processors._tokens
+        assert not any(model._engine._companions.num_known().values())
 
 
 def nothing(_token_ids, _logits):

@@ -35,7 +35,7 @@ def assert_all_blocks_are_free(model):
     stats = model.stats()
     assert (stats["running_sequences"], stats["waiting_sequences"]) == (0, 0)
     assert stats["free_blocks"] == stats["total_blocks"]
-    assert len(model._engine._texts._streams) == 0
+    assert not any(model._engine._companions.num_known().values())
     model._engine._scheduler.check_integrity()
 
 
