@@ -13,14 +13,15 @@ import os
 import re
 import stat
 import sys
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from .atomic import move
 from .errors import CheckpointError, CheckpointMismatchError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from typing import BinaryIO
 
 if sys.platform != "win32":
@@ -28,6 +29,8 @@ if sys.platform != "win32":
 
 FORMAT_VERSION = 1
 _PIECE_BYTES = 1 << 20
+# Not a function of Python's: an interrupt at its end would lose the open file.
+_OPEN = partial(cast("Callable[..., BinaryIO]", open), mode="a+b", buffering=0)
 # As `put` begins a line; the rest of it is read when somebody wants it.
 _BEGINNING = re.compile(rb'\{"index":(\d{1,18}),"key":"([0-9a-f]{1,64})",.*\}\n', re.DOTALL)
 
@@ -61,7 +64,7 @@ class CheckpointLog:
         self._end = 0
         header = _line({"inferlib_checkpoint": FORMAT_VERSION, **fingerprint})
         try:
-            move(self._files, _open, self.path)
+            move(self._files, _OPEN, self.path)
         except (OSError, TypeError, ValueError) as error:
             raise CheckpointError(f"it cannot be opened: {error}", path=self.path) from error
         try:
@@ -223,10 +226,6 @@ def header_begins(path: Path) -> bool:
     with path.open("rb") as file:
         beginning = file.read(32)
     return b'{"inferlib_checkpoint"'.startswith(beginning[:22])
-
-
-def _open(path: str) -> BinaryIO:
-    return open(path, "a+b", buffering=0)  # noqa: PTH123 (bytes, and it stays open)
 
 
 def _line(values: Mapping[str, Any]) -> bytes:

@@ -385,7 +385,8 @@ class Engine:
             if self._draft_model is not None:
                 details["draft_model"] = self._draft_model.name
                 details["draft_model_problem"] = self._draft_model.problem
-            return model_stats(self._scheduler.stats(), details)
+            counted = self._scheduler.stats()
+        return model_stats(counted, details)  # not above: as in `read`
 
     # The end
 
