@@ -66,24 +66,27 @@ impl LinearTask<'_> {
 }
 
 impl<'a> LinearTask<'a> {
-    /// Some of its rows: `part` of `parts` of about the same size, cut between tiles.
+    /// Some of its rows, see [`rows_of_part`].
     pub(crate) fn part(&self, part: usize, parts: usize) -> LinearTask<'a> {
-        let tile = TILE_SIZES[0];
-        let bound = |part: usize| {
-            if part == parts {
-                self.rows
-            } else {
-                self.rows * part / parts / tile * tile
-            }
-        };
-        let first = bound(part);
+        let rows = rows_of_part(self.rows, part, parts);
         LinearTask {
-            input: self.input.skip_tiles(first, self.matrix.in_features),
-            rows: bound(part + 1) - first,
-            out: self.out.wrapping_add(first * self.out_stride),
+            input: self.input.skip_tiles(rows.start, self.matrix.in_features),
+            out: self.out.wrapping_add(rows.start * self.out_stride),
+            rows: rows.len(),
             ..*self
         }
     }
+}
+
+/// Rows of the `part`-th of `parts` of about the same size, cut between tiles.
+pub(crate) fn rows_of_part(rows: usize, part: usize, parts: usize) -> Range<usize> {
+    let tile = TILE_SIZES[0];
+    let end = if part + 1 == parts {
+        rows
+    } else {
+        rows * (part + 1) / parts / tile * tile
+    };
+    rows * part / parts / tile * tile..end
 }
 
 /// [`tile::packed_tiles`].

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use inferlib_program::program::{Activation, Program, WeightDecl};
 use inferlib_weights::{Dtype, Tensor, dequantize};
 
-use crate::activations::{Activations, Need, pack_row};
+use crate::activations::{Activations, Need, TILE_SIZES, pack_row};
 use crate::executor::{CpuExecutor, Options, Weight};
 use crate::kernels::Kernels;
-use crate::linear::{LinearTask, PanelScratch, linear};
+use crate::linear::{LinearTask, PanelScratch, linear, rows_of_part};
 use crate::matrix::{Matrix, Segment};
 use crate::packed_image::Part;
 use crate::packing::Packing;
@@ -341,4 +341,21 @@ fn quantization_is_symmetric_and_exact_on_its_grid() {
     #[expect(clippy::cast_precision_loss, reason = "small")]
     let sum = sum as f32;
     assert_eq!(activations.scaled_sum[0].to_bits(), sum.to_bits());
+}
+
+#[test]
+fn parts_have_every_row_once_and_begin_with_a_tile() {
+    for rows in 0..700 {
+        for parts in 1..6 {
+            let mut next = 0;
+            for part in 0..parts {
+                let found = rows_of_part(rows, part, parts);
+                assert_eq!(found.start, next, "{part} of {parts}, {rows} rows");
+                assert_eq!(found.start % TILE_SIZES[0], 0);
+                assert!(found.len() + TILE_SIZES[0] > rows / parts);
+                next = found.end;
+            }
+            assert_eq!(next, rows);
+        }
+    }
 }
