@@ -9,7 +9,7 @@ import numpy as np
 
 from .errors import RequestError
 from .prompts import is_one_prompt
-from .reading import Reading, ReadText
+from .reading import Reading, ReadText, scores_of
 from .transformer import SCORES
 from .validation import integer
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from ._core import RequestOutput
     from .model_spec import ClassifierSpec
     from .prompts import MixedPrompts, Prompt, Prompts
     from .reading import Take
@@ -231,9 +232,8 @@ class Classifying(Reading):
         encoded = [self._read_text(text, field="texts", truncate=truncate) for text in given]
         results: list[Classification] = []
 
-        def take(_: int, captured: list[Floats]) -> None:
-            (logits,) = captured
-            results.append(_classification_of(logits, classifier))
+        def take(index: int, result: RequestOutput) -> None:
+            results.append(_classification_of(scores_of(index, result), classifier))
 
         return one, encoded, results, take
 
@@ -262,9 +262,8 @@ class Classifying(Reading):
         ]
         logits: list[float] = []
 
-        def take(_: int, captured: list[Floats]) -> None:
-            (scores,) = captured
-            logits.append(float(scores[0]))
+        def take(index: int, result: RequestOutput) -> None:
+            logits.append(float(scores_of(index, result)[0]))
 
         return encoded, logits, take
 

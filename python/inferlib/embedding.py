@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, cast, get_args
 import numpy as np
 
 from .errors import RequestError
-from .pooling import Pooling, finish, first_row, pool
+from .pooling import Pooling, first_row
 from .prompts import is_one_prompt
-from .reading import Reading, ReadText
+from .reading import Reading, ReadText, not_numbers
 from .transformer import FINAL_HIDDEN
 from .validation import choice, integer, shown
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from ._core import RequestOutput
     from .prompts import MixedPrompts, Prompt, Prompts
     from .reading import Take
     from .scheduling import Priority
@@ -52,7 +53,7 @@ class Embedding(Reading):
                 the last token for decoders.
             normalize: Whether vectors have length 1. ``None``: as the checkpoint says.
             dimensions: Keep the first so many elements, for models that were trained for it; then
-                normalize.
+                normalize. Source: Kusupati et al. 2022 (Matryoshka representations).
             prompt_name: Put the checkpoint's text of that name (``"query"``) in front of each text.
             truncate: Read the beginning of texts that are too long, instead of refusing them.
             priority: As in ``generate``.
@@ -136,13 +137,15 @@ class Embedding(Reading):
             read = self._read_text(whole, field="texts", truncate=truncate)
             start = first_row(pooling, len(read.token_ids))
             encoded.append(ReadText(token_ids=read.token_ids, start=start))
-        vectors = np.empty((len(given), dimensions or hidden_size), np.float32)
+        kept = dimensions or hidden_size
+        vectors = np.empty((len(given), kept), np.float32)
         how = pooling
 
-        def take(index: int, captured: list[Floats]) -> None:
-            (rows,) = captured
-            vector = pool(rows.reshape(-1, hidden_size), how)
-            vectors[index] = finish(vector, dimensions=dimensions, normalize=shortens)
+        def take(index: int, result: RequestOutput) -> None:
+            vector = result.vector(how, hidden_size, kept, shortens)
+            if vector is None:
+                raise not_numbers(index)
+            vectors[index] = vector
 
         return one, encoded, vectors, take
 

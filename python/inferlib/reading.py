@@ -34,10 +34,12 @@ if TYPE_CHECKING:
     from .request import Request
     from .sampling_params import SamplingParams
 
+    from ._core import RequestOutput
+
     Floats = NDArray[np.float32]
     Steps = Generator[tuple[Request, int], None, None]
-    Take = Callable[[int, list[Floats]], None]
-    """Takes a text's index, and the rows of its points, each ``[rows * width]``."""
+    Take = Callable[[int, RequestOutput], None]
+    """Takes a text's index and its result, with the rows of its points."""
 
 STEPS_AHEAD = 8
 """Texts of so many full steps are under way at most."""
@@ -107,7 +109,7 @@ class Reading(ModelCore):
         what: str,
         options: dict[str, Any],
     ) -> None:
-        """Run all texts; ``take`` gets each one's rows, point by point as the model has them."""
+        """Run all texts; ``take`` gets each one's result."""
         bar = progress_of(len(texts), progress=progress, what=what)
         steps = self._reading_steps(texts, points, take, options)
         if bar is None:
@@ -144,13 +146,15 @@ class Reading(ModelCore):
         """Yield the request that has to end next, and how many have; then submit further ones."""
         most = STEPS_AHEAD * self._parts.config.max_num_batched_tokens
         pending: deque[tuple[int, Request]] = deque()
+        made: list[Request] = []  # those of them that were not submitted yet
         num_tokens = 0
         try:
             for index, text in enumerate(texts):
                 count = len(text.token_ids)
                 while pending and num_tokens + count > most:
+                    self._submit_all(made)
                     yield pending[0][1], pending[0][0]
-                    num_tokens -= self._take_first(pending, take)
+                    num_tokens -= self._take_ended(pending, take)
                 request = self._parts.builder.build_reading(
                     text.token_ids,
                     text.params,
@@ -160,30 +164,48 @@ class Reading(ModelCore):
                     **options,
                 )
                 pending.append((index, request))
+                made.append(request)
                 num_tokens += count
-                self._engine.submit([request])
+            self._submit_all(made)
             while pending:
                 yield pending[0][1], pending[0][0]
-                self._take_first(pending, take)
+                self._take_ended(pending, take)
         finally:
             self._engine.cancel([request for _, request in pending])
 
-    def _take_first(self, pending: deque[tuple[int, Request]], take: Take) -> int:
-        """Take the rows of the first request, which has ended; its number of tokens."""
-        index, request = pending.popleft()
-        request.raise_error()
-        result = request.results[0]
-        reason = result.sequences[0].finish_reason
-        if reason != "length":
-            raise _unfinished(reason, is_closed=self.is_closed)
-        captured = result.captures
-        if not all(np.isfinite(rows).all() for rows in captured):
-            raise ExecutorError(
-                f"the hidden states of text {index} are not numbers",
-                hint="the weights may be damaged, or their type too narrow for this model",
-            )
-        take(index, captured)
-        return len(request.prompt_token_ids)
+    def _submit_all(self, made: list[Request]) -> None:
+        self._engine.submit(made)
+        made.clear()
+
+    def _take_ended(self, pending: deque[tuple[int, Request]], take: Take) -> int:
+        """Take the results in front, of which the first has ended; their number of tokens."""
+        num_tokens = 0
+        while pending and pending[0][1].is_done:
+            index, request = pending.popleft()
+            request.raise_error()
+            result = request.results[0]
+            reason = result.sequences[0].finish_reason
+            if reason != "length":
+                raise _unfinished(reason, is_closed=self.is_closed)
+            take(index, result)
+            num_tokens += len(request.prompt_token_ids)
+        return num_tokens
+
+
+def scores_of(index: int, result: RequestOutput) -> Floats:
+    """A text's scores, ``[labels]``."""
+    (scores,) = result.captures
+    if not np.isfinite(scores).all():
+        raise not_numbers(index)
+    return scores
+
+
+def not_numbers(index: int) -> ExecutorError:
+    """Say that what was computed of a text is no use."""
+    return ExecutorError(
+        f"the hidden states of text {index} are not numbers",
+        hint="the weights may be damaged, or their type too narrow for this model",
+    )
 
 
 def _unfinished(reason: str | None, *, is_closed: bool) -> InferlibError:

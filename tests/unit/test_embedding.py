@@ -22,7 +22,7 @@ from inferlib import (
     UnsupportedModelError,
 )
 from inferlib.embedding_config import read_embedding_config
-from inferlib.pooling import finish, first_row, pool
+from inferlib.pooling import first_row
 from inferlib.testing import tiny_model
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "cat", "dog", "##s", "sat", "query", ":"]
@@ -65,21 +65,26 @@ def model(tmp_path_factory):
 
 
 def test_pooling_is_what_it_says():
-    rows = np.arange(12, dtype=np.float32).reshape(4, 3) * [1, -1, 1]
-    rows = rows.astype(np.float32)
-    assert pool(rows, "cls").tolist() == [0, -1, 2]
-    assert pool(rows, "last").tolist() == [9, -10, 11]
-    assert pool(rows, "mean").tolist() == [4.5, -5.5, 6.5]
-    assert pool(rows, "max").tolist() == [9, -1, 11]
+    with tiny_model() as model:
+        rows = model.forward("the text", capture="ln_final")["ln_final"]
+        expected = {
+            "cls": rows[0],
+            "last": rows[-1],
+            "max": rows.max(axis=0),
+            "mean": rows.mean(axis=0, dtype=np.float64).astype(np.float32),
+        }
+        for pooling, vector in expected.items():
+            found = model.embed("the text", pooling=pooling, normalize=False)
+            assert (found == vector).all(), pooling
     assert [first_row(pooling, 4) for pooling in ("cls", "mean", "max", "last")] == [0, 0, 0, 3]
 
 
 def test_a_vector_is_cut_and_then_normalised():
-    vector = np.array([3, 4, 12], np.float32)
-    assert finish(vector, dimensions=None, normalize=False).tolist() == [3, 4, 12]
-    assert finish(vector, dimensions=2, normalize=False).tolist() == [3, 4]
-    assert np.allclose(finish(vector, dimensions=2, normalize=True), [0.6, 0.8])
-    assert finish(np.zeros(3, np.float32), dimensions=None, normalize=True).tolist() == [0, 0, 0]
+    with tiny_model() as model:
+        plain = model.embed("cat", normalize=False)
+        assert (model.embed("cat", normalize=False, dimensions=5) == plain[:5]).all()
+        found = model.embed("cat", normalize=True, dimensions=5)
+        assert np.allclose(found, plain[:5] / np.linalg.norm(plain[:5]), rtol=1e-6)
 
 
 def test_the_checkpoint_says_how_vectors_are_made(model):

@@ -5,8 +5,10 @@
 //! | `request/refusal.rs` | why a request, or a call on a held sequence, is refused |
 //! | `request/waiting.rs` | where a request is, and why it does not run |
 //! | `request/output.rs` | results |
+//! | `request/pooling.rs` | one vector of a text's hidden states |
 
 mod output;
+mod pooling;
 mod refusal;
 mod waiting;
 
@@ -16,6 +18,7 @@ use inferlib_program::SamplingParams;
 use inferlib_program::program::Rows;
 
 pub use output::{FinishReason, RequestOutput, RunRecord, SequenceOutput, Timestamps};
+pub use pooling::{Pooling, normalize};
 pub use refusal::{PromptLimit, SequenceError, SubmitError};
 pub use waiting::{RequestStatus, Standing, WaitReason, Waiting};
 

@@ -42,8 +42,9 @@ pub(crate) fn plan_attention(
             bidirectional: group.bidirectional,
         };
         let tables = &batch.groups[g].block_table_start_loc;
+        let workers = workspace.workers.len();
         let (units, merges) = (&mut workspace.units[g], &mut workspace.merges[g]);
-        let used = cut(shape, batch, tables, executor.threads(), units, merges);
+        let used = cut(shape, batch, tables, workers, units, merges);
         partials = partials.max(used);
         if used > 0 {
             let padded = shape.v_head_dim.next_multiple_of(LANES);

@@ -25,7 +25,7 @@ use crate::precision::Precision;
 use crate::residency::WeightMemory;
 use crate::step::run_step;
 use crate::tier::Tier;
-use crate::workspace::Workspace;
+use crate::workspace::Workspaces;
 
 /// How an executor is built.
 #[derive(Clone, Debug)]
@@ -86,7 +86,7 @@ pub struct CpuExecutor {
     arena: Arena,
     /// What the loaded matrices lie in.
     images: Vec<Arc<Mapping>>,
-    workspace: Option<Workspace>,
+    workspaces: Option<Workspaces>,
     planted_panic: Option<PlantedPanic>,
 }
 
@@ -155,7 +155,7 @@ impl CpuExecutor {
             names,
             arena: Arena::default(),
             images: Vec::new(),
-            workspace: None,
+            workspaces: None,
             planted_panic: None,
             program,
         })
@@ -194,7 +194,7 @@ impl CpuExecutor {
     /// # Panics
     /// If a panic was planted. It and any other leaves the executor as an error does.
     pub fn run(&mut self, batch: &Batch) -> Result<StepOutput, CpuError> {
-        let Some(mut workspace) = self.workspace.take() else {
+        let Some(mut workspaces) = self.workspaces.take() else {
             return Err(CpuError::MissingWeights {
                 names: "seal() was not called".to_owned(),
             });
@@ -207,9 +207,9 @@ impl CpuExecutor {
                 Some(PlantedPanic::Caller) => panic!("planted in the caller"),
                 None => {}
             }
-            run_step(self, &mut workspace, batch)
+            run_step(self, &mut workspaces, batch)
         }));
-        self.workspace = Some(workspace);
+        self.workspaces = Some(workspaces);
         result.unwrap_or_else(|panic| resume_unwind(panic))
     }
 

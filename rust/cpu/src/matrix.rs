@@ -150,15 +150,21 @@ unsafe fn quantized_row<W: Format>(
         unsafe {
             let (p, blk) = (panel.add(b / W::BLOCKS * W::BYTES), b % W::BLOCKS);
             let second = second.wrapping_add(b * W::SECOND_BYTES);
-            for (col, x) in values.iter_mut().enumerate() {
-                let q = i32::from(W::code_at(p, second, blk, lane, col));
-                #[expect(clippy::cast_precision_loss, reason = "at most 255: exact")]
-                let scaled = W::scale_at(p, blk, lane, col) * (q - W::ZERO) as f32;
-                *x = if W::HAS_MIN {
-                    scaled + W::min_at(p, blk, lane, col)
+            // No layout has scales or minima of fewer columns than half a block.
+            for (half, values) in values.chunks_exact_mut(BLOCK_COLS / 2).enumerate() {
+                let first = half * (BLOCK_COLS / 2);
+                let scale = W::scale_at(p, blk, lane, first);
+                let min = if W::HAS_MIN {
+                    W::min_at(p, blk, lane, first)
                 } else {
-                    scaled
+                    0.0
                 };
+                for (i, x) in values.iter_mut().enumerate() {
+                    let q = i32::from(W::code_at(p, second, blk, lane, first + i));
+                    #[expect(clippy::cast_precision_loss, reason = "at most 255: exact")]
+                    let scaled = scale * (q - W::ZERO) as f32;
+                    *x = if W::HAS_MIN { scaled + min } else { scaled };
+                }
             }
         }
     }

@@ -4,6 +4,7 @@ mod captured;
 mod experts;
 mod head_linear;
 mod logits;
+mod micro_batches;
 mod row_ops;
 
 use std::ops::Range;
@@ -21,8 +22,9 @@ use crate::executor::CpuExecutor;
 use crate::linear::{LinearTask, linear};
 use crate::phases::Share;
 use crate::plan::Step;
-use crate::workspace::{Buffer, Worker, Workspace};
+use crate::workspace::{Buffer, Worker, Workspace, Workspaces};
 use captured::Captured;
+use micro_batches::run_apart;
 
 /// Most rows of a phase of rows that becomes the tail of the phase before: one worker's time for them is less than that of
 /// one more agreement of all.
@@ -35,7 +37,7 @@ const TAIL_MERGES: usize = 8;
 /// Run the plan over `batch`.
 pub(crate) fn run_step(
     executor: &CpuExecutor,
-    workspace: &mut Workspace,
+    workspaces: &mut Workspaces,
     batch: &Batch,
 ) -> Result<StepOutput, CpuError> {
     check_batch(executor, batch)?;
@@ -47,29 +49,19 @@ pub(crate) fn run_step(
             );
         }
     }
-    let partial_stride = plan_attention(executor, workspace, batch);
-    workspace.phases.begin_step();
-    let activations = workspace.activations.view();
-    let partials = workspace.partials.as_mut_ptr();
-    let mut captures = captured::room(&executor.program, batch);
-    let run = Run {
-        executor,
-        batch,
-        workspace,
-        captured: captured::places(&executor.program, batch, &mut captures),
-        activations,
-        partials,
-        partial_stride,
-        aborted: AtomicBool::new(false),
-    };
+    let mut output = StepOutput::default();
+    if let Some(captures) = run_apart(executor, &workspaces.own, batch)? {
+        output.captures = captures;
+        return Ok(output);
+    }
+    let workspace = &mut workspaces.shared;
+    let aborted = AtomicBool::new(false);
+    output.captures = captured::room(&executor.program, batch);
+    let run = Run::begin(executor, workspace, batch, &mut output.captures, &aborted);
     executor.pool.run(&|worker| run.work(worker))?;
-    if run.aborted.load(Ordering::Acquire) {
+    if aborted.load(Ordering::Acquire) {
         return Err(CpuError::Aborted);
     }
-    let mut output = StepOutput {
-        captures,
-        ..StepOutput::default()
-    };
     for cell in &mut workspace.results[..batch.num_sampled()] {
         let result = cell.0.get_mut().take();
         let Some(result) = result else {
@@ -91,6 +83,19 @@ pub(crate) fn run_step(
     Ok(output)
 }
 
+/// Run the plan over `batch`, of which nothing is sampled, on the calling worker alone, in a workspace of one worker; what
+/// was captured, or `None` if the step ended before.
+fn run_alone(
+    executor: &CpuExecutor,
+    workspace: &mut Workspace,
+    batch: &Batch,
+    aborted: &AtomicBool,
+) -> Option<Vec<Vec<f32>>> {
+    let mut captures = captured::room(&executor.program, batch);
+    Run::begin(executor, workspace, batch, &mut captures, aborted).work(0);
+    (!executor.pool.stopped()).then_some(captures)
+}
+
 /// A step in flight, shared by its workers.
 struct Run<'a> {
     executor: &'a CpuExecutor,
@@ -101,7 +106,7 @@ struct Run<'a> {
     activations: ActivationsView,
     partials: *mut f32,
     partial_stride: usize,
-    aborted: AtomicBool,
+    aborted: &'a AtomicBool,
 }
 
 // SAFETY: the raw pointers lead to buffers in which each worker writes only rows, panels or units that it claimed; what
@@ -121,6 +126,33 @@ struct Way {
     worker: usize,
     /// Index of the next phase: all workers count alike.
     phase: usize,
+}
+
+impl<'a> Run<'a> {
+    /// A step of as many workers as the workspace has room for; what is captured goes to `captures`, see
+    /// [`captured::room`], which must outlive the run.
+    fn begin(
+        executor: &'a CpuExecutor,
+        workspace: &'a mut Workspace,
+        batch: &'a Batch,
+        captures: &mut [Vec<f32>],
+        aborted: &'a AtomicBool,
+    ) -> Self {
+        let partial_stride = plan_attention(executor, workspace, batch);
+        workspace.phases.begin_step();
+        let activations = workspace.activations.view();
+        let partials = workspace.partials.as_mut_ptr();
+        Self {
+            executor,
+            batch,
+            workspace,
+            captured: captured::places(&executor.program, batch, captures),
+            activations,
+            partials,
+            partial_stride,
+            aborted,
+        }
+    }
 }
 
 impl Run<'_> {
@@ -265,10 +297,15 @@ impl Run<'_> {
         )
     }
 
+    /// Who takes part.
+    fn workers(&self) -> usize {
+        self.workspace.workers.len()
+    }
+
     /// Into how many parts the rows of a product are cut. What a worker made of its rows it finds in its own caches in the
     /// next phase; with too few rows it would read the matrix for too little.
     fn num_parts(&self, rows: usize) -> usize {
-        (rows / PART_ROWS).clamp(1, self.executor.threads())
+        (rows / PART_ROWS).clamp(1, self.workers())
     }
 
     fn attention(&self, way: &mut Way, scratch: &mut Worker, step: &Step, tail: &[Step]) -> bool {
@@ -321,7 +358,7 @@ impl Run<'_> {
             |scratch, range| {
                 for i in range {
                     // The next in turn, unless another worker takes it.
-                    let next = units.get(i + self.executor.threads()).copied();
+                    let next = units.get(i + self.workers()).copied();
                     // SAFETY: units are claimed once; the batch was checked; features are available.
                     unsafe { unit(&task, units[i], next, &mut scratch.attention) };
                 }

@@ -2,6 +2,7 @@
 //! untouched pages take no memory.
 
 use std::cell::UnsafeCell;
+use std::sync::Mutex;
 
 use crate::activations::{Activations, TILE_SIZES};
 use crate::arena::Mapping;
@@ -29,6 +30,15 @@ pub(crate) struct Buffer {
     pub(crate) width: usize,
     /// Floats from a row to the next.
     pub(crate) stride: usize,
+}
+
+/// What an executor's steps work in.
+#[derive(Debug)]
+pub(crate) struct Workspaces {
+    /// Of steps that all workers do together.
+    pub(crate) shared: Workspace,
+    /// One per worker, of micro-batches; none if batches are not cut into such.
+    pub(crate) own: Vec<Mutex<Workspace>>,
 }
 
 /// Buffers, tiles and per-worker scratch, sized for the largest batch.
@@ -75,7 +85,12 @@ pub(crate) struct ResultCell(pub(crate) UnsafeCell<Option<RowResult>>);
 unsafe impl Sync for ResultCell {}
 
 impl Workspace {
-    pub(crate) fn new(executor: &CpuExecutor, activations: Activations) -> Result<Self, CpuError> {
+    /// Room for steps of `workers`.
+    pub(crate) fn new(
+        executor: &CpuExecutor,
+        activations: Activations,
+        workers: usize,
+    ) -> Result<Self, CpuError> {
         let program = &executor.program;
         let mut bytes = 0_usize;
         let mut take = |floats: usize| {
@@ -139,7 +154,7 @@ impl Workspace {
             ropes,
             logits,
             activations,
-            workers: (0..executor.threads())
+            workers: (0..workers)
                 .map(|_| {
                     WorkerCell(UnsafeCell::new(Worker {
                         panel: PanelScratch::new(rows),
@@ -149,7 +164,7 @@ impl Workspace {
                     }))
                 })
                 .collect(),
-            phases: Phases::new(phases, executor.threads()),
+            phases: Phases::new(phases, workers),
             units: vec![Vec::new(); program.kv_groups.len()],
             merges: vec![Vec::new(); program.kv_groups.len()],
             partials: Vec::new(),

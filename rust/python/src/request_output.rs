@@ -3,7 +3,9 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use inferlib_core::{RequestOutput, SequenceOutput, Timestamps, WaitReason};
+use inferlib_core::{
+    Pooling, RequestOutput, SequenceOutput, Timestamps, WaitReason, normalize as to_length_one,
+};
 use inferlib_program::RowLogprobs;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -64,6 +66,33 @@ impl PyRequestOutput {
     fn captures<'py>(&self, py: Python<'py>) -> PyResult<Vec<Array<'py, f32>>> {
         let captures = self.output.captures.iter();
         captures.map(|rows| Array::read_only(py, rows)).collect()
+    }
+
+    /// `[dimensions]`: one vector of its only capture's rows, which are `width` wide: `pooling` (`"cls"`, `"mean"`,
+    /// `"last"`, `"max"`), of it the first `dimensions`, brought to length 1 if `normalize`. `None` if a number is none.
+    ///
+    /// A mean is summed in float64, token by token, so that it depends on nothing but the rows.
+    fn vector<'py>(
+        &self,
+        py: Python<'py>,
+        pooling: &str,
+        width: usize,
+        dimensions: usize,
+        normalize: bool,
+    ) -> PyResult<Option<Array<'py, f32>>> {
+        let pooling = Pooling::from_name(pooling);
+        let rows = self.output.captures.first();
+        let pooled = pooling
+            .zip(rows)
+            .and_then(|(pooling, rows)| pooling.pool(rows, width));
+        let Some(mut vector) = pooled else {
+            return Ok(None);
+        };
+        vector.truncate(dimensions);
+        if normalize {
+            to_length_one(&mut vector);
+        }
+        Array::read_only(py, &vector).map(Some)
     }
 
     /// Prompt tokens whose K and V were found in the prefix cache when the request first ran.

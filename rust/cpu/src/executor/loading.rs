@@ -78,7 +78,7 @@ impl CpuExecutor {
             });
         }
         let adapter = Adapter::new(&self.program, parts)?;
-        if !self.adapts && self.workspace.is_some() {
+        if !self.adapts && self.workspaces.is_some() {
             self.plan(true)?;
         }
         self.adapters.insert(id, adapter);

@@ -1,6 +1,7 @@
 //! The plan of an executor's program, and the room that its steps need.
 
 use std::mem;
+use std::sync::Mutex;
 
 use inferlib_program::program::WeightId;
 
@@ -11,7 +12,7 @@ use crate::experts::{MoeWeights, Room};
 use crate::head_linear::HeadMatrices;
 use crate::matrix::Matrix;
 use crate::plan::{self, Step};
-use crate::workspace::Workspace;
+use crate::workspace::{Workspace, Workspaces};
 
 impl CpuExecutor {
     /// Every weight is there: build the plan and the workspaces.
@@ -46,8 +47,8 @@ impl CpuExecutor {
         );
         let former = mem::replace(&mut self.steps, steps);
         match self.room_of_steps() {
-            Ok(workspace) => {
-                self.workspace = Some(workspace);
+            Ok(workspaces) => {
+                self.workspaces = Some(workspaces);
                 self.adapts = adapts;
                 Ok(())
             }
@@ -59,7 +60,7 @@ impl CpuExecutor {
     }
 
     /// What the steps work in, and what they read of several matrices at once.
-    fn room_of_steps(&mut self) -> Result<Workspace, CpuError> {
+    fn room_of_steps(&mut self) -> Result<Workspaces, CpuError> {
         let mut need = Need::default();
         let mut width = 0;
         for weight in &self.weights {
@@ -94,8 +95,17 @@ impl CpuExecutor {
             .map(|heads| heads.rows_of_width(self.max_tokens, width));
         let largest = grouped.chain(by_head).max();
         let rows = largest.unwrap_or(0).max(self.max_tokens);
-        let activations = Activations::new(rows, width, need);
-        Workspace::new(self, activations)
+        let workspace = |workers: usize| {
+            let activations = Activations::new(rows, width, need);
+            Workspace::new(self, activations, workers)
+        };
+        // A sequence of a bidirectional model is in one step: nothing of it is in others' caches.
+        let apart = self.threads() > 1 && self.program.is_bidirectional();
+        let own = (0..if apart { self.threads() } else { 0 }).map(|_| workspace(1).map(Mutex::new));
+        Ok(Workspaces {
+            shared: workspace(self.threads())?,
+            own: own.collect::<Result<_, _>>()?,
+        })
     }
 
     /// Query heads of the attention ops over a KV group.

@@ -23,12 +23,11 @@ impl Run<'_> {
     ) -> bool {
         let tile = TILE_SIZES[0];
         let packs = ops.iter().any(|op| matches!(op, RowOp::Pack { .. }));
-        let together =
-            if packs && (total <= tile || total.div_ceil(tile) >= self.executor.threads()) {
-                tile
-            } else {
-                1
-            };
+        let together = if packs && (total <= tile || total.div_ceil(tile) >= self.workers()) {
+            tile
+        } else {
+            1
+        };
         self.phase(
             way,
             scratch,
