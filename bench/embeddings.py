@@ -37,6 +37,8 @@ WORKLOADS = {
 }
 """Texts, shortest and longest in tokens."""
 TARGET = 1.5
+REST_SECONDS = 0.5
+"""Before each turn: threads that wait for more work go on spinning for a while, on all cores."""
 
 
 def texts(random: np.random.Generator, count: int, shortest: int, longest: int) -> list[list[int]]:
@@ -113,6 +115,7 @@ def compare(
     row: dict[str, object] = {"tokens": sum(map(len, given)), "texts": len(given)}
     for turn in range(rounds + 1):
         for engine, run in engines.items():
+            time.sleep(REST_SECONDS)
             seconds, vectors = run()
             if turn == 0:  # to warm up
                 row[f"{engine} cosine"] = cosine(vectors, expected)
