@@ -974,6 +974,15 @@ class RequestOutput:
         """
         When things happened.
         """
+    def vector(
+        self, /, pooling: str, width: SupportsIndex, dimensions: SupportsIndex, normalize: bool
+    ) -> NDArray[float32] | None:
+        """
+        `[dimensions]`: one vector of its only capture's rows, which are `width` wide: `pooling` (`"cls"`, `"mean"`,
+        `"last"`, `"max"`), of it the first `dimensions`, brought to length 1 if `normalize`. `None` if a number is none.
+
+        A mean is summed in float64, token by token, so that it depends on nothing but the rows.
+        """
 
 @final
 class Rope:

@@ -31,10 +31,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from ._core import RequestOutput
     from .request import Request
     from .sampling_params import SamplingParams
-
-    from ._core import RequestOutput
 
     Floats = NDArray[np.float32]
     Steps = Generator[tuple[Request, int], None, None]
