@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from ._core import RequestOutput
     from .model_spec import ClassifierSpec
     from .prompts import MixedPrompts, Prompt, Prompts
     from .reading import Take
+    from .request import Request
     from .scheduling import Priority
 
     Floats = NDArray[np.float32]
@@ -232,8 +232,8 @@ class Classifying(Reading):
         encoded = [self._read_text(text, field="texts", truncate=truncate) for text in given]
         results: list[Classification] = []
 
-        def take(index: int, result: RequestOutput) -> None:
-            results.append(_classification_of(scores_of(index, result), classifier))
+        def take(index: int, request: Request) -> None:
+            results.append(_classification_of(scores_of(index, request), classifier))
 
         return one, encoded, results, take
 
@@ -262,8 +262,8 @@ class Classifying(Reading):
         ]
         logits: list[float] = []
 
-        def take(index: int, result: RequestOutput) -> None:
-            logits.append(float(scores_of(index, result)[0]))
+        def take(index: int, request: Request) -> None:
+            logits.append(float(scores_of(index, request)[0]))
 
         return encoded, logits, take
 

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from ._core import RequestOutput
     from .prompts import MixedPrompts, Prompt, Prompts
     from .reading import Take
+    from .request import Request
     from .scheduling import Priority
 
     Floats = NDArray[np.float32]
@@ -141,8 +141,8 @@ class Embedding(Reading):
         vectors = np.empty((len(given), kept), np.float32)
         how = pooling
 
-        def take(index: int, result: RequestOutput) -> None:
-            vector = result.vector(how, hidden_size, kept, shortens)
+        def take(index: int, request: Request) -> None:
+            vector = request.results[0].vector(how, hidden_size, kept, shortens)
             if vector is None:
                 raise not_numbers(index)
             vectors[index] = vector

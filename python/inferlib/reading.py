@@ -31,14 +31,13 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from ._core import RequestOutput
     from .request import Request
     from .sampling_params import SamplingParams
 
     Floats = NDArray[np.float32]
     Steps = Generator[tuple[Request, int], None, None]
-    Take = Callable[[int, RequestOutput], None]
-    """Takes a text's index and its result, with the rows of its points."""
+    Take = Callable[[int, Request], None]
+    """Takes a text's index and its request, which has ended; the result has the rows of its points."""
 
 STEPS_AHEAD = 8
 """Texts of so many full steps are under way at most."""
@@ -108,7 +107,7 @@ class Reading(ModelCore):
         what: str,
         options: dict[str, Any],
     ) -> None:
-        """Run all texts; ``take`` gets each one's result."""
+        """Run all texts; ``take`` gets each one's request."""
         bar = progress_of(len(texts), progress=progress, what=what)
         steps = self._reading_steps(texts, points, take, options)
         if bar is None:
@@ -182,18 +181,17 @@ class Reading(ModelCore):
         while pending and pending[0][1].is_done:
             index, request = pending.popleft()
             request.raise_error()
-            result = request.results[0]
-            reason = result.sequences[0].finish_reason
+            reason = request.results[0].sequences[0].finish_reason
             if reason != "length":
                 raise _unfinished(reason, is_closed=self.is_closed)
-            take(index, result)
+            take(index, request)
             num_tokens += len(request.prompt_token_ids)
         return num_tokens
 
 
-def scores_of(index: int, result: RequestOutput) -> Floats:
+def scores_of(index: int, request: Request) -> Floats:
     """A text's scores, ``[labels]``."""
-    (scores,) = result.captures
+    (scores,) = request.results[0].captures
     if not np.isfinite(scores).all():
         raise not_numbers(index)
     return scores
