@@ -20,7 +20,7 @@ from .capture_points import (
 )
 from .errors import ModelError, RequestError
 from .prompts import is_one_prompt
-from .reading import Reading, ReadText
+from .reading import Reading, ReadText, captured_rows
 from .sampling_params import SamplingParams
 from .sequence import COMPUTE_ONLY
 from .transformer import LOGITS
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from .prompts import EncodedPrompt, MixedPrompts, Prompt, Prompts
+    from .request import Request
 
     Floats = NDArray[np.float32]
 
@@ -81,13 +82,13 @@ class _Plan:
         return ReadText(token_ids=self.prompts[index].token_ids, start=start, params=params)
 
     def result(
-        self, index: int, captured: list[Floats], numbers: dict[str, tuple[int, str]]
+        self, index: int, request: Request, numbers: dict[str, tuple[int, str]]
     ) -> Activations:
         """What one prompt gives.
 
         Args:
             index: Which prompt.
-            captured: Rows of ``sources`` in the model's order, each ``[rows * width]``.
+            request: It ended, and has rows of ``sources`` in the model's order.
             numbers: The model's order: every point's number comes first.
         """
         prompt, positions = self.prompts[index], self.positions[index]
@@ -96,7 +97,7 @@ class _Plan:
         ordered = sorted(self.sources, key=lambda source: numbers[source])
         rows = {
             source: values.reshape(num_rows, -1)
-            for source, values in zip(ordered, captured, strict=True)
+            for source, values in zip(ordered, captured_rows(index, request), strict=True)
         }
         places = positions - start
         everything = np.array_equal(places, np.arange(num_rows))
@@ -193,7 +194,7 @@ class Capturing(Reading):
         self._read(
             [plan.text(index) for index in range(len(plan.prompts))],
             plan.sources,
-            lambda index, rows: results.append(plan.result(index, rows, self._numbers)),
+            lambda index, request: results.append(plan.result(index, request, self._numbers)),
             progress=progress,
             what="forward",
             options=plan.request_options,
@@ -219,7 +220,7 @@ class Capturing(Reading):
         await self._aread(
             [plan.text(index) for index in range(len(plan.prompts))],
             plan.sources,
-            lambda index, rows: results.append(plan.result(index, rows, self._numbers)),
+            lambda index, request: results.append(plan.result(index, request, self._numbers)),
             plan.request_options,
         )
         return results[0] if one else results

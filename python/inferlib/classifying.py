@@ -9,7 +9,7 @@ import numpy as np
 
 from .errors import RequestError
 from .prompts import is_one_prompt
-from .reading import Reading, ReadText, scores_of
+from .reading import Reading, ReadText, captured_rows
 from .transformer import SCORES
 from .validation import integer
 
@@ -233,7 +233,8 @@ class Classifying(Reading):
         results: list[Classification] = []
 
         def take(index: int, request: Request) -> None:
-            results.append(_classification_of(scores_of(index, request), classifier))
+            (scores,) = captured_rows(index, request)
+            results.append(_classification_of(scores, classifier))
 
         return one, encoded, results, take
 
@@ -263,7 +264,8 @@ class Classifying(Reading):
         logits: list[float] = []
 
         def take(index: int, request: Request) -> None:
-            logits.append(float(scores_of(index, request)[0]))
+            (scores,) = captured_rows(index, request)
+            logits.append(float(scores[0]))
 
         return encoded, logits, take
 

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float32]
     Steps = Generator[tuple[Request, int], None, None]
     Take = Callable[[int, Request], None]
-    """Takes a text's index and its request, which has ended; the result has the rows of its points."""
+    """Takes a text's index and its request, which has ended."""
 
 STEPS_AHEAD = 8
 """Texts of so many full steps are under way at most."""
@@ -189,12 +189,12 @@ class Reading(ModelCore):
         return num_tokens
 
 
-def scores_of(index: int, request: Request) -> Floats:
-    """A text's scores, ``[labels]``."""
-    (scores,) = request.results[0].captures
-    if not np.isfinite(scores).all():
+def captured_rows(index: int, request: Request) -> list[Floats]:
+    """What a text's points gave, each ``[rows * width]``."""
+    captured = request.results[0].captures
+    if not all(np.isfinite(rows).all() for rows in captured):
         raise not_numbers(index)
-    return scores
+    return captured
 
 
 def not_numbers(index: int) -> ExecutorError:
