@@ -130,8 +130,9 @@ impl Grammars {
             field,
             problem: message(&problem),
         };
-        let description = source.description()?;
-        let mut matcher = Matcher::new(self.factory.create_parser(description));
+        let description = source.description(self.factory.limits())?;
+        let parser = self.factory.create_parser_from_init_default(description);
+        let mut matcher = Matcher::new(parser);
         if let Some(problem) = matcher.get_error() {
             return Err(invalid(problem));
         }

@@ -335,3 +335,63 @@ proptest! {
         prop_assert!(Regex::new(&format!("^(?:{pattern})$")).unwrap().is_match(&text), "{pattern} {text:?}");
     }
 }
+
+/// An expression or a list is the same texts as a rule of Lark with one terminal.
+#[test]
+fn an_expression_allows_what_a_rule_of_it_does() {
+    let tokenizer = tokenizer();
+    let grammars = grammars(&tokenizer);
+    let many: Vec<String> = (0..300).map(|i| format!("choice {i}")).collect();
+    let listed: Vec<String> = many.iter().map(|each| format!("{each:?}")).collect();
+    let cases = [
+        (
+            GrammarSource::Regex("[a-z]+".into()),
+            "start: /[a-z]+/".to_owned(),
+        ),
+        (
+            GrammarSource::Regex("(a|b)*".into()),
+            "start: /(a|b)*/".into(),
+        ),
+        (
+            GrammarSource::Regex("x/y\\d{2,3}".into()),
+            "start: /x\\/y\\d{2,3}/".into(),
+        ),
+        (
+            GrammarSource::Regex("(?i)ja|nein".into()),
+            "start: /ja|nein/i".into(),
+        ),
+        (
+            GrammarSource::Regex("[^ä]\\w.".into()),
+            "start: /[^ä]\\w./".into(),
+        ),
+        (
+            GrammarSource::Choices(many),
+            format!("start: CHOICE\nCHOICE: {}", listed.join(" | ")),
+        ),
+        (
+            GrammarSource::Choices(vec!["a\"\\\n".into(), "漢".into()]),
+            "start: \"a\\\"\\\\\\n\" | \"漢\"".into(),
+        ),
+    ];
+    for (source, lark) in cases {
+        let (a, b) = (
+            grammars.compile(&source).unwrap(),
+            grammars.compile(&GrammarSource::Lark(lark)).unwrap(),
+        );
+        assert_eq!(a.least_tokens(), b.least_tokens(), "{source:?}");
+        for choice in 0..7 {
+            let (mut a, mut b) = (a.start(), b.start());
+            for step in 0..12 {
+                assert_eq!(a.is_complete(), b.is_complete(), "{source:?}");
+                assert_eq!(a.may_end(), b.may_end(), "{source:?}");
+                if a.is_complete() {
+                    break;
+                }
+                let ids = allowed(&mut a);
+                assert_eq!(ids, allowed(&mut b), "{source:?} at {step}");
+                let token = ids[(choice * 31 + step) % ids.len()];
+                assert_eq!(a.append(token).is_ok(), b.append(token).is_ok());
+            }
+        }
+    }
+}

@@ -1,6 +1,10 @@
 //! What callers describe, turned into what the parser reads.
 
-use llguidance::api::{GrammarWithLexer, TopLevelGrammar};
+use llguidance::api::{GrammarInit, ParserLimits, TopLevelGrammar};
+use llguidance::derivre::RegexAst;
+use llguidance::earley::lexerspec::LexerSpec;
+use llguidance::earley::{Grammar, SymbolProps};
+use llguidance::panic_utils::catch_unwind;
 use serde_json::{Value, json};
 
 use super::GrammarError;
@@ -36,18 +40,25 @@ impl GrammarSource {
         }
     }
 
-    pub(super) fn description(&self) -> Result<TopLevelGrammar, GrammarError> {
+    pub(super) fn description(&self, limits: &ParserLimits) -> Result<GrammarInit, GrammarError> {
         self.check_size()?;
-        Ok(match self {
-            Self::JsonSchema(text) => TopLevelGrammar::from_json_schema(compact(text)?),
-            Self::Regex(pattern) => TopLevelGrammar::from_regex(pattern),
-            Self::Lark(grammar) => TopLevelGrammar::from_lark(grammar.clone()),
-            Self::Choices(choices) => {
-                let alternatives: Vec<String> = choices.iter().map(|each| literal(each)).collect();
-                // A terminal: an automaton, however many there are; the parser itself branches 2,000 times at most.
-                let grammar = format!("start: CHOICE\nCHOICE: {}", alternatives.join(" | "));
-                TopLevelGrammar::from_grammar(GrammarWithLexer::from_lark(grammar))
+        let regex = match self {
+            Self::JsonSchema(text) => {
+                let grammar = TopLevelGrammar::from_json_schema(compact(text)?);
+                return Ok(GrammarInit::Serialized(grammar));
             }
+            Self::Lark(grammar) => {
+                let grammar = TopLevelGrammar::from_lark(grammar.clone());
+                return Ok(GrammarInit::Serialized(grammar));
+            }
+            Self::Regex(pattern) => RegexAst::Regex(pattern.clone()),
+            Self::Choices(choices) => {
+                RegexAst::Or(choices.iter().cloned().map(RegexAst::Literal).collect())
+            }
+        };
+        catch_unwind(|| terminal(regex, limits)).map_err(|error| GrammarError::Invalid {
+            field: self.field(),
+            problem: super::message(&error.to_string()),
         })
     }
 
@@ -109,7 +120,28 @@ fn compact(text: &str) -> Result<Value, GrammarError> {
     Ok(schema)
 }
 
-/// A text as a string of Lark, which are JSON's.
-fn literal(text: &str) -> String {
-    Value::from(text).to_string()
+/// A grammar of one terminal: an automaton, however much it describes; the parser itself branches 2,000 times at most.
+/// The parser makes the same of a rule of Lark, whose text it would have to read first, which takes several milliseconds.
+fn terminal(regex: RegexAst, limits: &ParserLimits) -> anyhow::Result<GrammarInit> {
+    let mut lexer = LexerSpec::new()?;
+    let class = lexer.setup_lexeme_class(RegexAst::NoMatch)?;
+    lexer.regex_builder.unicode(true);
+    lexer.regex_builder.utf8(true);
+    let lexeme = lexer.add_greedy_lexeme("text".to_owned(), regex, false, None, usize::MAX)?;
+    anyhow::ensure!(
+        lexer.cost() <= limits.initial_lexer_fuel,
+        "it describes too much (limit: {})",
+        limits.initial_lexer_fuel
+    );
+    let symbol = |is_start| SymbolProps {
+        grammar_id: class,
+        is_start,
+        ..SymbolProps::default()
+    };
+    let mut grammar = Grammar::new(None);
+    let start = grammar.fresh_symbol_ext("start", symbol(true));
+    let text = grammar.fresh_symbol_ext("text", symbol(false));
+    grammar.make_terminal(text, lexeme, &lexer)?;
+    grammar.add_rule(start, vec![text])?;
+    Ok(GrammarInit::Internal(grammar, lexer))
 }
