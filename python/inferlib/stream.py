@@ -172,16 +172,18 @@ class Stream(_Stream):
             StopIteration: The request has ended, or the stream was closed.
             InferlibError: The request failed.
         """
-        with self._turn:
-            if self._is_over():
-                raise StopIteration
-            try:
-                while (delta := self._reader.next_delta()) is None:
-                    self._engine.wait([self._request], ready=self._reader.has_news)
-            except BaseException:
-                self._cancel()
-                raise
-            return delta
+        # Wherever an interrupt comes: its traceback holds this frame, and so the stream, as long as
+        # somebody keeps it (a notebook does), and nobody would cancel the request meanwhile.
+        try:
+            with self._turn:
+                if not self._is_over():
+                    while (delta := self._reader.next_delta()) is None:
+                        self._engine.wait([self._request], ready=self._reader.has_news)
+                    return delta
+        except BaseException:
+            self._cancel()
+            raise
+        raise StopIteration
 
     def close(self) -> None:
         """End the request; further iteration gives nothing. ``with`` and ``del`` do the same."""
@@ -221,18 +223,18 @@ class AsyncStream(_Stream):
         """
         if self._is_reading:
             raise RuntimeError("another task is already reading this stream")
-        if self._is_over():
-            raise StopAsyncIteration
-        self._is_reading = True
         try:
-            while (delta := self._reader.next_delta()) is None:
-                await self._engine.wait_async([self._request], ready=self._reader.has_news)
+            self._is_reading = True
+            if not self._is_over():
+                while (delta := self._reader.next_delta()) is None:
+                    await self._engine.wait_async([self._request], ready=self._reader.has_news)
+                return delta
         except BaseException:
             self._cancel()
             raise
         finally:
             self._is_reading = False
-        return delta
+        raise StopAsyncIteration
 
     async def aclose(self) -> None:
         """End the request; further iteration gives nothing."""

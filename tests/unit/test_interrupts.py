@@ -138,6 +138,35 @@ def check_interrupt_at(place: int, action, tokens_per_step: int) -> int:
     return interrupt.passed
 
 
+def interrupt_while_reading(place: int) -> int:
+    """Interrupt a loop over a stream and keep the traceback, as a notebook does."""
+    model = fake_model()
+    read = model.stream("mine", max_tokens=6)
+    kept = None
+    with InterruptAt(place) as interrupt:
+        try:
+            for _ in read:
+                pass
+        except KeyboardInterrupt as error:
+            kept = error
+    del read
+    assert model.generate("next", max_tokens=3).text == text_of("next", 3)
+    traceback = kept and kept.__traceback__
+    while traceback and traceback.tb_next:
+        traceback = traceback.tb_next
+    # At its very first instruction no method can catch anything.
+    code = traceback.tb_frame.f_code if traceback else None
+    if code is None or code.co_name != "__next__" or code.co_code[traceback.tb_lasti] not in AT:
+        assert_idle(model)
+    model.close()
+    return interrupt.passed
+
+
+def test_an_interrupted_stream_ends_though_its_traceback_is_kept():
+    for place in range(1, interrupt_while_reading(10**9), 7):
+        interrupt_while_reading(place)
+
+
 @pytest.fixture(autouse=True)
 def _young_garbage_only():
     """The collector, called thousands of times, does not look at what other tests left."""
