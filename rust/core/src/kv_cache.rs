@@ -402,3 +402,38 @@ impl KvCache {
         content
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_prefix_caching_nothing_is_published() {
+        let group = GroupConfig {
+            num_blocks: 4,
+            window: None,
+        };
+        let mut kv = KvCache::new(&[group], None);
+        kv.open(0, None, 32);
+        assert!(kv.grow(0, 32));
+        let tokens = TokenView {
+            prompt: &[1; 32],
+            output: &[],
+        };
+        assert!(!kv.has_to_publish(0, 32));
+        kv.publish(0, tokens, 32);
+        let stats: Vec<_> = kv.stats().collect();
+        assert_eq!((stats[0].num_used, stats[0].num_cached), (2, 0));
+    }
+
+    #[test]
+    fn a_key_that_is_a_hash_is_its_own_and_bytes_are_mixed() {
+        let hash = |write: fn(&mut LowBits)| {
+            let mut hasher = LowBits::default();
+            write(&mut hasher);
+            hasher.finish()
+        };
+        assert_eq!(hash(|hasher| hasher.write_u128(7 << 64 | 5)), 5);
+        assert_eq!(hash(|hasher| hasher.write(&[1, 2])), 0x0102);
+    }
+}

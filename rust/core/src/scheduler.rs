@@ -41,6 +41,8 @@ mod requests;
 mod sequences;
 mod stats;
 mod submit;
+#[cfg(test)]
+mod tests;
 mod told;
 mod update;
 mod waiting;

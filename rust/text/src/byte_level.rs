@@ -106,4 +106,24 @@ mod tests {
         assert!(!push_bytes("a b", &mut out));
         assert_eq!(out, b"x");
     }
+
+    /// The tables are made when the crate is built; what makes them can be looked at when it runs as well.
+    #[test]
+    fn bytes_that_print_stand_for_themselves_and_the_others_follow_one_another() {
+        let table = byte_to_char_table();
+        assert_eq!(table, BYTE_TO_CHAR);
+        let mut substitutes = Vec::new();
+        for (byte, character) in (0..=255).zip(table) {
+            if prints(byte) {
+                assert_eq!(character, char::from(byte));
+            } else {
+                substitutes.push(u32::from(character));
+            }
+        }
+        assert!(substitutes.into_iter().eq(0x100..0x144));
+        let back = char_to_byte_table();
+        assert_eq!(back, CHAR_TO_BYTE);
+        assert_eq!(back.iter().flatten().count(), 256);
+        assert_eq!((back[0x20], back[0x7F], back[0xAD]), (None, None, None));
+    }
 }

@@ -90,4 +90,11 @@ mod tests {
             assert_eq!(neutralize(source), source);
         }
     }
+
+    #[test]
+    fn a_quote_behind_a_backslash_does_not_end_a_string() {
+        let source = r#"{{ 'it\'s %} {% generation %}' ~ "\\" }}{% generation %}"#;
+        let expected = r#"{{ 'it\'s %} {% generation %}' ~ "\\" }}{% if true %}"#;
+        assert_eq!(neutralize(source), expected);
+    }
 }

@@ -213,3 +213,99 @@ fn strip(token: &str, content: char, start: usize, end: usize) -> &str {
     }
     token
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn written(decoder: &Value, token: &str) -> String {
+        let mut out = Vec::new();
+        TokenSpelling::of(Some(decoder))
+            .unwrap()
+            .write(token, &mut out);
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn a_strip_cuts_up_to_so_many_characters_from_each_token() {
+        let strip = |start: u32, stop: u32| json!({"type": "Strip", "content": "_", "start": start, "stop": stop});
+        assert_eq!(written(&strip(0, 0), "__a__"), "__a__");
+        assert_eq!(written(&strip(1, 0), "__a__"), "_a__");
+        assert_eq!(written(&strip(0, 3), "__a__"), "__a");
+        assert_eq!(written(&strip(9, 9), "__a__"), "a");
+        assert_eq!(written(&strip(9, 9), "b_a"), "b_a");
+        assert_eq!(written(&strip(9, 9), "____"), "");
+    }
+
+    #[test]
+    fn steps_follow_one_another_in_nested_sequences() {
+        let sequence = json!({"type": "Sequence", "decoders": [
+            {"type": "Replace", "pattern": {"String": "▁"}, "content": "_"},
+            {"type": "Sequence", "decoders": [
+                {"type": "Strip", "content": "_", "start": 1, "stop": 0},
+                {"type": "Replace", "pattern": {"String": "_"}, "content": "+"},
+            ]},
+        ]});
+        assert_eq!(written(&sequence, "▁▁a▁"), "+a+");
+    }
+
+    #[test]
+    fn an_added_token_of_a_byte_level_vocabulary_is_its_own_text() {
+        let spelling = TokenSpelling::of(Some(&json!({"type": "ByteLevel"}))).unwrap();
+        let (mut token, mut added) = (Vec::new(), Vec::new());
+        assert!(!spelling.write("Ġé", &mut token));
+        spelling.write_added("Ġé", &mut added);
+        assert_eq!((token, added), (b" \xE9".to_vec(), "Ġé".into()));
+    }
+
+    #[test]
+    fn steps_that_cannot_be_taken_token_by_token_are_refused_as_they_stand_in_the_file() {
+        let fused = |step: Value| json!({"type": "Sequence", "decoders": [{"type": "Fuse"}, step]});
+        let strip = |content: &str, start: u32, stop: u32| json!({"type": "Strip", "content": content, "start": start, "stop": stop});
+        for (decoder, found) in [
+            (
+                json!({"type": "BPEDecoder", "suffix": "</w>"}),
+                "BPEDecoder",
+            ),
+            (
+                json!({"type": "Strip", "content": "ab", "start": 1, "stop": 0}),
+                "\"ab\"",
+            ),
+            (
+                json!({"type": "Strip", "content": "", "start": 1, "stop": 0}),
+                "Strip",
+            ),
+            (
+                json!({"type": "Strip", "content": "a", "start": -1, "stop": 0}),
+                "-1",
+            ),
+            (
+                json!({"type": "Replace", "pattern": {"Regex": "a+"}, "content": ""}),
+                "a+",
+            ),
+            (
+                json!({"type": "Replace", "pattern": {"String": "a"}}),
+                "Replace",
+            ),
+            (json!({"type": "Metaspace"}), "Metaspace"),
+            (json!({"type": "WordPiece"}), "WordPiece"),
+            (fused(json!({"type": "ByteLevel"})), "ByteLevel"),
+            (fused(json!({"type": "ByteFallback"})), "ByteFallback"),
+            (fused(strip(" ", 2, 0)), "\"start\":2"),
+            (fused(strip("x", 1, 0)), "\"x\""),
+        ] {
+            match TokenSpelling::of(Some(&decoder)) {
+                Err(TextError::UnsupportedTokenizer {
+                    field, found: step, ..
+                }) => {
+                    assert_eq!(field, "tokenizer.json: decoder");
+                    assert!(step.contains(found), "{found}: {step}");
+                }
+                other => panic!("{decoder}: {other:?}"),
+            }
+        }
+        assert!(TokenSpelling::of(Some(&fused(strip("x", 0, 0)))).is_ok());
+    }
+}

@@ -242,4 +242,41 @@ mod tests {
             Err("%Q".to_owned())
         );
     }
+
+    #[test]
+    fn directives_of_whole_dates_and_times() {
+        // Friday, 5 March 2027, 15:04:09.
+        let moment = 1_804_259_049;
+        for (format, text) in [
+            ("%F %T", "2027-03-05 15:04:09"),
+            ("%D=%x", "03/05/27=03/05/27"),
+            ("%T=%X", "15:04:09=15:04:09"),
+            ("%R", "15:04"),
+            ("%c", "Fri Mar  5 15:04:09 2027"),
+            ("%y|%-y|%e|%-e|%h|%p", "27|27| 5|5|Mar|PM"),
+            ("%s", "1804259049"),
+            ("%z%Z|%f", "|000000"),
+            ("a%nb%tc", "a\nb\tc"),
+        ] {
+            assert_eq!(at(moment, format), text, "{format}");
+        }
+    }
+
+    #[test]
+    fn a_format_that_ends_in_a_directive_is_refused() {
+        for format in ["x%", "x%-"] {
+            let clock = Clock {
+                unix_seconds: 0,
+                utc_offset_seconds: 0,
+            };
+            assert_eq!(strftime(clock, format), Err(format[1..].to_owned()));
+        }
+    }
+
+    #[test]
+    fn now_is_later_than_this_test_was_written() {
+        let now = Clock::now_utc();
+        assert_eq!(now.utc_offset_seconds, 0);
+        assert!(now.unix_seconds > 1_700_000_000);
+    }
 }

@@ -191,3 +191,120 @@ fn variables_with_arguments_of_their_own_cannot_be_replaced() {
         TemplateProblem::Argument
     );
 }
+
+#[test]
+fn values_keep_their_type_on_their_way_into_a_template() {
+    let template = ChatTemplate::new("{{ values | tojson }}", BTreeMap::new()).unwrap();
+    let mut input = input();
+    let values = json!([null, true, false, -3, u64::MAX, 0.5, 1e100, "é", [[]], {"z": {}, "a": 1}]);
+    input.extra.insert("values".to_owned(), values);
+    assert_eq!(
+        template.render(&input).unwrap(),
+        r#"[null, true, false, -3, 18446744073709551615, 0.5, 1e+100, "é", [[]], {"z": {}, "a": 1}]"#
+    );
+}
+
+#[test]
+fn tojson_escapes_what_json_and_ascii_cannot_hold() {
+    let template = |options: &str| {
+        let source = format!("{{{{ text | tojson{options} }}}}");
+        let mut input = input();
+        let text = "\"\\\n\r\t\u{8}\u{c}\u{1}\u{7f}é🙂<&'";
+        input.extra.insert("text".to_owned(), text.into());
+        ChatTemplate::new(&source, BTreeMap::new())
+            .unwrap()
+            .render(&input)
+            .unwrap()
+    };
+    assert_eq!(
+        template(""),
+        "\"\\\"\\\\\\n\\r\\t\\b\\f\\u0001\u{7f}é🙂<&'\""
+    );
+    assert_eq!(
+        template("(ensure_ascii=true)"),
+        "\"\\\"\\\\\\n\\r\\t\\b\\f\\u0001\\u007f\\u00e9\\ud83d\\ude42<&'\""
+    );
+}
+
+#[test]
+fn tojson_writes_keys_as_strings() {
+    assert_eq!(
+        render("{{ {2: 'a', none: 'b', true: 'c', 0.5: 'd'} | tojson }}").unwrap(),
+        r#"{"2": "a", "null": "b", "true": "c", "0.5": "d"}"#
+    );
+    let error = render("{{ {[1]: 2} | tojson }}").unwrap_err();
+    assert!(
+        error.message.contains("a key of type sequence"),
+        "{}",
+        error.message
+    );
+}
+
+#[test]
+fn arguments_of_tojson_are_checked_by_name() {
+    for (options, text) in [
+        ("indent=none", "[1, {}]"),
+        ("separators=none", "[1, {}]"),
+        ("indent='-'", "[\n-1,\n-{}\n]"),
+        ("indent=0", "[\n1,\n{}\n]"),
+    ] {
+        let source = format!("{{{{ [1, {{}}] | tojson({options}) }}}}");
+        assert_eq!(render(&source).unwrap(), text, "{options}");
+    }
+    for (options, message) in [
+        ("indent=65", "indent of tojson"),
+        ("indent=-1", "indent of tojson"),
+        ("indent=[]", "indent of tojson"),
+        ("separators=(',',)", "separators of tojson"),
+        ("separators=(',', 1)", "separators of tojson"),
+        ("nonesuch=1", "nonesuch"),
+    ] {
+        let error = render(&format!("{{{{ [1] | tojson({options}) }}}}")).unwrap_err();
+        assert_eq!(error.problem, TemplateProblem::Failed);
+        assert!(error.message.contains(message), "{options}: {error}");
+    }
+}
+
+#[test]
+fn tojson_pays_for_what_it_writes_and_refuses_what_is_nested_too_deeply() {
+    let template = ChatTemplate::new("{{ values | tojson }}", BTreeMap::new()).unwrap();
+    let rendered = |values: serde_json::Value| {
+        let mut input = input();
+        input.extra.insert("values".to_owned(), values);
+        template.render(&input)
+    };
+    let long = rendered(vec![json!("x".repeat(1000)); 1000].into()).unwrap();
+    assert_eq!(long.len(), 1000 * 1004);
+    let nested = |depth: usize| (0..depth).fold(json!([]), |inner, _| json!([inner]));
+    assert_eq!(rendered(nested(200)).unwrap().len(), 402);
+    let error = rendered(nested(201)).unwrap_err();
+    assert!(error.message.contains("nested too deeply"), "{error}");
+    // Strings that a template has once and writes often are paid for as well.
+    let often = "{% set text = 'x' * 1000 %}{% for i in range(99999) %}{% set all = ([text] * 1000) | tojson %}{% endfor %}";
+    assert_eq!(render(often).unwrap_err().problem, TemplateProblem::Limit);
+}
+
+#[test]
+fn output_has_a_limit_of_its_own() {
+    let template = |source: &str| ChatTemplate::new(source, BTreeMap::new()).unwrap();
+    let input = TemplateInput {
+        messages: json!([{"role": "user", "content": "x".repeat(9 << 20)}]),
+        ..input()
+    };
+    let once = template("{{ messages[0].content }}").render(&input);
+    assert_eq!(once.unwrap().len(), 9 << 20);
+    let twice = template("{{ messages[0].content }}\n{{ messages[0].content }}").render(&input);
+    let error = twice.unwrap_err();
+    assert_eq!(error.problem, TemplateProblem::Limit);
+    assert!(error.message.contains("more than 16 MiB"), "{error}");
+}
+
+#[test]
+fn a_problem_of_no_line_is_told_without_one() {
+    let error = TemplateError {
+        problem: TemplateProblem::Argument,
+        line: None,
+        message: "x".to_owned(),
+    };
+    assert_eq!(error.to_string(), "chat template: x");
+}

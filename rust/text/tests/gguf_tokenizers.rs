@@ -295,3 +295,118 @@ fn a_long_run_takes_time_in_proportion() {
         50_001
     );
 }
+
+#[test]
+fn one_text_is_cut_before_the_token_that_ends_it_and_two_are_not_joined() {
+    let vocabulary = SentencePiece::new(&[("▁", -1.0), ("hi", -2.0), ("▁hi", -3.0)]);
+    let tokenizer = vocabulary
+        .with(true, |gguf| {
+            Tokenizer::from_gguf(&GgufVocabulary {
+                add_eos_token: Some(true),
+                ..gguf
+            })
+        })
+        .unwrap();
+    let hi = tokenizer.token_to_id("▁hi").unwrap();
+    let encode = |max_tokens| {
+        let found = tokenizer
+            .encode_segments("hi hi hi", None, max_tokens)
+            .unwrap();
+        assert_eq!(found.second_segment, None);
+        (found.ids, found.num_dropped)
+    };
+    assert_eq!(encode(None), (vec![1, hi, hi, hi, 2], 0));
+    assert_eq!(encode(Some(5)), (vec![1, hi, hi, hi, 2], 0));
+    assert_eq!(encode(Some(3)), (vec![1, hi, 2], 2));
+    assert_eq!(encode(Some(1)), (vec![2], 4));
+    assert_eq!(encode(Some(0)), (vec![], 5));
+    match tokenizer.encode_segments("hi", Some("hi"), None) {
+        Err(TextError::Unencodable { problem }) => {
+            assert!(problem.contains("how two texts are joined"), "{problem}");
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn byte_level_tokens_are_named_in_gpt2s_alphabet_unless_they_are_none_of_it() {
+    let mut vocabulary = ByteLevel::new(&[(b' '.into(), b'a'.into())], &[]);
+    for (token, kind) in [
+        ("日本", kind::NORMAL),
+        ("▁x", kind::UNUSED),
+        ("<end>", kind::NORMAL),
+    ] {
+        vocabulary.tokens.push(token.to_owned());
+        vocabulary.types.push(kind);
+    }
+    let end = u32::try_from(vocabulary.tokens.len() - 1).unwrap();
+    let tokenizer = vocabulary
+        .with("gpt-2", |gguf| {
+            Tokenizer::from_gguf(&GgufVocabulary {
+                eot_token_id: Some(end),
+                ..gguf
+            })
+        })
+        .unwrap();
+    assert_eq!(tokenizer.id_to_token(256).as_deref(), Some("Ġa"));
+    assert_eq!(tokenizer.token_bytes(256), Some(&b" a"[..]));
+    // No piece is made of these, but they can be drawn.
+    for (id, token, kind) in [
+        (257, "日本", TokenKind::Normal),
+        (258, "▁x", TokenKind::Unused),
+    ] {
+        assert_eq!(tokenizer.id_to_token(id).as_deref(), Some(token));
+        assert_eq!(tokenizer.token_bytes(id), Some(token.as_bytes()));
+        assert_eq!(tokenizer.token_kind(id), Some(kind));
+        assert!(!tokenizer.encode(token, PLAIN).unwrap().contains(&id));
+    }
+    // What the file says ends a turn is no text.
+    assert_eq!(tokenizer.token_kind(end), Some(TokenKind::Control));
+    assert_eq!(tokenizer.special_tokens().eot_id, Some(end));
+    assert_eq!(tokenizer.special_tokens().end_ids, [end]);
+    assert_eq!(tokenizer.id_to_token(9999), None);
+}
+
+#[test]
+fn a_word_that_is_a_token_is_not_merged_where_the_family_says_so() {
+    let mut vocabulary = ByteLevel::new(&[(b'a'.into(), b'b'.into())], &[]);
+    // No merges lead to it.
+    vocabulary.tokens.push("abc".to_owned());
+    vocabulary.types.push(kind::NORMAL);
+    for (pre, ids) in [
+        ("llama-bpe", vec![257]),
+        ("gpt-2", vec![256, u32::from(b'c')]),
+    ] {
+        let tokenizer = vocabulary
+            .with(pre, |gguf| Tokenizer::from_gguf(&gguf))
+            .unwrap();
+        assert_eq!(tokenizer.encode("abc", PLAIN).unwrap(), ids, "{pre}");
+    }
+}
+
+#[test]
+fn bytes_without_a_token_are_left_out_and_characters_become_the_unknown_token() {
+    let mut vocabulary = ByteLevel::new(&[(b'a'.into(), b'b'.into())], &[]);
+    vocabulary.tokens[usize::from(b'x')] = "xyz".to_owned();
+    let tokenizer = vocabulary
+        .with("gpt-2", |gguf| Tokenizer::from_gguf(&gguf))
+        .unwrap();
+    let ids = tokenizer.encode("abxab", PLAIN).unwrap();
+    assert_eq!(tokenizer.decode(&ids, false).unwrap(), "abab");
+
+    let mut vocabulary = SentencePiece::new(&[("a", -1.0)]);
+    // One byte of "é" has no token any more.
+    let lost = 3 + 0xA9;
+    vocabulary.tokens[lost] = "lost".to_owned();
+    vocabulary.types[lost] = kind::NORMAL;
+    let tokenizer = vocabulary
+        .with(false, |gguf| Tokenizer::from_gguf(&gguf))
+        .unwrap();
+    let a = tokenizer.token_to_id("a").unwrap();
+    assert_eq!(tokenizer.encode("aéa", PLAIN).unwrap(), [a, 0, a]);
+    assert_eq!(
+        tokenizer.encode("è", PLAIN).unwrap(),
+        [3 + 0xC3, 3 + 0xA8],
+        "all of its bytes have tokens"
+    );
+}

@@ -395,3 +395,147 @@ fn an_expression_allows_what_a_rule_of_it_does() {
         }
     }
 }
+
+#[test]
+fn what_is_compiled_is_shown_without_its_automata() {
+    let tokenizer = tokenizer();
+    let grammars = grammars(&tokenizer);
+    let grammar = grammars
+        .compile(&GrammarSource::Choices(vec!["ab".into(), "ac".into()]))
+        .unwrap();
+    assert_eq!(grammar.least_tokens(), 2);
+    assert_eq!(grammar.shortest().map(<[u32]>::len), Some(2));
+    let mut state = grammar.start();
+    assert_eq!(state.eos_token_ids(), [end(&tokenizer)]);
+    assert_eq!(format!("{grammars:?}"), "Grammars { .. }");
+    assert_eq!(format!("{grammar:?}"), "Grammar { .. }");
+    assert_eq!(
+        format!("{state:?}"),
+        "GrammarState { is_complete: false, .. }"
+    );
+    for token in [b'a', b'b'] {
+        state.append(token.into()).unwrap();
+    }
+    assert_eq!(
+        format!("{state:?}"),
+        "GrammarState { is_complete: true, .. }"
+    );
+}
+
+#[test]
+fn no_more_tokens_are_taken_back_than_there_are() {
+    let source = GrammarSource::Regex("[a-c]{5}".into());
+    let mut state = grammars(&tokenizer()).compile(&source).unwrap().start();
+    state.append(b'a'.into()).unwrap();
+    state.append(b'b'.into()).unwrap();
+    state.rewind(0).unwrap();
+    state.rewind(1).unwrap();
+    assert_eq!(
+        state
+            .num_allowed(&[b'c', b'c', b'c', b'c', b'c'].map(u32::from))
+            .unwrap(),
+        4
+    );
+    let error = state.rewind(2).unwrap_err();
+    assert!(matches!(error, GrammarError::Stuck { .. }), "{error}");
+}
+
+#[test]
+fn every_value_satisfies_the_schema_that_is_true() {
+    let source = GrammarSource::JsonSchema("true".into());
+    let mut state = grammars(&tokenizer()).compile(&source).unwrap().start();
+    let seen = allowed(&mut state);
+    for first in *b"{[\"-1tfn" {
+        assert!(seen.contains(&first.into()), "{}", char::from(first));
+    }
+    assert!(!seen.contains(&b'a'.into()));
+}
+
+#[test]
+fn sequences_without_a_grammar_or_with_a_failure_have_nothing_to_tell() {
+    let tokenizer = tokenizer();
+    let grammar = grammars(&tokenizer)
+        .compile(&GrammarSource::Regex("abc[0-9]".into()))
+        .unwrap();
+    let mut states = GrammarStates::new(VOCAB_SIZE);
+    assert!(states.is_empty());
+    let limit = SequenceLimit {
+        max_tokens: 100,
+        closes: true,
+        forces: true,
+    };
+    states.insert(1, &grammar, limit).unwrap();
+    assert!(!states.is_empty());
+    assert_eq!(states.forced(1), [b'a', b'b', b'c'].map(i32::from));
+    let row = |key, num_output_tokens| MaskedRow {
+        key,
+        num_output_tokens,
+    };
+    // Key 2 has no grammar.
+    assert_eq!(states.forced(2), [0; 0]);
+    assert_eq!(states.close(2), None);
+    assert!(!states.is_closing(2) && !states.is_closing(1));
+    states.rebuild(2, &[1]);
+    assert!(states.failure(2).is_none());
+    assert!(
+        states
+            .refused(&[row(2, 0), row(1, 0)], |_| None, |_| Some(1))
+            .is_empty()
+    );
+    // Key 1 fails: it says so until it is built again.
+    assert!(states.append(&[1], &[i32::from(b'z')]).is_empty());
+    assert!(states.failure(1).is_some());
+    assert_eq!(states.forced(1), [0; 0]);
+    assert_eq!(states.close(1), None);
+    assert!(states.append(&[1], &[i32::from(b'a')]).is_empty());
+    states.rebuild(1, &[i32::from(b'a')]);
+    assert!(states.failure(1).is_none());
+    assert_eq!(states.forced(1), [b'b', b'c'].map(i32::from));
+    assert_eq!(states.close(1), Some(3));
+    assert!(states.is_closing(1));
+    states.rebuild(1, &[i32::from(b'a')]);
+    assert!(states.is_closing(1), "a text goes on being closed");
+}
+
+#[test]
+fn nothing_is_drafted_behind_a_complete_text() {
+    let tokenizer = tokenizer();
+    let grammar = grammars(&tokenizer)
+        .compile(&GrammarSource::Regex("[ab]c".into()))
+        .unwrap();
+    let mut states = GrammarStates::new(VOCAB_SIZE);
+    let limit = SequenceLimit {
+        max_tokens: 100,
+        closes: true,
+        forces: true,
+    };
+    states.insert(1, &grammar, limit).unwrap();
+    let rows: Vec<MaskedRow> = (0..4)
+        .map(|num_output_tokens| MaskedRow {
+            key: 1,
+            num_output_tokens,
+        })
+        .collect();
+    let end = end(&tokenizer);
+    let drafts = [i32::from(b'a'), i32::from(b'c'), end.cast_signed()];
+    let masks = states.masks(&rows, |row| drafts.get(row).copied());
+    let allowed: Vec<Option<Vec<u32>>> = masks
+        .iter()
+        .map(|mask| mask.as_ref().map(|words| bits(words)))
+        .collect();
+    assert_eq!(
+        allowed,
+        [
+            Some(vec![b'a'.into(), b'b'.into()]),
+            Some(vec![b'c'.into()]),
+            Some(vec![end]),
+            None
+        ]
+    );
+    // Ids that are none are set in no mask.
+    let masks = states.masks(&rows, |_| Some(-1));
+    assert_eq!(
+        masks.iter().map(Option::is_some).collect::<Vec<_>>(),
+        [true, false, false, false]
+    );
+}

@@ -162,6 +162,33 @@ fn a_draw_that_opens_more_than_can_be_closed_is_refused() {
 }
 
 #[test]
+fn a_draft_that_opens_more_than_can_be_closed_is_forbidden_at_once() {
+    let grammar = compile(&schema(&json!({
+        "anyOf": [
+            {"type": "string"},
+            {"type": "array", "items": {"enum": ["a".repeat(150)]}, "minItems": 1},
+        ]
+    })));
+    let mut states = GrammarStates::new(VOCAB_SIZE);
+    states.insert(KEY, &grammar, limit(60)).unwrap();
+    let rows = [0, 1].map(|num_output_tokens| MaskedRow {
+        key: KEY,
+        num_output_tokens,
+    });
+    let bracket = u32::from(b'[');
+    let draft = |row: usize| (row == 0).then_some(bracket.cast_signed());
+    let masks = states.masks(&rows, |_| None);
+    assert!(bits(masks[0].as_ref().unwrap()).contains(&bracket));
+    let masks = states.masks(&rows, draft);
+    assert!(!bits(masks[0].as_ref().unwrap()).contains(&bracket));
+    assert!(masks[1].is_none(), "nothing is drawn behind it");
+    // A row that drew nothing is not refused.
+    assert!(states.is_guarded());
+    assert!(states.refused(&rows, draft, |_| None).is_empty());
+    assert!(!states.is_guarded());
+}
+
+#[test]
 fn nesting_without_end_is_closed_in_time() {
     let grammar = compile(&schema(&json!({
         "$ref": "#/$defs/list",

@@ -9,7 +9,7 @@ mod vocabularies;
 use std::sync::Arc;
 
 use inferlib_text::{
-    DecodeStream, EncodeOptions, TextError, TokenKind, Tokenizer, TokenizerConfig,
+    DecodeStream, EncodeOptions, MAX_TEXT_BYTES, TextError, TokenKind, Tokenizer, TokenizerConfig,
 };
 use serde_json::{Value, json};
 use vocabularies::{ByteLevel, PARSED, PLAIN, kind};
@@ -333,5 +333,94 @@ fn two_texts_are_told_apart_and_the_last_one_is_cut() {
     assert_eq!(
         encode(Some("dogs sat"), Some(2)),
         (vec![2, 4, 6, 3, 3], Some(4), 3)
+    );
+}
+
+#[test]
+fn a_text_that_is_too_long_is_refused_before_it_is_looked_at() {
+    let tokenizer = bert();
+    let long = " ".repeat(MAX_TEXT_BYTES + 1);
+    let too_long = TextError::TextTooLong {
+        bytes: MAX_TEXT_BYTES + 1,
+        limit: MAX_TEXT_BYTES,
+    };
+    assert_eq!(
+        tokenizer.encode(&long, EncodeOptions::default()),
+        Err(too_long.clone())
+    );
+    for (first, second) in [(&*long, None), ("cat", Some(&*long))] {
+        assert_eq!(
+            tokenizer.encode_segments(first, second, Some(4)),
+            Err(too_long.clone())
+        );
+    }
+}
+
+#[test]
+fn tokens_of_a_file_have_names_and_ids() {
+    let tokenizer = load(&llama(&llama_decoder())).unwrap();
+    for (id, token) in [
+        (0, "<unk>"),
+        (2, "</s>"),
+        (3 + 0x41, "<0x41>"),
+        (263, "▁hi"),
+    ] {
+        assert_eq!(tokenizer.id_to_token(id).as_deref(), Some(token));
+        assert_eq!(tokenizer.token_to_id(token), Some(id));
+    }
+    assert_eq!(tokenizer.id_to_token(9999), None);
+    assert_eq!(tokenizer.token_to_id("nonesuch"), None);
+    let shown = format!("{tokenizer:?}");
+    assert!(
+        shown.contains("vocab_size: 265") && shown.contains("bos_id: Some(1)"),
+        "{shown}"
+    );
+}
+
+#[test]
+fn a_vocabulary_without_tokens_is_refused() {
+    let mut file = llama(&llama_decoder());
+    file["model"]["vocab"] = json!({});
+    file["model"]["merges"] = json!([]);
+    file["added_tokens"] = json!([]);
+    file["post_processor"] = Value::Null;
+    let error = load(&file).unwrap_err().to_string();
+    assert!(error.contains("model.vocab: missing or empty"), "{error}");
+}
+
+#[test]
+fn a_word_that_the_model_cannot_write_is_the_texts_error() {
+    let file = json!({
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
+        "pre_tokenizer": {"type": "Whitespace"}, "post_processor": null, "decoder": null,
+        "model": {"type": "WordLevel", "vocab": {"a": 0, "b": 1}, "unk_token": "[UNK]"},
+    });
+    let tokenizer =
+        Tokenizer::from_json(file.to_string().as_bytes(), &TokenizerConfig::default()).unwrap();
+    let ids = tokenizer.encode("a b a", EncodeOptions::default()).unwrap();
+    assert_eq!(ids, [0, 1, 0]);
+    assert_eq!(tokenizer.decode(&ids, true).unwrap(), "a b a");
+    match tokenizer.encode("a c", EncodeOptions::default()) {
+        Err(TextError::Unencodable { problem }) => assert!(problem.contains("UNK"), "{problem}"),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_vocabulary_that_ends_each_text_says_so() {
+    let mut file = llama(&llama_decoder());
+    let end = json!({"SpecialToken": {"id": "</s>", "type_id": 0}});
+    file["post_processor"]["single"]
+        .as_array_mut()
+        .unwrap()
+        .push(end);
+    file["post_processor"]["special_tokens"]["</s>"] =
+        json!({"id": "</s>", "ids": [2], "tokens": ["</s>"]});
+    let tokenizer = load(&file).unwrap();
+    let special = tokenizer.special_tokens();
+    assert!(special.add_bos && special.add_eos);
+    assert_eq!(
+        tokenizer.encode("hi", EncodeOptions::default()).unwrap(),
+        [1, 263, 2]
     );
 }

@@ -160,3 +160,24 @@ proptest! {
         prop_assert_eq!(taken, &text[..end]);
     }
 }
+
+#[test]
+fn a_stream_that_continues_a_text_keeps_the_space_of_its_first_token() {
+    let vocabulary = vocabularies::SentencePiece::new(&[("▁", -1.0), ("hi", -2.0), ("▁hi", -3.0)]);
+    let tokenizer = vocabulary
+        .with(true, |gguf| Tokenizer::from_gguf(&gguf))
+        .unwrap();
+    let hi = tokenizer.token_to_id("▁hi").unwrap();
+    let mut streams = TextStreams::new(Arc::new(tokenizer));
+    assert!(streams.is_empty());
+    streams.insert(1, options(&[])).unwrap();
+    let continued = StreamOptions {
+        continues: true,
+        ..options(&[])
+    };
+    streams.insert(2, continued).unwrap();
+    assert!(!streams.is_empty());
+    streams.advance(&[1, 2, 2], &[hi, hi, hi]).unwrap();
+    assert_eq!(streams.take_text(1).unwrap(), "hi");
+    assert_eq!(streams.take_text(2).unwrap(), " hi hi");
+}

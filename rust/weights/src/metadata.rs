@@ -326,4 +326,98 @@ mod tests {
         assert_eq!(MetadataValue::I64(5).as_u64(), Some(5));
         assert_eq!(MetadataValue::F32(5.0).as_u64(), None);
     }
+
+    #[test]
+    fn integers_of_every_width_are_counts_if_not_negative() {
+        for (value, count) in [
+            (MetadataValue::U8(u8::MAX), Some(255)),
+            (MetadataValue::U16(u16::MAX), Some(65_535)),
+            (MetadataValue::U32(u32::MAX), Some(4_294_967_295)),
+            (MetadataValue::U64(u64::MAX), Some(u64::MAX)),
+            (MetadataValue::I8(i8::MAX), Some(127)),
+            (MetadataValue::I8(-1), None),
+            (MetadataValue::I16(i16::MAX), Some(32_767)),
+            (MetadataValue::I16(-1), None),
+            (MetadataValue::I64(i64::MIN), None),
+            (MetadataValue::F64(5.0), None),
+            (MetadataValue::Bool(true), None),
+            (MetadataValue::String("5".into()), None),
+            (MetadataValue::Array(MetadataArray::U8([5].into())), None),
+        ] {
+            assert_eq!(value.as_u64(), count, "{value:?}");
+        }
+    }
+
+    #[test]
+    fn a_value_is_given_as_its_own_type_alone() {
+        let names: StringArray = ["a", "b"].iter().collect();
+        let values = [
+            MetadataValue::U32(1),
+            MetadataValue::F32(0.5),
+            MetadataValue::F64(0.1),
+            MetadataValue::Bool(false),
+            MetadataValue::String("1".into()),
+            MetadataValue::Array(MetadataArray::Bool([true].into())),
+            MetadataValue::Array(MetadataArray::String(names.clone())),
+        ];
+        let which = |is: &dyn Fn(&MetadataValue) -> bool| -> Vec<usize> {
+            (0..values.len()).filter(|&i| is(&values[i])).collect()
+        };
+        assert_eq!(which(&|value| value.as_u64().is_some()), [0]);
+        assert_eq!(which(&|value| value.as_f64().is_some()), [1, 2]);
+        assert_eq!(which(&|value| value.as_bool().is_some()), [3]);
+        assert_eq!(which(&|value| value.as_str().is_some()), [4]);
+        assert_eq!(which(&|value| value.as_array().is_some()), [5, 6]);
+        assert_eq!(which(&|value| value.as_strings().is_some()), [6]);
+        assert_eq!(values[1].as_f64(), Some(0.5));
+        assert_eq!(values[2].as_f64(), Some(0.1));
+        assert_eq!(values[3].as_bool(), Some(false));
+        assert_eq!(values[6].as_strings(), Some(&names));
+    }
+
+    #[test]
+    fn arrays_of_every_type_have_a_length() {
+        let arrays = |len: usize| {
+            let strings: StringArray = std::iter::repeat_n("x", len).collect();
+            [
+                MetadataArray::U8(vec![1; len].into()),
+                MetadataArray::I8(vec![1; len].into()),
+                MetadataArray::U16(vec![1; len].into()),
+                MetadataArray::I16(vec![1; len].into()),
+                MetadataArray::U32(vec![1; len].into()),
+                MetadataArray::I32(vec![1; len].into()),
+                MetadataArray::U64(vec![1; len].into()),
+                MetadataArray::I64(vec![1; len].into()),
+                MetadataArray::F32(vec![1.0; len].into()),
+                MetadataArray::F64(vec![1.0; len].into()),
+                MetadataArray::Bool(vec![true; len].into()),
+                MetadataArray::String(strings),
+            ]
+        };
+        for len in [0, 3] {
+            for array in arrays(len) {
+                assert_eq!(
+                    (array.len(), array.is_empty()),
+                    (len, len == 0),
+                    "{array:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_is_empty_and_one_pair_is_not() {
+        assert!(Metadata::default().is_empty());
+        let metadata = Metadata::new(vec![("k".into(), MetadataValue::U8(1))]).unwrap();
+        assert!(!metadata.is_empty());
+        assert_eq!(metadata.len(), 1);
+        assert!(StringArray::default().is_empty());
+        assert!(!["", ""].iter().collect::<StringArray>().is_empty());
+    }
+
+    #[test]
+    fn strings_are_shown_as_a_list() {
+        let strings: StringArray = ["a", "", "é\n"].iter().collect();
+        assert_eq!(format!("{strings:?}"), r#"["a", "", "é\n"]"#);
+    }
 }

@@ -238,4 +238,19 @@ mod tests {
         .unwrap();
         assert!(index.shards().is_empty());
     }
+
+    #[test]
+    fn an_index_larger_than_any_real_one_is_refused_before_it_is_read() {
+        let limit = usize::try_from(MAX_INDEX_BYTES).unwrap();
+        check_size(Path::new("index"), limit).unwrap();
+        let error = check_size(Path::new("index"), limit + 1).unwrap_err();
+        assert!(matches!(
+            error,
+            WeightsError::HeaderTooLarge {
+                found: 100_000_001,
+                limit: 100_000_000,
+                ..
+            }
+        ));
+    }
 }

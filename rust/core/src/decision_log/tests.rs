@@ -1,21 +1,24 @@
 //! Logs whose checksums are right and whose contents are not.
 
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::sync::{Arc, Mutex};
 
 use proptest::prelude::*;
 
 use super::codec::{Damage, Decoder, Encode, read_frame, write_frame};
 use super::config::write_config;
-use super::fields::write_request;
+use super::fields::{
+    PlannedRow, read_output, read_reason, read_request, write_output, write_reason, write_request,
+    write_rows,
+};
 use super::records::tag;
 use super::{MAGIC, ReplayError, VERSION, replay};
 use crate::drafting::DraftModel;
 use crate::kv_cache::{GroupConfig, PrefixHash};
-use crate::request::NewRequest;
+use crate::request::{CapturePoint, FinishReason, NewRequest};
 use crate::scheduler::{BACKGROUND_TOKENS, Policy, Scheduler, SchedulerConfig};
-use inferlib_program::SamplingParams;
-use inferlib_program::{RowStatus, StepOutput};
+use inferlib_program::program::Rows;
+use inferlib_program::{RequestId, RowLogprobs, RowStatus, SamplingParams, StepOutput};
 
 const MAX_BYTES: u64 = 1 << 22;
 
@@ -213,6 +216,186 @@ fn a_frame_that_claims_more_than_there_is_allocates_what_there_is() {
     let mut payload = Vec::new();
     let _ = read_frame(&mut &log[MAGIC.len() + 1..], &mut payload);
     assert!(payload.capacity() < 1000);
+}
+
+#[test]
+fn told_tokens_and_ended_sequences_replay_and_a_changed_answer_is_found_out() {
+    let log = Shared::default();
+    let mut scheduler = Scheduler::new(config()).unwrap();
+    scheduler.log_decisions(Box::new(log.clone())).unwrap();
+    assert!(format!("{scheduler:?}").contains("Some(DecisionLog { .. })"));
+    let id = scheduler.submit(new_request(0, 4), 0.0).unwrap();
+    assert!(scheduler.force(id, 0, &[5, 6]));
+    assert!(scheduler.suggest(id, 0, &[7]));
+    assert!(!scheduler.force(id, 1, &[5]));
+    assert!(scheduler.finish(id, 0, FinishReason::Abstain, None, 1.0));
+    assert!(!scheduler.force(id, 0, &[5]));
+    scheduler.end_decision_log();
+    let bytes = log.0.lock().unwrap().clone();
+    let replayed = replay(bytes.as_slice(), MAX_BYTES).unwrap();
+    assert_eq!((replayed.num_records, replayed.stats.num_finished), (6, 1));
+
+    let mut header = Vec::new();
+    write_config(&config(), &mut header);
+    let mut force = vec![tag::FORCE];
+    force.number(id.0);
+    force.number(0);
+    force.tokens(&[5]);
+    force.flag(true);
+    match replay(assemble(&[header, force]).as_slice(), MAX_BYTES) {
+        Err(ReplayError::Diverged {
+            call,
+            expected,
+            found,
+            ..
+        }) => assert_eq!(
+            (call, expected.as_str(), found.as_str()),
+            ("force", "true", "false")
+        ),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_long_difference_is_shortened() {
+    let mut header = Vec::new();
+    write_config(&config(), &mut header);
+    let mut schedule = vec![tag::SCHEDULE];
+    schedule.float(1.0);
+    let row = |index| PlannedRow {
+        request_id: RequestId(index),
+        sequence_index: 0,
+        num_tokens: 1,
+        num_drafts: 0,
+    };
+    write_rows(
+        (0..40).map(row).collect::<Vec<_>>().into_iter(),
+        &mut schedule,
+    );
+    schedule.fixed(0);
+    match replay(assemble(&[header, schedule]).as_slice(), MAX_BYTES) {
+        Err(ReplayError::Diverged {
+            expected, found, ..
+        }) => {
+            assert_eq!(expected.chars().count(), 301);
+            assert!(expected.ends_with('…'));
+            assert_eq!(found, "[]");
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_frame_without_a_proper_length_is_refused() {
+    let refused = |length: &[u8]| {
+        let mut log = assemble(&[]);
+        log.extend_from_slice(length);
+        match replay(log.as_slice(), MAX_BYTES) {
+            Err(ReplayError::Damaged { damage, .. }) => damage,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(refused(&[]), Damage::Truncated);
+    assert_eq!(refused(&[0x80]), Damage::Truncated);
+    let too_long = |damage| matches!(damage, Damage::FrameTooLong { .. });
+    assert!(too_long(refused(&[0xff; 5])));
+    assert!(too_long(refused(&[0x80; 6])));
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_not_a_damaged_one() {
+    struct Broken;
+    impl Read for Broken {
+        fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+            Err(io::ErrorKind::TimedOut.into())
+        }
+    }
+    let log = assemble(&sample());
+    for length in [3, 9, 12, log.len()] {
+        match replay((&log[..length]).chain(Broken), MAX_BYTES) {
+            Err(ReplayError::Io(error)) => assert_eq!(error.kind(), io::ErrorKind::TimedOut),
+            other => panic!("{length}: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_number_of_more_than_64_bits_is_refused() {
+    let number = |bytes: &[u8]| Decoder::new(bytes).number("here");
+    let refused = Err(Damage::Field { field: "here" });
+    let largest = [[0xff; 9].as_slice(), &[1]].concat();
+    assert_eq!(number(&largest), Ok(u64::MAX));
+    assert_eq!(number(&[0xff; 10]), refused);
+    assert_eq!(number(&[0x80; 11]), refused);
+    assert_eq!(number(&[0x80; 3]), refused);
+}
+
+#[test]
+fn reasons_come_back_and_an_unknown_one_is_refused() {
+    for name in ["stop", "length", "abort", "error", "deadline", "abstain"] {
+        let reason = FinishReason::from_name(name).unwrap();
+        let mut bytes = Vec::new();
+        write_reason(reason, &mut bytes);
+        assert_eq!(read_reason(&mut Decoder::new(&bytes)), Ok(reason));
+    }
+    let refused = Err(Damage::Field { field: "reason" });
+    assert_eq!(read_reason(&mut Decoder::new(&[6])), refused);
+}
+
+#[test]
+fn results_come_back_and_impossible_ones_are_refused() {
+    let output = StepOutput {
+        token_ids: vec![3, 4, 5, 6],
+        status: vec![
+            RowStatus::Ok,
+            RowStatus::Failed,
+            RowStatus::Redraw,
+            RowStatus::Ok,
+        ],
+        logprobs: vec![
+            None,
+            None,
+            Some(RowLogprobs::default()),
+            Some(RowLogprobs::default()),
+        ],
+        captures: vec![vec![1.0, 2.0]],
+        ..StepOutput::default()
+    };
+    let mut bytes = Vec::new();
+    write_output(&output, &mut bytes);
+    let found = read_output(&mut Decoder::new(&bytes)).unwrap();
+    assert_eq!(found.token_ids, output.token_ids);
+    assert_eq!(found.status, output.status);
+    assert_eq!(found.logprobs, output.logprobs);
+    assert_eq!(found.captures, [Vec::<f32>::new()]);
+
+    // Four tokens of a byte behind their number, a flag, four rows' flags, one capture.
+    let refused = |place: usize, byte| {
+        let mut bytes = bytes.clone();
+        bytes[place] = byte;
+        read_output(&mut Decoder::new(&bytes)).unwrap_err()
+    };
+    assert_eq!(refused(6, 5), Damage::Field { field: "flags" });
+    assert_eq!(refused(6, 8), Damage::Field { field: "flags" });
+    assert_eq!(refused(11, 1), Damage::Field { field: "captures" });
+}
+
+#[test]
+fn captures_come_back_and_those_of_an_unknown_kind_are_refused() {
+    let kinds = [Rows::Tokens, Rows::Sequences, Rows::Sampled];
+    for (code, rows) in (0_u8..).zip(kinds) {
+        let mut request = new_request(0, 1);
+        request.captures.points = vec![CapturePoint { point: 99, rows }];
+        let mut bytes = Vec::new();
+        write_request(&request, &mut bytes);
+        let found = read_request(&mut Decoder::new(&bytes)).unwrap();
+        assert_eq!(found.captures, request.captures);
+
+        let place = bytes.windows(2).rposition(|pair| pair == [99, code]);
+        bytes[place.unwrap() + 1] = 3;
+        let refused = read_request(&mut Decoder::new(&bytes)).unwrap_err();
+        assert_eq!(refused, Damage::Field { field: "captures" });
+    }
 }
 
 proptest! {

@@ -220,4 +220,34 @@ mod tests {
         let mut pool = BlockPool::new(1);
         pool.release(0, FreeEnd::Newest);
     }
+
+    #[test]
+    fn every_damage_to_the_free_list_is_found() {
+        let found = |damage: fn(&mut BlockPool)| {
+            let mut pool = BlockPool::new(3);
+            pool.check_integrity().unwrap();
+            damage(&mut pool);
+            pool.check_integrity().unwrap_err()
+        };
+        assert_eq!(
+            found(|pool| pool.previous[1] = 2),
+            "free list: 0 and 1 disagree"
+        );
+        assert_eq!(
+            found(|pool| pool.next[0] = 0),
+            "free list: 0 and 0 disagree"
+        );
+        assert_eq!(
+            found(|pool| pool.num_free = 2),
+            "free list holds 3 blocks, counted 2"
+        );
+        assert_eq!(
+            found(|pool| pool.references[1] = 1),
+            "block 1: 1 references, in the free list: true"
+        );
+        assert_eq!(
+            found(|pool| pool.unlink(2)),
+            "block 2: 0 references, in the free list: false"
+        );
+    }
 }

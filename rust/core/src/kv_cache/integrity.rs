@@ -87,3 +87,134 @@ impl KvCache {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kv_cache::{GroupConfig, PrefixHash, TokenView};
+
+    /// A sequence of 40 computed tokens in blocks 0 to 2, two of them published; and a private block outside.
+    struct State {
+        kv: KvCache,
+        computed: Vec<usize>,
+        held: HeldBlocks,
+        num_held: usize,
+    }
+
+    impl State {
+        fn new() -> Self {
+            let group = GroupConfig {
+                num_blocks: 8,
+                window: None,
+            };
+            let mut kv = KvCache::new(&[group], Some(PrefixHash::default()));
+            kv.open(0, None, 64);
+            assert!(kv.grow(0, 40));
+            let tokens = TokenView {
+                prompt: &[5; 40],
+                output: &[],
+            };
+            kv.publish(0, tokens, 40);
+            Self {
+                held: kv.take_private(16).unwrap(),
+                kv,
+                computed: vec![40],
+                num_held: 16,
+            }
+        }
+
+        fn check(&self) -> Result<(), String> {
+            let computed = |slot| self.computed.get(slot).copied();
+            let held = [(&self.held, self.num_held)];
+            self.kv.check_integrity(computed, &held)
+        }
+    }
+
+    fn found(damage: fn(&mut State)) -> String {
+        let mut state = State::new();
+        state.check().unwrap();
+        damage(&mut state);
+        state.check().unwrap_err()
+    }
+
+    #[test]
+    fn a_miscounted_copy_is_found() {
+        assert_eq!(
+            found(|state| state.kv.num_copy_sources = 1),
+            "0 copies are pending, counted 1"
+        );
+    }
+
+    #[test]
+    fn held_blocks_that_do_not_fit_their_tokens_are_found() {
+        assert_eq!(
+            found(|state| state.num_held = 17),
+            "group 0: 1 held blocks for 17 tokens"
+        );
+    }
+
+    #[test]
+    fn a_private_block_that_is_published_is_found() {
+        let publish = |state: &mut State| {
+            let (content, parent) = (state.kv.new_content(), state.kv.new_content());
+            let cache = &mut state.kv.groups[0].cache;
+            cache.publish(state.held.table(0)[0], 1, parent, &[1; 16], content);
+        };
+        assert_eq!(found(publish), "group 0: private block 3 is published");
+    }
+
+    #[test]
+    fn references_that_are_not_those_of_the_tables_are_found() {
+        assert_eq!(
+            found(|state| state.kv.groups[0].pool.touch(0)),
+            "group 0: block 0 has 2 references, tables hold 1"
+        );
+        assert_eq!(
+            found(|state| state.kv.tables[0].truncate(2)),
+            "group 0: block 2 has 1 references, tables hold 0"
+        );
+        assert_eq!(
+            found(|state| state.kv.tables[0].push(7)),
+            "group 0: block 7 has 0 references, tables hold 1"
+        );
+    }
+
+    #[test]
+    fn blocks_of_nobody_are_found() {
+        assert_eq!(
+            found(|state| state.computed.clear()),
+            "group 0: idle slot 0 holds blocks"
+        );
+        let only_a_source = |state: &mut State| {
+            state.kv.open(1, None, 64);
+            state.kv.fork(0, 1, 8);
+        };
+        assert_eq!(found(only_a_source), "group 0: idle slot 1 holds blocks");
+    }
+
+    #[test]
+    fn computed_tokens_without_a_block_are_found() {
+        assert_eq!(
+            found(|state| state.computed[0] = 49),
+            "group 0: slot 0 has fewer blocks than K and V"
+        );
+    }
+
+    #[test]
+    fn a_block_that_may_be_written_and_read_is_found() {
+        let share = |state: &mut State| {
+            state.kv.open(1, None, 64);
+            state.kv.tables[1].push(2);
+            state.kv.groups[0].pool.touch(2);
+            state.computed.push(16);
+        };
+        assert_eq!(
+            found(share),
+            "group 0: block 2 is writable by two sequences"
+        );
+        assert_eq!(
+            found(|state| state.computed[0] = 20),
+            "group 0: block 1 is published and writable"
+        );
+    }
+}

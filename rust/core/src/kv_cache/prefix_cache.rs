@@ -336,4 +336,45 @@ mod tests {
         seen.dedup();
         assert_eq!(seen.len(), count);
     }
+
+    #[test]
+    fn every_damage_to_the_chains_is_found() {
+        let found = |damage: fn(&mut PrefixCache)| {
+            let mut cache = PrefixCache::new(4);
+            cache.publish(2, 7, content(1), &[5; 16], content(2));
+            cache.publish(3, 8, content(2), &[6; 16], content(3));
+            cache.check_integrity().unwrap();
+            damage(&mut cache);
+            cache.check_integrity().unwrap_err()
+        };
+        let foreign = |cache: &mut PrefixCache| {
+            let own = cache.chain(7);
+            cache.entries[2].hash = (8..99).find(|&hash| cache.chain(hash) != own).unwrap();
+        };
+        assert_eq!(
+            found(foreign),
+            "prefix cache: block 2 is in a foreign chain"
+        );
+        assert_eq!(
+            found(|cache| cache.links[2] = Link::to(2)),
+            "prefix cache: block 2 is linked twice"
+        );
+        assert_eq!(
+            found(|cache| cache.num_published = 1),
+            "prefix cache: the count of published blocks is wrong"
+        );
+        assert_eq!(
+            found(|cache| cache.entries[3].content = Some(content(2))),
+            "prefix cache: a content is published twice"
+        );
+        assert_eq!(
+            found(|cache| cache.heads.fill(Link::default())),
+            "prefix cache: block 2 is not linked"
+        );
+        let unpublished = |cache: &mut PrefixCache| {
+            cache.entries[3].content = None;
+            cache.num_published = 1;
+        };
+        assert_eq!(found(unpublished), "prefix cache: block 3 is linked");
+    }
 }

@@ -99,4 +99,15 @@ mod tests {
             (Some(19), Some(20), None)
         );
     }
+
+    #[test]
+    fn only_a_view_of_no_tokens_is_empty() {
+        let of = |prompt, output| {
+            let view = TokenView { prompt, output };
+            (view.len(), view.is_empty())
+        };
+        assert_eq!(of(&[], &[]), (0, true));
+        assert_eq!(of(&[1], &[]), (1, false));
+        assert_eq!(of(&[], &[1, 2]), (2, false));
+    }
 }

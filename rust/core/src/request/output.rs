@@ -143,3 +143,18 @@ impl RequestOutput {
         self.timestamps.finished.is_some()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_reasons_are_one_to_one() {
+        let names = ["stop", "length", "abort", "error", "deadline", "abstain"];
+        for name in names {
+            assert_eq!(FinishReason::from_name(name).unwrap().as_str(), name);
+        }
+        assert_eq!(FinishReason::from_name("Stop"), None);
+        assert_eq!(FinishReason::from_name(""), None);
+    }
+}

@@ -113,3 +113,35 @@ pub struct Waiting {
     /// What its place in the queue comes from.
     pub standing: Standing,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_status_has_its_name() {
+        let all = [
+            RequestStatus::Waiting,
+            RequestStatus::Running,
+            RequestStatus::Preempted,
+            RequestStatus::Finished,
+        ];
+        let names = ["waiting", "running", "preempted", "finished"];
+        assert_eq!(all.map(RequestStatus::as_str), names);
+    }
+
+    #[test]
+    fn every_reason_has_its_name_and_stands_at_its_own_place() {
+        let names = [
+            "blocks",
+            "max_num_seqs",
+            "token_budget",
+            "preemption",
+            "foreground",
+        ];
+        assert_eq!(WaitReason::ALL.map(WaitReason::as_str), names);
+        for (place, reason) in WaitReason::ALL.into_iter().enumerate() {
+            assert_eq!(reason as usize, place);
+        }
+    }
+}

@@ -74,3 +74,22 @@ impl Scheduler {
         (own as u64).saturating_mul(num_sequences as u64)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scheduler::tests::{config, request};
+
+    #[test]
+    fn a_request_is_estimated_as_it_was_announced_until_it_is_taken() {
+        let mut scheduler = Scheduler::new(config()).unwrap();
+        assert_eq!(scheduler.estimated_bytes(), 0);
+        let new = NewRequest { n: 3, ..request(1) };
+        let announced = scheduler.request_bytes(&new) + 1024;
+        let id = scheduler.submit(new, 0.0).unwrap();
+        assert_eq!(scheduler.estimated_bytes(), announced);
+        scheduler.cancel(id, 1.0);
+        scheduler.take(id).unwrap();
+        assert_eq!(scheduler.estimated_bytes(), 0);
+    }
+}

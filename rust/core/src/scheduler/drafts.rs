@@ -392,4 +392,16 @@ mod tests {
         assert_eq!(shares(&[1, 1], 9), [1, 1]);
         assert_eq!(shares(&[], 3), []);
     }
+
+    #[test]
+    fn a_result_for_a_sequence_without_a_drafter_counts_nowhere() {
+        let mut drafts = Drafts::default();
+        drafts.drafters.push(None);
+        for slot in 0..2 {
+            drafts.observe(slot, DraftSource::PromptLookup, 3, 1);
+            drafts.observe(slot, DraftSource::Model, 3, 1);
+        }
+        assert!(drafts.drafters.iter().all(Option::is_none));
+        drafts.check_integrity().unwrap();
+    }
 }

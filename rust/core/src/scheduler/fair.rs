@@ -350,3 +350,50 @@ impl Tenants {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_damage_to_the_counters_of_tenants_is_found() {
+        let found = |damage: fn(&mut Tenants)| {
+            let mut tenants = Tenants::new((1, 2), 10, 100, 4);
+            let waiting = tenants.find_or_add(Some(&"a".to_owned()));
+            let running = tenants.find_or_add(None);
+            tenants.open(waiting);
+            tenants.enqueue(waiting);
+            tenants.open(running);
+            let seqs = [(waiting, true), (running, false)];
+            tenants.check_integrity(seqs.into_iter()).unwrap();
+            damage(&mut tenants);
+            tenants.check_integrity(seqs.into_iter()).unwrap_err()
+        };
+        let of_one: [(fn(&mut Tenants), _); 4] = [
+            (
+                |all| all.num_seqs[1] = 2,
+                "tenant 1: its sequences are miscounted",
+            ),
+            (
+                |all| all.num_queued[0] = 0,
+                "tenant 0: its sequences are miscounted",
+            ),
+            (
+                |all| all.in_turns[0] = false,
+                "tenant 0 waits and has no turn",
+            ),
+            (|all| all.floor = 1, "tenant 0 waits below the floor"),
+        ];
+        for (damage, expected) in of_one {
+            assert_eq!(found(damage), expected);
+        }
+        let miscounted = "the tenants in the queue are miscounted";
+        assert_eq!(found(|all| all.num_in_queue = 2), miscounted);
+        assert_eq!(found(Tenants::set_aside), miscounted);
+        let turns = "a tenant has two turns, or none";
+        assert_eq!(found(|all| all.turns.clear()), turns);
+        assert_eq!(found(|all| all.turns.push(Reverse(all.turn(0)))), turns);
+        assert_eq!(found(|all| all.free.push(0)), "a tenant is lost");
+        assert_eq!(found(|all| all.indices.clear()), "a tenant is lost");
+    }
+}

@@ -395,3 +395,73 @@ impl Scheduler {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scheduler::tests::{config, request};
+
+    fn found(damage: fn(&mut HeldSequence)) -> String {
+        let mut scheduler = Scheduler::new(config()).unwrap();
+        let id = scheduler.open_sequence(None);
+        scheduler.check_integrity().unwrap();
+        damage(scheduler.held.find(id).unwrap());
+        scheduler.check_held().unwrap_err()
+    }
+
+    #[test]
+    fn a_held_sequence_that_contradicts_itself_is_found() {
+        assert_eq!(
+            found(|held| held.num_computed_tokens = 1),
+            "SequenceId(0) has more K and V than tokens"
+        );
+        assert_eq!(
+            found(|held| held.is_busy = true),
+            "SequenceId(0) is busy and nobody works on it"
+        );
+    }
+
+    #[test]
+    fn a_sequence_is_busy_only_as_long_as_its_request_lives() {
+        let mut scheduler = Scheduler::new(config()).unwrap();
+        let sequence = scheduler.open_sequence(None);
+        let new = NewRequest {
+            continues: Some(Continuation {
+                sequence,
+                keep: true,
+            }),
+            ..request(1)
+        };
+        let id = scheduler.submit(new, 0.0).unwrap();
+        assert!(scheduler.sequence(sequence).unwrap().is_busy());
+        scheduler.check_integrity().unwrap();
+        scheduler.cancel(id, 1.0);
+        assert!(!scheduler.sequence(sequence).unwrap().is_busy());
+        scheduler.held.find(sequence).unwrap().is_busy = true;
+        assert_eq!(
+            scheduler.check_integrity().unwrap_err(),
+            "SequenceId(0) is busy and nobody works on it"
+        );
+    }
+
+    #[test]
+    fn restored_tokens_can_be_read_and_cut_until_the_sequence_is_closed() {
+        let mut scheduler = Scheduler::new(config()).unwrap();
+        let id = scheduler.open_sequence(None);
+        let tokens: Vec<i32> = (0..20).collect();
+        assert_eq!(scheduler.restore_sequence(id, tokens, 18), Ok(true));
+        let sizes = |scheduler: &Scheduler| {
+            let held = scheduler.sequence(id).unwrap();
+            let num_blocks = held.table(0).len();
+            (held.tokens().len(), held.num_computed_tokens(), num_blocks)
+        };
+        assert_eq!(sizes(&scheduler), (20, 18, 2));
+        scheduler.truncate_held(id, 16);
+        assert_eq!(sizes(&scheduler), (16, 16, 1));
+        scheduler.check_integrity().unwrap();
+        assert!(scheduler.close_sequence(id));
+        scheduler.truncate_held(id, 3);
+        assert!(scheduler.sequence(id).is_none());
+        scheduler.check_integrity().unwrap();
+    }
+}

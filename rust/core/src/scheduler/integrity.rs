@@ -157,3 +157,171 @@ impl Scheduler {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::drafting::DraftSource;
+    use crate::request::{FinishReason, NewRequest};
+    use crate::scheduler::queue::Queue;
+    use crate::scheduler::tests::{config, request};
+    use crate::scheduler::{Policy, SchedulerConfig};
+    use inferlib_program::{RowStatus, StepOutput};
+
+    /// Two requests in their second step (slots 0 and 1), and one of two sequences that waits (slots 2 and 3).
+    fn scheduler(config: SchedulerConfig) -> Scheduler {
+        let mut scheduler = Scheduler::new(config).unwrap();
+        for (token, n) in [(1, 1), (2, 1), (3, 2)] {
+            let new = NewRequest {
+                n,
+                ..request(token)
+            };
+            scheduler.submit(new, 0.0).unwrap();
+        }
+        let rows = scheduler.schedule(1.0).unwrap().num_sampled();
+        let output = StepOutput {
+            token_ids: vec![7; rows],
+            status: vec![RowStatus::Ok; rows],
+            logprobs: vec![None; rows],
+            ..StepOutput::default()
+        };
+        scheduler.update(&output, 1.0).unwrap();
+        scheduler.schedule(2.0).unwrap();
+        scheduler.check_integrity().unwrap();
+        assert_eq!(scheduler.running, [0, 1]);
+        scheduler
+    }
+
+    fn found(damage: fn(&mut Scheduler)) -> String {
+        let mut scheduler = scheduler(config());
+        damage(&mut scheduler);
+        scheduler.check_integrity().unwrap_err()
+    }
+
+    #[test]
+    fn a_list_that_is_not_that_of_its_sequences_is_found() {
+        assert_eq!(
+            found(|all| all.running.swap(0, 1)),
+            "running sequences are not in order of rank"
+        );
+        assert_eq!(
+            found(|all| all.config.max_num_seqs = 1),
+            "more sequences run than max_num_seqs"
+        );
+        assert_eq!(
+            found(|all| all.waiting = Queue::default()),
+            "slot 2 waits but is not in the queue"
+        );
+        assert_eq!(
+            found(|all| all.running.truncate(1)),
+            "slot 1 runs but is not in the running list"
+        );
+        assert_eq!(
+            found(|all| all.sequences.status[2] = SequenceStatus::Forking),
+            "a queue holds a slot twice, or one that is not its own"
+        );
+        assert_eq!(
+            found(|all| all.background.insert(all.sequences.place(2))),
+            "a queue holds a slot twice, or one that is not its own"
+        );
+    }
+
+    #[test]
+    fn a_running_sequence_with_wrong_counts_is_found() {
+        assert_eq!(
+            found(|all| all.sequences.num_tokens[0] = 16),
+            "slot 0: 2 blocks for 16 tokens and 0 drafts"
+        );
+        assert_eq!(
+            found(|all| all.config.whole_prompts = true),
+            "slot 0: a part of a whole prompt is computed"
+        );
+        assert_eq!(
+            found(|all| all.sequences.num_computed_tokens[1] = 21),
+            "slot 1: 21 of 21 tokens computed, none left"
+        );
+    }
+
+    #[test]
+    fn a_step_above_its_limits_is_found() {
+        assert_eq!(
+            found(|all| all.config.max_num_batched_tokens = 1),
+            "the step has 2 tokens, above the budget"
+        );
+        let guess = |all: &mut Scheduler| {
+            all.config.rows_per_pass = 1;
+            all.check_integrity().unwrap(); // without guesses they are no limit
+            all.scheduled[0].draft_source = Some(DraftSource::PromptLookup);
+        };
+        assert_eq!(
+            found(guess),
+            "a step with guesses has 2 rows, above rows_per_pass"
+        );
+    }
+
+    #[test]
+    fn a_request_that_contradicts_its_sequences_is_found() {
+        assert_eq!(
+            found(|all| all.requests[0].output.timestamps.finished = Some(1.0)),
+            "request 0: finished and not finished"
+        );
+        assert_eq!(
+            found(|all| all.requests[2].slots[1] = None),
+            "request 2: a sequence is lost"
+        );
+        let not_its_own: [fn(&mut Scheduler); 5] = [
+            |all| all.sequences.request[2] = 0,
+            |all| all.requests[2].slots.swap(0, 1),
+            |all| all.requests[2].background = true,
+            |all| all.sequences.num_tokens[2] = 19,
+            |all| all.requests[2].output.sequences[0].finish_reason = Some(FinishReason::Stop),
+        ];
+        for damage in not_its_own {
+            let error = found(damage);
+            assert!(
+                error.starts_with("request 2: slot") && error.ends_with("is not its own"),
+                "{error}"
+            );
+        }
+        let grow = |all: &mut Scheduler| {
+            all.requests[2].output.prompt_token_ids.resize(200, 3);
+            all.sequences.num_tokens[2..4].fill(200);
+        };
+        assert_eq!(found(grow), "request 2 outgrew the KV cache");
+        assert_eq!(
+            found(|all| all.requests[2].prompt_done = true),
+            "request 2: slot 3 was never released"
+        );
+    }
+
+    #[test]
+    fn a_wrong_count_of_requests_or_slots_is_found() {
+        assert_eq!(
+            found(|all| all.num_waiting[1].add(20)),
+            "the counters of waiting requests are wrong"
+        );
+        let lose = |all: &mut Scheduler| {
+            let id = all.requests[0].output.request_id;
+            all.requests.remove(id);
+        };
+        assert_eq!(found(lose), "a sequence slot belongs to nobody");
+    }
+
+    #[test]
+    fn damage_to_a_part_is_found_by_the_whole() {
+        assert_eq!(
+            found(|all| all.kv.release(0)),
+            "group 0: slot 0 has fewer blocks than K and V"
+        );
+        let policy = Policy::FairShare {
+            input_weight: 1,
+            output_weight: 2,
+        };
+        let mut fair = scheduler(SchedulerConfig { policy, ..config() });
+        fair.tenants.as_mut().unwrap().open(0);
+        assert_eq!(
+            fair.check_integrity().unwrap_err(),
+            "tenant 0: its sequences are miscounted"
+        );
+    }
+}

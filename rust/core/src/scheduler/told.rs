@@ -53,3 +53,26 @@ impl Told {
         Err("the count of sequences of which tokens are told is wrong".to_owned())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wrong_count_of_sequences_is_found() {
+        let mut told = Told::default();
+        told.tell(2, &[5, 6]);
+        told.tell(0, &[]);
+        told.check_integrity().unwrap();
+        assert_eq!((told.of(2), told.of(0)), ([5, 6].as_slice(), [].as_slice()));
+        told.num_slots = 2;
+        assert_eq!(
+            told.check_integrity().unwrap_err(),
+            "the count of sequences of which tokens are told is wrong"
+        );
+        told.num_slots = 1;
+        told.forget(2);
+        assert!(told.is_empty());
+        told.check_integrity().unwrap();
+    }
+}

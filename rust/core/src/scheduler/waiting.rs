@@ -111,3 +111,39 @@ impl Scheduler {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::request::NewRequest;
+    use crate::scheduler::SchedulerConfig;
+    use crate::scheduler::tests::{config, request};
+
+    #[test]
+    fn under_fair_share_the_background_waits_in_order_of_arrival() {
+        let policy = Policy::FairShare {
+            input_weight: 1,
+            output_weight: 2,
+        };
+        let mut scheduler = Scheduler::new(SchedulerConfig { policy, ..config() }).unwrap();
+        let mut submit = |background| {
+            let new = NewRequest {
+                background,
+                priority: 4,
+                ..request(1)
+            };
+            scheduler.submit(new, 0.0).unwrap()
+        };
+        let (front, back) = (submit(false), submit(true));
+        let of_front = scheduler.why_waiting(front).unwrap();
+        let expected = Standing::FairShare {
+            service: 0,
+            least_service: 0,
+        };
+        assert_eq!((of_front.standing, of_front.reason), (expected, None));
+        let of_back = scheduler.why_waiting(back).unwrap();
+        assert_eq!(of_back.standing, Standing::Arrival { priority: 4 });
+        assert_eq!(of_back.reason, Some(WaitReason::Foreground));
+        assert_eq!((of_front.num_ahead, of_back.num_ahead), (0, 1));
+    }
+}

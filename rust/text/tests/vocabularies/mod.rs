@@ -28,6 +28,7 @@ pub(crate) mod kind {
     pub(crate) const UNKNOWN: i32 = 2;
     pub(crate) const CONTROL: i32 = 3;
     pub(crate) const USER_DEFINED: i32 = 4;
+    pub(crate) const UNUSED: i32 = 5;
     pub(crate) const BYTE: i32 = 6;
 }
 

@@ -247,3 +247,43 @@ fn the_parts_of_a_split_gguf_model_are_one_checkpoint() {
             .contains("-00001-of-00002.gguf")
     );
 }
+
+#[test]
+fn a_split_count_that_is_no_number_of_files_is_refused() {
+    let scratch = Scratch::new();
+    for (value, found) in [
+        (Value::string("two"), "String(\"two\")"),
+        (Value::u32(100_000), "U32(100000)"),
+    ] {
+        let file = Gguf::new().pair("split.count", value);
+        let path = scratch.write("m.gguf", file.bytes());
+        let error = open(&path).unwrap_err();
+        assert!(
+            matches!(&error, WeightsError::Malformed { expected, found: seen, .. }
+                if expected.contains("split.count") && seen == found),
+            "{error:?}"
+        );
+    }
+    for count in [0, 1] {
+        let file = Gguf::new().pair("split.count", Value::u32(count));
+        let path = scratch.write("m.gguf", file.bytes());
+        assert!(open(&path).unwrap().is_empty());
+    }
+}
+
+#[test]
+fn a_part_of_another_format_or_none_at_all_is_refused() {
+    let scratch = Scratch::new();
+    let first = scratch.write("m-00001-of-00002.gguf", part(0, 2, "a"));
+    let second = scratch.write("m-00002-of-00002.gguf", one_tensor("b"));
+    let error = open(&first).unwrap_err();
+    assert!(
+        matches!(&error, WeightsError::Malformed { path, expected, found, .. }
+            if *path == second && expected.contains("part 1") && found == "a safetensors file"),
+        "{error:?}"
+    );
+    // What is wrong with a part that is there is said of that part.
+    scratch.write("m-00002-of-00002.gguf", "");
+    let error = open(&first).unwrap_err();
+    assert!(matches!(error, WeightsError::Empty { path } if path == second));
+}

@@ -1,6 +1,8 @@
 //! GGUF: what a good file gives, and each rule that a bad one breaks.
 
-use inferlib_weights::{Dtype, Format, MetadataArray, MetadataValue, WeightsError};
+use inferlib_weights::{
+    Dtype, Format, MetadataArray, MetadataValue, WeightsError, dequantize_to_vec,
+};
 
 use crate::samples::{self, check_integrity, ramp, read};
 use crate::writer::{Gguf, Value};
@@ -298,4 +300,121 @@ fn values_that_break_the_format_are_refused() {
 fn more_than_four_dimensions_are_refused() {
     let file = Gguf::new().tensor("a", &[1, 1, 1, 1, 1], 0, &ramp(4));
     assert!(matches!(error(&file), WeightsError::Malformed { .. }));
+}
+
+#[test]
+fn every_type_of_ggml_has_its_number() {
+    for (type_number, dtype) in [
+        (0, Dtype::F32),
+        (1, Dtype::F16),
+        (2, Dtype::Q4_0),
+        (3, Dtype::Q4_1),
+        (6, Dtype::Q5_0),
+        (7, Dtype::Q5_1),
+        (8, Dtype::Q8_0),
+        (10, Dtype::Q2K),
+        (11, Dtype::Q3K),
+        (12, Dtype::Q4K),
+        (13, Dtype::Q5K),
+        (14, Dtype::Q6K),
+        (20, Dtype::Iq4Nl),
+        (23, Dtype::Iq4Xs),
+        (24, Dtype::I8),
+        (25, Dtype::I16),
+        (26, Dtype::I32),
+        (27, Dtype::I64),
+        (28, Dtype::F64),
+        (30, Dtype::BF16),
+        (39, Dtype::Mxfp4),
+    ] {
+        let row = u64::try_from(2 * dtype.block_size()).unwrap();
+        let data = ramp(2 * dtype.block_bytes());
+        let file = Gguf::new().tensor("w", &[row], type_number, &data);
+        let weights = read("m.gguf", &file.bytes()).unwrap();
+        check_integrity(&weights);
+        let tensor = weights.tensor("w").unwrap();
+        assert_eq!((tensor.dtype, tensor.bytes), (dtype, &data[..]));
+    }
+}
+
+#[test]
+fn every_type_that_is_not_supported_has_the_name_that_ggml_gives_it() {
+    for (type_number, name) in [
+        (9, "Q8_1"),
+        (15, "Q8_K"),
+        (17, "IQ2_XS"),
+        (18, "IQ3_XXS"),
+        (19, "IQ1_S"),
+        (21, "IQ3_S"),
+        (22, "IQ2_S"),
+        (29, "IQ1_M"),
+        (35, "TQ2_0"),
+        (40, "NVFP4"),
+        (41, "Q1_0"),
+    ] {
+        let file = Gguf::new().tensor("w", &[256], type_number, &ramp(999));
+        let error = error(&file).to_string();
+        assert!(error.contains(name) && error.contains("\"w\""), "{error}");
+    }
+}
+
+#[test]
+fn an_alignment_of_another_type_is_refused_by_the_name_of_that_type() {
+    let scalars = [
+        (0, "U8", 1),
+        (1, "I8", 1),
+        (2, "U16", 2),
+        (3, "I16", 2),
+        (5, "I32", 4),
+        (6, "F32", 4),
+        (7, "BOOL", 1),
+        (10, "U64", 8),
+        (11, "I64", 8),
+        (12, "F64", 8),
+    ]
+    .map(|(type_number, name, size)| {
+        let mut bytes = vec![0; size];
+        bytes[0] = 1;
+        (Value { type_number, bytes }, name)
+    });
+    let others = [
+        (Value::string("32"), "STRING"),
+        (Value::strings(&["32"]), "ARRAY"),
+        (Value::u32(24), "24"),
+    ];
+    for (value, name) in scalars.into_iter().chain(others) {
+        let file = Gguf::new().pair("general.alignment", value);
+        match error(&file) {
+            WeightsError::Malformed {
+                expected, found, ..
+            } => {
+                assert_eq!(found, name);
+                assert!(expected.contains("general.alignment"), "{expected}");
+            }
+            other => panic!("{name}: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_tensor_is_given_in_float32() {
+    // Blocks of Q8_0: a half (0.5), then 32 signed bytes.
+    let mut block = vec![0x00, 0x38];
+    block.extend([2, 0xFE].repeat(16));
+    let file = Gguf::new()
+        .tensor("plain", &[2], 0, &[0, 0, 128, 63, 0, 0, 0, 192])
+        .tensor("blocks", &[32], 8, &block);
+    let weights = read("m.gguf", &file.bytes()).unwrap();
+    let values = |name| weights.tensor(name).unwrap().to_f32().unwrap();
+    assert_eq!(values("plain"), [1.0, -2.0]);
+    assert_eq!(values("blocks"), [1.0, -1.0].repeat(16));
+    let error = dequantize_to_vec(Dtype::Q8_0, &block[..33]).unwrap_err();
+    assert!(matches!(
+        error,
+        WeightsError::BlockLength {
+            dtype: Dtype::Q8_0,
+            bytes: 33,
+            elements: 0
+        }
+    ));
 }

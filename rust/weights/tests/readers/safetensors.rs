@@ -255,3 +255,15 @@ fn a_header_longer_than_the_file_or_the_limit_is_refused() {
         );
     }
 }
+
+#[test]
+fn the_message_about_a_header_is_cut_where_the_file_goes_on_and_on() {
+    let header = format!(r#"{{"a":"{}"}}"#, "é".repeat(1000));
+    match error(&header, &[]) {
+        WeightsError::Malformed { found, .. } => {
+            assert_eq!(found.chars().count(), 201);
+            assert!(found.contains("éé") && found.ends_with('…'), "{found}");
+        }
+        other => panic!("{other:?}"),
+    }
+}
