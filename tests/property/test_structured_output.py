@@ -188,7 +188,10 @@ def test_a_structure_is_closed_at_its_deadline(model):
 
 def test_a_structure_that_takes_too_much_work_says_so(model):
     healthy = model.submit("Once", max_tokens=30, seed=1)
-    hard = model.generate("x", regex="(?:(?:a{1000}){1000}){1000}", max_tokens=4000, seed=1)
+    much = "(?:(?:a{1000}){1000}){1000}"
+    with pytest.raises(RequestError, match="more than 100000 letters"):
+        model.generate("x", regex=much)
+    hard = model.generate("x", grammar=f"start: /{much}/", max_tokens=4000, seed=1)
     assert hard.finish_reason == "error"
     assert "the structure of the output cannot be continued" in hard.error
     assert healthy.result().token_ids == model.generate("Once", max_tokens=30, seed=1).token_ids

@@ -170,6 +170,10 @@ fn bad_descriptions_are_refused_by_name() {
         ),
         (GrammarSource::Regex("(".into()), "regex cannot be used"),
         (
+            GrammarSource::Regex("(x|(?:ab?c{999}){999})?".into()),
+            "more than 100000 letters",
+        ),
+        (
             GrammarSource::Regex("a(?=b)".into()),
             "regex cannot be used",
         ),
@@ -201,7 +205,7 @@ fn bad_descriptions_are_refused_by_name() {
 #[test]
 fn an_expression_that_takes_too_much_work_ends_in_an_error() {
     let tokenizer = tokenizer();
-    let source = GrammarSource::Regex("(?:(?:a{1000}){1000}){1000}".into());
+    let source = GrammarSource::Lark("start: /(?:(?:a{1000}){1000}){1000}/".into());
     let mut state = grammars(&tokenizer).compile(&source).unwrap().start();
     let mut words = vec![0; VOCAB_SIZE.div_ceil(32)];
     let error = (0..1000)

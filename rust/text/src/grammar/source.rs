@@ -5,6 +5,7 @@ use llguidance::derivre::RegexAst;
 use llguidance::earley::lexerspec::LexerSpec;
 use llguidance::earley::{Grammar, SymbolProps};
 use llguidance::panic_utils::catch_unwind;
+use regex_syntax::hir::{Hir, HirKind};
 use serde_json::{Value, json};
 
 use super::GrammarError;
@@ -13,6 +14,10 @@ use super::GrammarError;
 pub const MAX_GRAMMAR_BYTES: usize = 1_000_000;
 /// Most choices.
 pub const MAX_CHOICES: usize = 10_000;
+
+/// Most letters of an expression once its repetitions are written out, each as often as it must come: a short one can
+/// repeat letters at will, and a hundred thousand take the parser 50 MB.
+const MAX_EXPRESSION_LETTERS: usize = 100_000;
 
 /// A description of texts.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,7 +56,19 @@ impl GrammarSource {
                 let grammar = TopLevelGrammar::from_lark(grammar.clone());
                 return Ok(GrammarInit::Serialized(grammar));
             }
-            Self::Regex(pattern) => RegexAst::Regex(pattern.clone()),
+            Self::Regex(pattern) => {
+                // What does not parse is the other parser's to report.
+                let parsed = regex_syntax::parse(pattern);
+                if parsed.is_ok_and(|hir| letters(&hir) > MAX_EXPRESSION_LETTERS) {
+                    return Err(GrammarError::Invalid {
+                        field: self.field(),
+                        problem: format!(
+                            "written out it has more than {MAX_EXPRESSION_LETTERS} letters"
+                        ),
+                    });
+                }
+                RegexAst::Regex(pattern.clone())
+            }
             Self::Choices(choices) => {
                 RegexAst::Or(choices.iter().cloned().map(RegexAst::Literal).collect())
             }
@@ -118,6 +135,23 @@ fn compact(text: &str) -> Result<Value, GrammarError> {
     }
     schema["x-guidance"] = json!({ "whitespace_flexible": false });
     Ok(schema)
+}
+
+/// Letters and classes of an expression, repeated ones as often as they must come. It nests 250 deep at most.
+fn letters(expression: &Hir) -> usize {
+    match expression.kind() {
+        HirKind::Literal(literal) => literal.0.len(),
+        HirKind::Repetition(repeated) => {
+            let least = usize::try_from(repeated.min).unwrap_or(usize::MAX).max(1);
+            letters(&repeated.sub).saturating_mul(least)
+        }
+        HirKind::Capture(capture) => letters(&capture.sub),
+        HirKind::Concat(parts) | HirKind::Alternation(parts) => {
+            let each = parts.iter().map(letters);
+            each.fold(0, usize::saturating_add)
+        }
+        HirKind::Empty | HirKind::Look(_) | HirKind::Class(_) => 1,
+    }
 }
 
 /// A grammar of one terminal: an automaton, however much it describes; the parser itself branches 2,000 times at most.
