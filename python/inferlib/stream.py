@@ -39,7 +39,11 @@ class _Pending:
         self._owner = owner  # a model that is dropped closes its engine
         self._engine = engine
         self._request = request
-        engine.submit([request])
+        try:
+            engine.submit([request])
+        except BaseException:
+            engine.abandon([request])  # an interrupt's traceback holds this object
+            raise
 
     def __del__(self) -> None:
         """Cancel what nobody can read any more."""

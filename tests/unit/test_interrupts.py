@@ -141,15 +141,13 @@ def check_interrupt_at(place: int, action, tokens_per_step: int) -> int:
 def interrupt_while_reading(place: int) -> int:
     """Interrupt a loop over a stream and keep the traceback, as a notebook does."""
     model = fake_model()
-    read = model.stream("mine", max_tokens=6)
     kept = None
     with InterruptAt(place) as interrupt:
         try:
-            for _ in read:
+            for _ in model.stream("mine", max_tokens=6):
                 pass
         except KeyboardInterrupt as error:
             kept = error
-    del read
     assert model.generate("next", max_tokens=3).text == text_of("next", 3)
     traceback = kept and kept.__traceback__
     while traceback and traceback.tb_next:
