@@ -87,6 +87,21 @@ def test_a_vector_is_cut_and_then_normalised():
         assert np.allclose(found, plain[:5] / np.linalg.norm(plain[:5]), rtol=1e-6)
 
 
+def test_micro_batches_change_no_bit(tmp_path):
+    path = encoder_folder(tmp_path / "model")
+    rng = np.random.default_rng(1)
+    # One step holds some two dozen of them: two threads can share those out evenly.
+    texts = [rng.integers(5, 11, length).tolist() for length in rng.integers(3, 40, 80)]
+    vectors = []
+    for threads in (1, 2, 3):
+        with Model.from_pretrained(path, device="cpu", threads=threads) as model:
+            vectors.append(model.embed(texts, normalize=False))
+            for index in (0, 41, 79):
+                assert (model.embed(texts[index], normalize=False) == vectors[-1][index]).all()
+    assert (vectors[0] == vectors[1]).all()
+    assert (vectors[0] == vectors[2]).all()
+
+
 def test_the_checkpoint_says_how_vectors_are_made(model):
     found = model.embed(TEXTS)
     assert np.allclose(np.linalg.norm(found, axis=1), 1, atol=1e-6)
