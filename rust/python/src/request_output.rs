@@ -11,6 +11,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use crate::arrays::Array;
+use crate::errors::{Error, to_py_err};
 
 /// Results of a request.
 #[pyclass(frozen, module = "inferlib._core", name = "RequestOutput")]
@@ -80,12 +81,13 @@ impl PyRequestOutput {
         dimensions: usize,
         normalize: bool,
     ) -> PyResult<Option<Array<'py, f32>>> {
-        let pooling = Pooling::from_name(pooling);
+        let Some(how) = Pooling::from_name(pooling) else {
+            let message = format!("pooling is {pooling:?}; it is cls, mean, last or max");
+            let field = "pooling";
+            return Err(to_py_err(py, Error::Request { field, message }));
+        };
         let rows = self.output.captures.first();
-        let pooled = pooling
-            .zip(rows)
-            .and_then(|(pooling, rows)| pooling.pool(rows, width));
-        let Some(mut vector) = pooled else {
+        let Some(mut vector) = rows.and_then(|rows| how.pool(rows, width)) else {
             return Ok(None);
         };
         vector.truncate(dimensions);
