@@ -38,11 +38,11 @@ mod policy;
 mod preemption;
 mod queue;
 mod requests;
+#[cfg(test)]
+pub(crate) mod samples;
 mod sequences;
 mod stats;
 mod submit;
-#[cfg(test)]
-mod tests;
 mod told;
 mod update;
 mod waiting;

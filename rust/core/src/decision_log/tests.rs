@@ -14,9 +14,9 @@ use super::fields::{
 use super::records::tag;
 use super::{MAGIC, ReplayError, VERSION, replay};
 use crate::drafting::DraftModel;
-use crate::kv_cache::{GroupConfig, PrefixHash};
+use crate::kv_cache::GroupConfig;
 use crate::request::{CapturePoint, FinishReason, NewRequest};
-use crate::scheduler::{BACKGROUND_TOKENS, Policy, Scheduler, SchedulerConfig};
+use crate::scheduler::{Policy, Scheduler, SchedulerConfig, samples};
 use inferlib_program::program::Rows;
 use inferlib_program::{RequestId, RowLogprobs, RowStatus, SamplingParams, StepOutput};
 
@@ -24,27 +24,11 @@ const MAX_BYTES: u64 = 1 << 22;
 
 fn config() -> SchedulerConfig {
     SchedulerConfig {
-        groups: vec![GroupConfig {
-            num_blocks: 8,
-            window: None,
-        }],
-        max_num_seqs: 2,
         max_num_batched_tokens: 16,
-        max_model_len: 100,
-        vocab_size: 50,
-        speculation: None,
         draft_model: Some(DraftModel {
             num_speculative_tokens: 4,
         }),
-        rows_per_pass: 6,
-        policy: Policy::Fcfs,
-        enable_prefix_caching: true,
-        whole_prompts: false,
-        background_tokens: BACKGROUND_TOKENS,
-        max_chunk: None,
-        max_waiting: None,
-        max_waiting_tokens: None,
-        prefix_hash: PrefixHash::default(),
+        ..samples::config()
     }
 }
 

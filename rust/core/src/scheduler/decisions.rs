@@ -78,7 +78,7 @@ impl Scheduler {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::scheduler::tests::{config, request};
+    use crate::scheduler::samples::{config, request};
 
     #[test]
     fn a_request_is_estimated_as_it_was_announced_until_it_is_taken() {

@@ -399,7 +399,7 @@ impl Scheduler {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::scheduler::tests::{config, request};
+    use crate::scheduler::samples::{config, request};
 
     fn found(damage: fn(&mut HeldSequence)) -> String {
         let mut scheduler = Scheduler::new(config()).unwrap();

@@ -164,7 +164,7 @@ mod tests {
     use crate::drafting::DraftSource;
     use crate::request::{FinishReason, NewRequest};
     use crate::scheduler::queue::Queue;
-    use crate::scheduler::tests::{config, request};
+    use crate::scheduler::samples::{config, request};
     use crate::scheduler::{Policy, SchedulerConfig};
     use inferlib_program::{RowStatus, StepOutput};
 

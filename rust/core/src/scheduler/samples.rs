@@ -5,7 +5,7 @@ use crate::kv_cache::{GroupConfig, PrefixHash};
 use crate::request::NewRequest;
 use inferlib_program::SamplingParams;
 
-pub(super) fn config() -> SchedulerConfig {
+pub(crate) fn config() -> SchedulerConfig {
     SchedulerConfig {
         groups: vec![GroupConfig {
             num_blocks: 8,
@@ -29,7 +29,7 @@ pub(super) fn config() -> SchedulerConfig {
     }
 }
 
-pub(super) fn request(token: i32) -> NewRequest {
+pub(crate) fn request(token: i32) -> NewRequest {
     let params = SamplingParams {
         max_tokens: 8,
         ..SamplingParams::default()

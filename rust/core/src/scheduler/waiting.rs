@@ -117,7 +117,7 @@ mod tests {
     use super::*;
     use crate::request::NewRequest;
     use crate::scheduler::SchedulerConfig;
-    use crate::scheduler::tests::{config, request};
+    use crate::scheduler::samples::{config, request};
 
     #[test]
     fn under_fair_share_the_background_waits_in_order_of_arrival() {
