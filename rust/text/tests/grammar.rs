@@ -9,11 +9,8 @@ mod vocabularies;
 
 use std::sync::Arc;
 
-use grammar_cases::{VOCAB_SIZE, bits, end, grammars, satisfies, schema, schemas, tokenizer};
-use inferlib_text::{
-    Complete, GrammarError, GrammarSource, GrammarState, GrammarStates, Grammars, MAX_CHOICES,
-    MaskedRow, SequenceLimit,
-};
+use grammar_cases::{VOCAB_SIZE, end, grammars, satisfies, schema, schemas, tokenizer};
+use inferlib_text::{GrammarError, GrammarSource, GrammarState, Grammars, MAX_CHOICES};
 use proptest::prelude::*;
 use regex_automata::meta::Regex;
 use serde_json::{Value, json};
@@ -170,6 +167,14 @@ fn bad_descriptions_are_refused_by_name() {
         ),
         (GrammarSource::Regex("(".into()), "regex cannot be used"),
         (
+            schema(&json!({"anyOf": [{"type": "string", "pattern": "^a{999}{999}$"}]})),
+            "schema cannot be used: written out",
+        ),
+        (
+            schema(&json!({"type": "object", "patternProperties": {"^a{999}{999}$": {}}})),
+            "more than 100000 letters",
+        ),
+        (
             GrammarSource::Regex("(x|(?:ab?c{999}){999})?".into()),
             "more than 100000 letters",
         ),
@@ -228,115 +233,6 @@ fn a_model_without_an_end_has_no_grammar() {
     for eos in [&[][..], &[300]] {
         let error = Grammars::new(Arc::clone(&tokenizer), eos, VOCAB_SIZE).unwrap_err();
         assert!(error.to_string().contains("eos_token_ids"), "{error}");
-    }
-}
-
-/// The bits of the one mask there is.
-fn only(masks: &[Option<Arc<[u32]>>]) -> Vec<u32> {
-    bits(masks[0].as_ref().unwrap())
-}
-
-#[test]
-fn each_row_of_a_draft_has_the_mask_behind_the_tokens_before_it() {
-    let tokenizer = tokenizer();
-    let grammars = grammars(&tokenizer);
-    let digits = grammars
-        .compile(&GrammarSource::Regex("[0-9]{3}x".into()))
-        .unwrap();
-    let letters = grammars
-        .compile(&GrammarSource::Regex("[a-c]+".into()))
-        .unwrap();
-    let mut states = GrammarStates::new(VOCAB_SIZE);
-    let limit = SequenceLimit {
-        max_tokens: 100,
-        closes: true,
-        forces: true,
-    };
-    states.insert(7, &digits, limit).unwrap();
-    states.insert(9, &letters, limit).unwrap();
-    assert!(states.insert(9, &letters, limit).is_err());
-    let id = |text: &str| i32::from(text.as_bytes()[0]);
-    let row = |key, num_output_tokens| MaskedRow {
-        key,
-        num_output_tokens,
-    };
-    // Sequence 7 drafts "12y", of which the last cannot be; 8 has no grammar.
-    let drafted = [id("1"), id("2"), id("y")];
-    let rows = [
-        row(7, 0),
-        row(7, 1),
-        row(7, 2),
-        row(7, 3),
-        row(8, 0),
-        row(9, 0),
-    ];
-    let drafts = |at: usize| if at < 3 { Some(drafted[at]) } else { None };
-    let masks = states.masks(&rows, drafts);
-    let is_masked: Vec<bool> = masks.iter().map(Option::is_some).collect();
-    assert_eq!(is_masked, [true, true, true, false, false, true]);
-    let digit: Vec<u32> = (b'0'..=b'9').map(u32::from).collect();
-    for mask in &masks[..3] {
-        let mut seen = bits(mask.as_ref().unwrap());
-        seen.retain(|id| *id < 256);
-        assert_eq!(seen, digit);
-    }
-    // Two of the draft and one more were drawn; then the sequence is taken back to two, as a rewind does.
-    let drawn = [id("1"), id("2"), id("3"), id("z"), id("a")];
-    assert!(states.append(&[7, 7, 7, 8, 9], &drawn).is_empty());
-    let complete = Complete {
-        key: 7,
-        num_output_tokens: 4,
-        was_closed: false,
-    };
-    assert_eq!(states.append(&[7, 9], &[id("x"), id("b")]), [complete]);
-    assert!(states.is_complete(7) && !states.is_complete(9) && !states.is_complete(8));
-    assert!(states.append(&[9], &[id("x")]).is_empty());
-    assert!(states.failure(9).is_some() && states.failure(7).is_none());
-    // What failed masks everything, so that its row cannot be drawn.
-    assert!(only(&states.masks(&[row(9, 3)], |_| None)).is_empty());
-    states.rebuild(7, &[id("4"), id("5")]);
-    assert!(!states.is_complete(7));
-    assert!(only(&states.masks(&[row(7, 2)], |_| None)).contains(&u32::from(b'6')));
-    // Who counts otherwise than the caller allows nothing.
-    assert!(only(&states.masks(&[row(7, 1)], |_| None)).is_empty());
-    assert!(
-        states
-            .failure(7)
-            .unwrap()
-            .to_string()
-            .contains("2 tokens are known")
-    );
-    assert!(states.remove(7) && !states.remove(7));
-    assert_eq!(states.len(), 1);
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
-
-    #[test]
-    fn whatever_is_drawn_satisfies_the_schema(
-        schema in schemas(),
-        picks in proptest::collection::vec(any::<u16>(), 64),
-    ) {
-        let mut picks = picks.into_iter().cycle();
-        let text = draw(&GrammarSource::JsonSchema(schema.to_string()), 200, |_| {
-            picks.next().unwrap().into()
-        });
-        let value: Value = serde_json::from_str(&text).unwrap();
-        prop_assert!(satisfies(&schema, &value), "{schema} {text}");
-        prop_assert_eq!(&text, &value.to_string(), "compact");
-    }
-
-    #[test]
-    fn whatever_is_drawn_matches_the_expression(
-        pattern in prop_oneof![
-            Just("[a-c]{2,5}x?"), Just("(yes|no|maybe)( really)*!"), Just("é+[0-9]*"), Just("\\d{1,3}(\\.\\d{1,3}){3}"),
-        ],
-        picks in proptest::collection::vec(any::<u16>(), 64),
-    ) {
-        let mut picks = picks.into_iter().cycle();
-        let text = draw(&GrammarSource::Regex(pattern.into()), 30, |_| picks.next().unwrap().into());
-        prop_assert!(Regex::new(&format!("^(?:{pattern})$")).unwrap().is_match(&text), "{pattern} {text:?}");
     }
 }
 
@@ -455,91 +351,32 @@ fn every_value_satisfies_the_schema_that_is_true() {
     assert!(!seen.contains(&b'a'.into()));
 }
 
-#[test]
-fn sequences_without_a_grammar_or_with_a_failure_have_nothing_to_tell() {
-    let tokenizer = tokenizer();
-    let grammar = grammars(&tokenizer)
-        .compile(&GrammarSource::Regex("abc[0-9]".into()))
-        .unwrap();
-    let mut states = GrammarStates::new(VOCAB_SIZE);
-    assert!(states.is_empty());
-    let limit = SequenceLimit {
-        max_tokens: 100,
-        closes: true,
-        forces: true,
-    };
-    states.insert(1, &grammar, limit).unwrap();
-    assert!(!states.is_empty());
-    assert_eq!(states.forced(1), [b'a', b'b', b'c'].map(i32::from));
-    let row = |key, num_output_tokens| MaskedRow {
-        key,
-        num_output_tokens,
-    };
-    // Key 2 has no grammar.
-    assert_eq!(states.forced(2), [0; 0]);
-    assert_eq!(states.close(2), None);
-    assert!(!states.is_closing(2) && !states.is_closing(1));
-    states.rebuild(2, &[1]);
-    assert!(states.failure(2).is_none());
-    assert!(
-        states
-            .refused(&[row(2, 0), row(1, 0)], |_| None, |_| Some(1))
-            .is_empty()
-    );
-    // Key 1 fails: it says so until it is built again.
-    assert!(states.append(&[1], &[i32::from(b'z')]).is_empty());
-    assert!(states.failure(1).is_some());
-    assert_eq!(states.forced(1), [0; 0]);
-    assert_eq!(states.close(1), None);
-    assert!(states.append(&[1], &[i32::from(b'a')]).is_empty());
-    states.rebuild(1, &[i32::from(b'a')]);
-    assert!(states.failure(1).is_none());
-    assert_eq!(states.forced(1), [b'b', b'c'].map(i32::from));
-    assert_eq!(states.close(1), Some(3));
-    assert!(states.is_closing(1));
-    states.rebuild(1, &[i32::from(b'a')]);
-    assert!(states.is_closing(1), "a text goes on being closed");
-}
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
 
-#[test]
-fn nothing_is_drafted_behind_a_complete_text() {
-    let tokenizer = tokenizer();
-    let grammar = grammars(&tokenizer)
-        .compile(&GrammarSource::Regex("[ab]c".into()))
-        .unwrap();
-    let mut states = GrammarStates::new(VOCAB_SIZE);
-    let limit = SequenceLimit {
-        max_tokens: 100,
-        closes: true,
-        forces: true,
-    };
-    states.insert(1, &grammar, limit).unwrap();
-    let rows: Vec<MaskedRow> = (0..4)
-        .map(|num_output_tokens| MaskedRow {
-            key: 1,
-            num_output_tokens,
-        })
-        .collect();
-    let end = end(&tokenizer);
-    let drafts = [i32::from(b'a'), i32::from(b'c'), end.cast_signed()];
-    let masks = states.masks(&rows, |row| drafts.get(row).copied());
-    let allowed: Vec<Option<Vec<u32>>> = masks
-        .iter()
-        .map(|mask| mask.as_ref().map(|words| bits(words)))
-        .collect();
-    assert_eq!(
-        allowed,
-        [
-            Some(vec![b'a'.into(), b'b'.into()]),
-            Some(vec![b'c'.into()]),
-            Some(vec![end]),
-            None
-        ]
-    );
-    // Ids that are none are set in no mask.
-    let masks = states.masks(&rows, |_| Some(-1));
-    assert_eq!(
-        masks.iter().map(Option::is_some).collect::<Vec<_>>(),
-        [true, false, false, false]
-    );
+    #[test]
+    fn whatever_is_drawn_satisfies_the_schema(
+        schema in schemas(),
+        picks in proptest::collection::vec(any::<u16>(), 64),
+    ) {
+        let mut picks = picks.into_iter().cycle();
+        let text = draw(&GrammarSource::JsonSchema(schema.to_string()), 200, |_| {
+            picks.next().unwrap().into()
+        });
+        let value: Value = serde_json::from_str(&text).unwrap();
+        prop_assert!(satisfies(&schema, &value), "{schema} {text}");
+        prop_assert_eq!(&text, &value.to_string(), "compact");
+    }
+
+    #[test]
+    fn whatever_is_drawn_matches_the_expression(
+        pattern in prop_oneof![
+            Just("[a-c]{2,5}x?"), Just("(yes|no|maybe)( really)*!"), Just("é+[0-9]*"), Just("\\d{1,3}(\\.\\d{1,3}){3}"),
+        ],
+        picks in proptest::collection::vec(any::<u16>(), 64),
+    ) {
+        let mut picks = picks.into_iter().cycle();
+        let text = draw(&GrammarSource::Regex(pattern.into()), 30, |_| picks.next().unwrap().into());
+        prop_assert!(Regex::new(&format!("^(?:{pattern})$")).unwrap().is_match(&text), "{pattern} {text:?}");
+    }
 }

@@ -15,8 +15,8 @@ pub const MAX_GRAMMAR_BYTES: usize = 1_000_000;
 /// Most choices.
 pub const MAX_CHOICES: usize = 10_000;
 
-/// Most letters of an expression once its repetitions are written out, each as often as it must come: a short one can
-/// repeat letters at will, and a hundred thousand take the parser 50 MB.
+/// Most letters of an expression, repetitions written out: the parser has no limit for text that must follow, and a
+/// hundred thousand letters of it take 50 MB.
 const MAX_EXPRESSION_LETTERS: usize = 100_000;
 
 /// A description of texts.
@@ -57,16 +57,7 @@ impl GrammarSource {
                 return Ok(GrammarInit::Serialized(grammar));
             }
             Self::Regex(pattern) => {
-                // What does not parse is the other parser's to report.
-                let parsed = regex_syntax::parse(pattern);
-                if parsed.is_ok_and(|hir| letters(&hir) > MAX_EXPRESSION_LETTERS) {
-                    return Err(GrammarError::Invalid {
-                        field: self.field(),
-                        problem: format!(
-                            "written out it has more than {MAX_EXPRESSION_LETTERS} letters"
-                        ),
-                    });
-                }
+                check_letters(self.field(), pattern)?;
                 RegexAst::Regex(pattern.clone())
             }
             Self::Choices(choices) => {
@@ -133,8 +124,42 @@ fn compact(text: &str) -> Result<Value, GrammarError> {
             "/x-guidance is not a keyword of JSON schema".into(),
         ));
     }
+    check_patterns(&schema)?;
     schema["x-guidance"] = json!({ "whitespace_flexible": false });
     Ok(schema)
+}
+
+/// Refuse a schema with an expression that repeats too much, wherever it stands.
+fn check_patterns(schema: &Value) -> Result<(), GrammarError> {
+    match schema {
+        Value::Array(parts) => parts.iter().try_for_each(check_patterns),
+        Value::Object(keys) => keys.iter().try_for_each(|(key, value)| {
+            match (key.as_str(), value) {
+                ("pattern", Value::String(pattern)) => check_letters("schema", pattern)?,
+                ("patternProperties", Value::Object(patterns)) => {
+                    let mut names = patterns.keys();
+                    names.try_for_each(|pattern| check_letters("schema", pattern))?;
+                }
+                _ => {}
+            }
+            check_patterns(value)
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// Refuse an expression that repeats too much. What does not parse is the parser's to report.
+fn check_letters(field: &'static str, pattern: &str) -> Result<(), GrammarError> {
+    let parsed = regex_syntax::parse(pattern);
+    if parsed.is_ok_and(|expression| letters(&expression) > MAX_EXPRESSION_LETTERS) {
+        return Err(GrammarError::Invalid {
+            field,
+            problem: format!(
+                "written out an expression has more than {MAX_EXPRESSION_LETTERS} letters"
+            ),
+        });
+    }
+    Ok(())
 }
 
 /// Letters and classes of an expression, repeated ones as often as they must come. It nests 250 deep at most.
