@@ -39,11 +39,21 @@ class _Pending:
         self._owner = owner  # a model that is dropped closes its engine
         self._engine = engine
         self._request = request
+        self._prepare()
+        # No subclass has an ``__init__``: there an interrupt could come behind this one, and its
+        # traceback would hold the object, whose request nobody would cancel.
         try:
             engine.submit([request])
+            self._submitted()
         except BaseException:
-            engine.abandon([request])  # an interrupt's traceback holds this object
+            engine.abandon([request])
             raise
+
+    def _prepare(self) -> None:
+        """Make what a subclass needs before the request runs."""
+
+    def _submitted(self) -> None:
+        """Tell whom a subclass has to tell."""
 
     def __del__(self) -> None:
         """Cancel what nobody can read any more."""
@@ -122,16 +132,10 @@ class Handle(_Pending):
 class _Stream(_Pending):
     """What both kinds of streams have in common."""
 
-    def __init__(
-        self,
-        engine: Engine,
-        request: Request,
-        token_text: Callable[[int], str | None],
-        owner: object,
-    ) -> None:
+    def _prepare(self) -> None:
+        super()._prepare()
         self._is_closed = False
-        self._reader = DeltaReader(engine, request, token_text)
-        super().__init__(engine, request, token_text, owner)
+        self._reader = DeltaReader(self._engine, self._request, self._token_text)
 
     @property
     def completion(self) -> Completion | None:
@@ -156,15 +160,9 @@ class Stream(_Stream):
     the request has ended.
     """
 
-    def __init__(
-        self,
-        engine: Engine,
-        request: Request,
-        token_text: Callable[[int], str | None],
-        owner: object,
-    ) -> None:
+    def _prepare(self) -> None:
+        super()._prepare()
         self._turn = threading.RLock()
-        super().__init__(engine, request, token_text, owner)
 
     def __iter__(self) -> Self:
         return self
@@ -203,16 +201,12 @@ class Stream(_Stream):
 class AsyncStream(_Stream):
     """``Stream`` for ``async for``, in any event loop."""
 
-    def __init__(
-        self,
-        engine: Engine,
-        request: Request,
-        token_text: Callable[[int], str | None],
-        owner: object,
-    ) -> None:
+    def _prepare(self) -> None:
+        super()._prepare()
         self._is_reading = False
-        super().__init__(engine, request, token_text, owner)
-        engine.look_ahead(request, self._reader.num_seen_tokens)
+
+    def _submitted(self) -> None:
+        self._engine.look_ahead(self._request, self._reader.num_seen_tokens)
 
     def __aiter__(self) -> Self:
         return self
