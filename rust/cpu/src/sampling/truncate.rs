@@ -84,10 +84,15 @@ pub(super) fn truncate(
             None => true,
         };
         // Tokens under the floor of `min_p` are gone whether or not `top_p` would keep them.
-        if is_reached || total.is_none() || floor <= min_p_floor || tail >= last_tail {
+        if is_reached || total.is_none() || floor <= min_p_floor {
             break;
         }
-        tail = (tail * TAIL_STEP).min(last_tail);
+        // A share next to 1 can lie above what the masses sum to: then all tokens are kept, however many are masked.
+        tail = if tail < last_tail {
+            (tail * TAIL_STEP).min(last_tail)
+        } else {
+            f64::INFINITY
+        };
     }
     if min_p.is_some() {
         work.candidates.keep_at_least(min_p_floor);

@@ -184,6 +184,23 @@ fn top_p_keeps_the_fewest_that_reach_it_and_at_least_one() {
 }
 
 #[test]
+fn a_top_p_next_to_one_leaves_no_trace_of_masked_tokens() {
+    let params = SamplingParams {
+        top_p: 1.0f32.next_down(),
+        logprobs: Some(5),
+        logprobs_mode: LogprobsMode::Processed,
+        ..SamplingParams::default()
+    };
+    let row = row(params);
+    for seed in 0..500 {
+        let mut logits = bell(200, 6.0, seed);
+        let alone = run(&logits, &row, &[]);
+        logits.resize(700, f32::NEG_INFINITY);
+        assert_eq!(run(&logits, &row, &[]), alone, "row {seed}");
+    }
+}
+
+#[test]
 fn top_p_is_a_share_of_what_top_k_leaves() {
     // 8, 4, 2, 1, 1 sixteenths; the best three are 8, 4, 2 fourteenths.
     let logits = [0.0f64, -1.0, -2.0, -3.0, -3.0].map(|x| (x * std::f64::consts::LN_2) as f32);
