@@ -133,7 +133,9 @@ def _load_weights(loaded: LoadedModel, executor: WeightReceiver, packed_cache: P
         else:
             values = matrix.values(loaded.weights)
             executor.load_array(matrix.name, values.reshape(-1, values.shape[-1]))
-    origin, replaced = executor.load_matrices(loaded.weights, matrices, packed_cache=packed_cache)
+    origin, replaced = executor.load_matrices(
+        loaded.weights, matrices, packed_cache=packed_cache, row_scales=loaded.row_scales
+    )
     if replaced is not None:
         _logger.warning("a file of the packed cache was replaced: %s", replaced)
     if packed_cache is not None:

@@ -23,7 +23,7 @@ DeviceChoice: TypeAlias = str | Device
 Precision = Literal["fast", "balanced", "exact"]
 KvCacheDtype = Literal["auto", "f16", "bf16", "int8", "f32"]
 Driver = Literal["caller", "thread"]
-Quantization = Literal["q4_0", "q4_1", "q5_0", "q5_1", "q8_0"]
+Quantization = Literal["q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "int8"]
 SpeculationSwitch = Literal["auto", "prompt_lookup", "draft_model", "off"]
 
 MAX_LOOKUP = 8
@@ -233,7 +233,9 @@ class EngineConfig:
         limits: How much one request may ask for, and how many may wait.
         quantize: What the float matrices of a folder become while it is loaded: ``"q8_0"`` (8 bits,
             a scale per 32), ``"q4_0"``, ``"q5_0"`` (4 and 5 bits), ``"q4_1"``, ``"q5_1"`` (a
-            minimum besides); ``None`` leaves them. With it ``"fast"`` multiplies in integers.
+            minimum besides); ``"int8"`` (8 bits, a scale per row, and in ``"fast"`` one per row of
+            activations, too: most texts per second, less exact); ``None`` leaves them. With it
+            ``"fast"`` multiplies in integers.
         mmap: Map the files while the weights are prepared; ``False`` reads them, which needs more
             memory for a while and cannot be hurt by a file that changes.
         driver: ``"caller"``: whoever waits runs the steps. ``"thread"``: a thread does while there

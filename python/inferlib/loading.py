@@ -74,6 +74,7 @@ class LoadedModel:
             ``config.json`` or GGUF metadata, ascending. The tokenizer knows more by name.
         embedding: How its vectors are made, as far as the checkpoint says.
         quantization: What ``quantize`` did; ``None`` without it.
+        row_scales: Whether activations may have one scale per row where weights have.
     """
 
     path: Path
@@ -88,6 +89,7 @@ class LoadedModel:
     eos_token_ids: tuple[int, ...]
     embedding: EmbeddingConfig
     quantization: QuantizationDetails | None = None
+    row_scales: bool = False
 
     def __repr__(self) -> str:
         return f"<LoadedModel {self.spec.architecture} {str(self.path)!r}>"
@@ -219,6 +221,7 @@ def _load_safetensors(path: Path, weights: Weights, quantize: Quantization | Non
         ),
         embedding=read_embedding_config(folder),
         quantization=details,
+        row_scales=quantize == "int8",
     )
 
 

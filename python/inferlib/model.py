@@ -135,8 +135,10 @@ class Model(
             limits: How much one request may ask for, and how many may wait.
             chat_template: Text of a Jinja template that replaces the checkpoint's.
             quantize: Quantize the float matrices of a folder while it is loaded: ``"q8_0"``,
-                ``"q5_1"``, ``"q5_0"``, ``"q4_1"`` or ``"q4_0"``. How much that changes them is in
-                the log ``inferlib`` and in ``stats()["details"]["quantization"]``.
+                ``"q5_1"``, ``"q5_0"``, ``"q4_1"`` or ``"q4_0"``, or ``"int8"``: one scale per row
+                of weights and, in ``"fast"``, of activations, the fastest for many or long texts.
+                How much it changes the weights is in the log ``inferlib`` and in
+                ``stats()["details"]["quantization"]``.
             mmap: Map the files while loading; ``False`` reads them, which needs more memory for a
                 while and cannot be hurt by a file that changes.
             driver: ``"caller"``: whoever waits runs the steps, and nothing runs when nobody waits.

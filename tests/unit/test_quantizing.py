@@ -21,12 +21,13 @@ from inferlib.config import Quantization
 from inferlib.errors import ModelFormatError
 from inferlib.loading import load
 from inferlib.quantized import encoders
-from inferlib.quantized.encoders import encode
+from inferlib.quantized.encoders import encode, encode_rows
 
 TYPES = [name.upper() for name in get_args(Quantization)]
+BLOCK_TYPES = [name for name in TYPES if name != "INT8"]
 
 
-@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("dtype", BLOCK_TYPES)
 def test_blocks_are_those_of_the_format(dtype):
     random = np.random.default_rng(3)
     values = random.standard_normal((300, 96)).astype(np.float32)
@@ -45,6 +46,30 @@ def test_blocks_are_those_of_the_format(dtype):
     exact, restored = values.astype(np.float64), gguf.quants.dequantize(expected, kind)
     assert squares == pytest.approx((exact**2).sum(), rel=1e-5)
     assert errors == pytest.approx(((exact - restored) ** 2).sum(), rel=1e-5)
+
+
+def test_rows_of_8_bits_have_the_next_scale_that_holds_them():
+    random = np.random.default_rng(5)
+    values = random.standard_normal((70, 96)).astype(np.float32)
+    values[1] = 0
+    values[2] = -127
+    values[3] *= 1e-6  # scales that are subnormal in float16
+    values[4, 40:] *= 1e3
+    data, squares, errors = encode_rows(values)
+    blocks = data.reshape(70, 3, 34)
+    scales = blocks[:, :, :2].copy().view(np.float16)[..., 0].astype(np.float64)
+    assert (scales == scales[:, :1]).all()
+    exact = np.abs(values).max(axis=1) / np.float32(127)
+    below = np.nextafter(scales[:, 0].astype(np.float16), np.float16(0)).astype(np.float64)
+    assert (scales[:, 0] >= exact).all()
+    assert (below[exact > 0] < exact[exact > 0]).all()
+    codes = blocks[:, :, 2:].view(np.int8).reshape(70, 96).astype(np.float64)
+    restored = codes * scales[:, :1]
+    assert (np.abs(restored - values) <= scales[:, :1] * 0.5001).all()
+    assert squares == pytest.approx((values.astype(np.float64) ** 2).sum(), rel=1e-5)
+    assert errors == pytest.approx(((restored - values) ** 2).sum(), rel=1e-5)
+    empty, *nothing = encode_rows(values[:0])
+    assert (empty.size, nothing) == (0, [0.0, 0.0])
 
 
 def test_many_chunks_and_none_are_one_run_of_blocks(monkeypatch):
@@ -115,7 +140,8 @@ def test_the_quality_figure_is_the_error_of_what_is_computed_with(quantize):
             error = ((quantized.weights.array(tensor) - given) ** 2).sum()
             shares[tensor] = (error / (given**2).sum()) ** 0.5
             squares, errors = squares + (given**2).sum(), errors + error
-            assert quantized.weights.info(tensor)[0] == quantize.upper()
+            stored = "Q8_0" if quantize == "int8" else quantize.upper()
+            assert quantized.weights.info(tensor)[0] == stored
     assert quantized.quantization == {
         "type": quantize.upper(),
         "matrices": len(shares),
@@ -126,7 +152,7 @@ def test_the_quality_figure_is_the_error_of_what_is_computed_with(quantize):
     assert plain.quantization is None
 
 
-@pytest.mark.parametrize("quantize", ["q4_0", "q5_1"])
+@pytest.mark.parametrize("quantize", ["q4_0", "q5_1", "int8"])
 def test_logits_are_those_of_the_blocks(quantize):
     prompt = np.load(TINY / "llama" / "reference.npz")["input_ids"][0].tolist()
     loaded = load(TINY / "llama", quantize=quantize)
@@ -186,9 +212,41 @@ def test_tensors_that_nobody_reads_do_not_matter(tmp_path):
         assert model.embed([5, 6, 7]).shape == (64,)
 
 
+def test_rows_of_one_scale_give_the_same_vectors_in_any_company_and_with_any_number_of_threads():
+    random = np.random.default_rng(6)
+    texts = [random.integers(1996, 30_000, n).tolist() for n in (1, 2, 7, 12, 30, 100, 200, 3)]
+    alone = None
+    for threads in (1, 2):
+        options = {"device": "cpu", "threads": threads, "quantize": "int8"}
+        with Model.from_pretrained(real_model("minilm"), **options) as model:
+            found = np.array([model.embed(text) for text in texts])
+            assert (model.embed(texts) == found).all()
+            assert (model.embed(texts * 4) == np.tile(found, (4, 1))).all()
+        assert alone is None or (found == alone).all()
+        alone = found
+
+
+def test_texts_go_on_as_they_would_alone_where_rows_have_one_scale():
+    prompts = [list(range(3, 3 + n)) for n in (1, 5, 17, 40)]
+    options = {"max_tokens": 8, "temperature": 0, "logprobs": 1}
+    found = []
+    for chunk in (1, 7, 512):
+        fixed = {"max_num_batched_tokens": chunk, "enable_prefix_caching": False}
+        with Model.from_pretrained(
+            TINY / "llama", device="cpu", quantize="int8", **fixed
+        ) as model:
+            together = model.generate(prompts, **options)
+            alone = [model.generate(prompt, **options) for prompt in prompts]
+        for completions in (together, alone):
+            found.append([(c.token_ids, [dict(row) for row in c.logprobs]) for c in completions])
+    assert all(run == found[0] for run in found)
+
+
 def test_a_quantized_minilm_stays_near():
     texts = ["A cat sits on the mat.", "Interest rates were raised again.", "dog " * 100]
     with Model.from_pretrained(real_model("minilm"), device="cpu", precision="exact") as model:
         expected = model.embed(texts)
     with Model.from_pretrained(real_model("minilm"), device="cpu", quantize="q8_0") as model:
         assert cosine(model.embed(texts), expected).min() > 0.999
+    with Model.from_pretrained(real_model("minilm"), device="cpu", quantize="int8") as model:
+        assert cosine(model.embed(texts), expected).min() > 0.98

@@ -32,8 +32,15 @@ class WeightReceiver(ArrayReceiver, Protocol):
         matrices: list[tuple[str, list[tuple[str, NDArray[np.int32] | None]]]],
         *,
         packed_cache: Path | None = None,
+        row_scales: bool = False,
     ) -> tuple[str, str | None]:
         """Give all matrices as tensors of a checkpoint that are stacked by rows.
+
+        Args:
+            checkpoint: What has the tensors.
+            matrices: Canonical names, and of each part the tensor and the order of its rows.
+            packed_cache: Folder for what the CPU's executor makes of them.
+            row_scales: Whether activations may have one scale per row where weights have.
 
         Returns:
             Where they came from (``"packed"``, ``"written"`` or ``"opened"``), and what was wrong

@@ -143,6 +143,7 @@ class DeviceWeights:
         matrices: list[tuple[str, list[tuple[str, NDArray[np.int32] | None]]]],
         *,
         packed_cache: Path | None = None,  # noqa: ARG002  # as the CPU's executor is called
+        row_scales: bool = False,  # noqa: ARG002  # activations are not quantized here
     ) -> tuple[str, str | None]:
         """Give all matrices as tensors of a checkpoint that are stacked by rows."""
         checkpoint.check_unchanged()

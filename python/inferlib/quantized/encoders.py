@@ -55,6 +55,45 @@ def encode(dtype: str, values: NDArray[np.float32]) -> tuple[NDArray[np.uint8], 
     return np.concatenate(parts or [np.empty((0, 0), np.uint8)]).reshape(-1), squares, errors
 
 
+TYPE_OF_ROWS = "Q8_0"
+"""What holds rows of 8 bits: every block of a row repeats its scale."""
+
+
+def encode_rows(values: NDArray[np.float32]) -> tuple[NDArray[np.uint8], float, float]:
+    """Quantize the rows of a matrix to 8 bits with one scale each, ``max|x| / 127``.
+
+    The scale is the next float16 above, so that no code exceeds 127.
+
+    Args:
+        values: ``[rows, columns]``, columns a multiple of 32.
+
+    Returns:
+        As ``encode``, blocks of ``TYPE_OF_ROWS``.
+
+    Raises:
+        ModelFormatError: As ``encode``.
+    """
+    parts, squares, errors = [], 0.0, 0.0
+    rows_per_chunk = max(1, _CHUNK * BLOCK // max(1, values.shape[1]))
+    for first in range(0, len(values), rows_per_chunk):
+        chunk = np.ascontiguousarray(values[first : first + rows_per_chunk])
+        with np.errstate(all="ignore"):
+            exact = np.abs(chunk).max(axis=1) / np.float32(127)
+            half = exact.astype(np.float16)
+            half = np.where(half < exact, np.nextafter(half, np.float16(np.inf)), half)
+            scale = half.astype(np.float32)[:, None]
+            codes = np.rint(chunk * _inverse(scale)).astype(np.int8)
+        if not np.isfinite(half).all():
+            raise ModelFormatError("numbers that INT8 cannot hold: NaN, infinite or too large")
+        restored = codes * scale
+        restored -= chunk
+        squares += float(np.vdot(chunk, chunk))
+        errors += float(np.vdot(restored, restored))
+        halves = np.repeat(half, chunk.shape[1] // BLOCK)
+        parts.append(block_bytes(TYPE_OF_ROWS, codes.reshape(-1, BLOCK), halves))
+    return np.concatenate(parts or [np.empty((0, 0), np.uint8)]).reshape(-1), squares, errors
+
+
 def _from_largest(blocks: _Floats, bits: int) -> _Encoded:
     """``Q4_0`` and ``Q5_0``: the number of largest magnitude becomes the least code."""
     zero = 2 ** (bits - 1)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypedDict
 from ..errors import ModelFormatError
 from .blocks import BLOCK
 from .checkpoint_plan import CheckpointPlan, TensorPlan
-from .encoders import encode
+from .encoders import TYPE_OF_ROWS, encode, encode_rows
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -17,13 +17,15 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _FLOATS = ("F32", "F16", "BF16")
+_ROWS = "INT8"
+"""8 bits with one scale per row."""
 
 
 class QuantizationDetails(TypedDict):
     """What quantizing a checkpoint at load did to it: a plain ``dict``.
 
     Attributes:
-        type: What its float matrices became: ``"Q4_0"``.
+        type: What its float matrices became: ``"Q4_0"``, or ``"INT8"``.
         matrices: How many.
         relative_error: Root mean square of what that changed, over that of the weights.
         worst_matrix: The checkpoint's tensor where that is largest; empty if there is none.
@@ -83,7 +85,7 @@ def quantize_matrices(
 
     Args:
         plan: Of a folder.
-        dtype: As ``encode`` takes it.
+        dtype: As ``encode`` takes it, or ``"INT8"``: one scale per row.
         names: The tensors to quantize. Those whose columns are no multiple of 32, and those that
             are quantized, stay as they are.
 
@@ -104,13 +106,15 @@ def quantize_matrices(
 def _quantized(tensor: TensorPlan, dtype: str, quality: QuantizationQuality) -> TensorPlan:
     def read() -> NDArray[np.uint8]:
         try:
-            data, squares, errors = encode(dtype, tensor.values())
+            data, squares, errors = (
+                encode_rows(tensor.values()) if dtype == _ROWS else encode(dtype, tensor.values())
+            )
         except ModelFormatError as error:
             raise ModelFormatError(f"{tensor.name} has {error}") from None
         quality.sums[tensor.name] = squares, errors
         return data
 
-    return replace(tensor, dtype=dtype, read=read)
+    return replace(tensor, dtype=TYPE_OF_ROWS if dtype == _ROWS else dtype, read=read)
 
 
 def _share(squares: float, errors: float) -> float:

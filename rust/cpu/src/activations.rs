@@ -1,7 +1,9 @@
 //! The input of a linear op in the order in which the kernels read it: tiles of rows, each tile block by block, a block
-//! row by row in int8 (or column by column in f32). Written by the row phase before the linear, one row at a time, by any worker.
+//! row by row in int8 (or column by column in f32). Written by the row phase before the linear, one row at a time, by any
+//! worker.
 
 use crate::formats::BLOCK_COLS;
+use crate::lines::Lines;
 use crate::simd::{Isa, LANES};
 
 /// Rows per register tile, largest first; every row count splits greedily, so the split is a function of the count.
@@ -33,6 +35,12 @@ pub(crate) fn tile_of(row: usize, rows: usize) -> (usize, usize) {
 /// Words of four int8 in a row's block.
 pub(crate) const WORDS: usize = BLOCK_COLS / 4;
 
+/// Columns of a double block, and words of a row's: a matrix unit multiplies as many at once.
+pub(crate) const DOUBLE_COLS: usize = 2 * BLOCK_COLS;
+pub(crate) const DOUBLE_WORDS: usize = 2 * WORDS;
+/// Rows that a matrix unit reads at once where it multiplies double blocks, whether they are there or not.
+pub(crate) const UNIT_ROWS: usize = 16;
+
 /// What the formats of one matrix need of their input.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[expect(clippy::struct_excessive_bools, reason = "independent wants")]
@@ -47,6 +55,8 @@ pub(crate) struct Need {
     pub(crate) zeros: u8,
     /// `scale * sum` for formats with minima.
     pub(crate) scaled_sum: bool,
+    /// int8 tiles with one scale for a whole row.
+    pub(crate) whole_rows: bool,
 }
 
 impl Need {
@@ -58,6 +68,7 @@ impl Need {
             two_planes: self.two_planes || other.two_planes,
             zeros: self.zeros | other.zeros,
             scaled_sum: self.scaled_sum || other.scaled_sum,
+            whole_rows: self.whole_rows || other.whole_rows,
         }
     }
 }
@@ -78,9 +89,9 @@ pub(crate) const fn zero_slot(zero: i32) -> Option<usize> {
 pub(crate) struct Activations {
     /// `[tile][K / 32][rows][8]`: four int8 per entry; of two planes the upper one. At the end room for a whole tile's
     /// block, so that a matrix unit may read [`TILE_SIZES`]`[0]` rows whatever the size of the tile.
-    pub(crate) int8: Vec<i32>,
+    pub(crate) int8: Lines<i32>,
     /// As `int8`: the lower plane; an activation is `scale * (256 * upper + lower)`.
-    pub(crate) low: Vec<i32>,
+    pub(crate) low: Lines<i32>,
     /// `[tile][K / 32][rows]`: `max|x| / 127`, or `/ 32512` with two planes.
     pub(crate) scale: Vec<f32>,
     /// `[tile][K / 32][rows]`: `scale * Σ q`, `q` being the quantized activations.
@@ -89,6 +100,15 @@ pub(crate) struct Activations {
     pub(crate) start: [Vec<i32>; 4],
     /// `[tile][K][rows]`.
     pub(crate) float: Vec<f32>,
+    /// `[K / 64][row_stride][16]`: four int8 per entry, quantized with one scale per row; columns beyond the last are 0. At the
+    /// end room for [`UNIT_ROWS`] rows.
+    pub(crate) row_int8: Lines<i32>,
+    /// At least the rows; odd, so that a row's blocks do not share a set of a cache.
+    pub(crate) row_stride: usize,
+    /// `[rows]`: `max|x| / 127`.
+    pub(crate) row_scale: Vec<f32>,
+    /// `[rows]`: `-128 * Σ q`.
+    pub(crate) row_start: Vec<i32>,
 }
 
 impl Activations {
@@ -96,10 +116,11 @@ impl Activations {
     pub(crate) fn new(rows: usize, width: usize, need: Need) -> Self {
         let blocks = width.div_ceil(BLOCK_COLS);
         let int = |n: usize, wanted: bool| if wanted { rows * n } else { 0 };
-        let words = |wanted: bool| {
+        let blocks_of = |words: usize, blocks: usize, wanted: bool| {
             let tile = if wanted { TILE_SIZES[0] } else { 0 };
-            vec![0; int(blocks * WORDS, wanted) + tile * WORDS]
+            Lines::new(int(blocks * words, wanted) + tile * words)
         };
+        let words = |wanted: bool| blocks_of(WORDS, blocks, wanted);
         let start = |slot: usize, n: usize| vec![0; int(n, need.zeros >> slot & 1 == 1)];
         Self {
             int8: words(need.int8),
@@ -113,6 +134,14 @@ impl Activations {
                 start(3, 2 * blocks),
             ],
             float: vec![0.0; int(width, need.float)],
+            row_int8: Lines::new(if need.whole_rows {
+                (width.div_ceil(DOUBLE_COLS) * (rows | 1) + UNIT_ROWS) * DOUBLE_WORDS
+            } else {
+                0
+            }),
+            row_stride: rows | 1,
+            row_scale: vec![0.0; int(1, need.whole_rows)],
+            row_start: vec![0; int(1, need.whole_rows)],
         }
     }
 
@@ -131,6 +160,10 @@ impl Activations {
                 d.as_mut_ptr(),
             ],
             float: self.float.as_mut_ptr(),
+            row_int8: self.row_int8.as_mut_ptr(),
+            row_stride: self.row_stride,
+            row_scale: self.row_scale.as_mut_ptr(),
+            row_start: self.row_start.as_mut_ptr(),
         }
     }
 }
@@ -144,9 +177,20 @@ pub(crate) struct ActivationsView {
     pub(crate) scaled_sum: *mut f32,
     pub(crate) start: [*mut i32; 4],
     pub(crate) float: *mut f32,
+    pub(crate) row_int8: *mut i32,
+    pub(crate) row_stride: usize,
+    pub(crate) row_scale: *mut f32,
+    pub(crate) row_start: *mut i32,
 }
 
 impl ActivationsView {
+    /// The words of block `b` of a row that is quantized as a whole; the next row's are [`DOUBLE_WORDS`] further.
+    pub(crate) fn row_block(&self, row: usize, b: usize) -> *const i32 {
+        let double = b / 2 * self.row_stride + row;
+        self.row_int8
+            .wrapping_add(double * DOUBLE_WORDS + b % 2 * WORDS)
+    }
+
     /// The tiles after the first `rows` rows of `width` columns, which fill tiles of the largest size.
     pub(crate) fn skip_tiles(self, rows: usize, width: usize) -> Self {
         debug_assert_eq!(rows % TILE_SIZES[0], 0, "whole tiles");
@@ -159,6 +203,10 @@ impl ActivationsView {
             scaled_sum: self.scaled_sum.wrapping_add(rows * blocks),
             start: std::array::from_fn(|i| self.start[i].wrapping_add(rows * start[i])),
             float: self.float.wrapping_add(rows * width),
+            row_int8: self.row_int8.wrapping_add(rows * DOUBLE_WORDS),
+            row_stride: self.row_stride,
+            row_scale: self.row_scale.wrapping_add(rows),
+            row_start: self.row_start.wrapping_add(rows),
         }
     }
 }
@@ -187,6 +235,9 @@ pub(crate) unsafe fn pack_row<I: Isa>(
         }
         if need.int8 {
             quantize_row::<I>(x, width / BLOCK_COLS, first, size, row - first, need, to);
+        }
+        if need.whole_rows {
+            quantize_whole_row::<I>(x, width / BLOCK_COLS, row, to);
         }
     }
 }
@@ -281,8 +332,47 @@ unsafe fn quantize_row<I: Isa>(
     }
 }
 
-/// A sum of quantized activations, at most `32 * 32512` and exact as a float (anything where the row is poisoned).
-#[expect(clippy::cast_possible_truncation, reason = "a whole number below 2^21")]
+/// int8 with one scale for the whole row, else as [`quantize_row`].
+#[inline(always)]
+unsafe fn quantize_whole_row<I: Isa>(
+    x: *const f32,
+    blocks: usize,
+    row: usize,
+    to: ActivationsView,
+) {
+    // SAFETY: as `pack_row`.
+    unsafe {
+        let (mut poison, mut largest) = (I::zero(), I::zero());
+        for k in (0..blocks * BLOCK_COLS).step_by(LANES) {
+            let x = I::load(x.add(k));
+            poison = I::fma(x, I::zero(), poison);
+            largest = I::max(largest, I::abs(x));
+        }
+        let (poison, largest) = (I::sum(poison), I::max_lane(largest));
+        let inverse = I::set((ONE_PLANE / largest).min(f32::MAX));
+        let mut sum = I::zero();
+        for b in 0..blocks {
+            let at = x.add(b * BLOCK_COLS);
+            let q0 = I::round(I::mul(I::load(at), inverse));
+            let q1 = I::round(I::mul(I::load(at.add(LANES)), inverse));
+            store_words::<I>(q0, q1, to.row_block(row, b).cast_mut());
+            sum = I::add(sum, I::add(I::to_f(q0), I::to_f(q1)));
+        }
+        if blocks % 2 == 1 {
+            to.row_block(row, blocks).cast_mut().write_bytes(0, WORDS);
+        }
+        *to.row_start.add(row) = whole(I::sum(sum)).wrapping_mul(-128);
+        *to.row_scale.add(row) = if poison.is_nan() {
+            poison
+        } else {
+            largest / ONE_PLANE
+        };
+    }
+}
+
+/// A sum of quantized activations, of a block at most `32 * 32512`, of a row `127 * 2^16`, and exact as a float (anything where
+/// the row is poisoned).
+#[expect(clippy::cast_possible_truncation, reason = "a whole number below 2^24")]
 fn whole(sum: f32) -> i32 {
     sum as i32
 }

@@ -10,6 +10,7 @@ use crate::formats::Format;
 use crate::kv_cache::{self, Bfloat, BfloatNative, Half, Int8, KvDtype, LayerCache, Single};
 use crate::linear::bounds::{self, Bounds};
 use crate::linear::float::{self, Bf16, F16, F32, FloatTiles};
+use crate::linear::row_tile;
 use crate::linear::source::{
     self, PANELS, Packed, Scaled, ScaledBytes, ScaledHalves, ScaledHalvesMin, ScaledMin, Unpacked,
 };
@@ -41,7 +42,8 @@ mod draw {
 /// [`tile::int_tiles`] over an unpacked chunk, and where the chunk after it lies with its bytes per block.
 type UnpackedTiles = unsafe fn(&Tiles, &mut PanelScratch, [*const u8; PANELS], usize);
 
-/// A matrix unit's registers: [`MatrixUnit::begin`] and [`MatrixUnit::end`].
+/// What a matrix unit does for all classes: [`MatrixUnit::begin`] and [`MatrixUnit::end`] of its registers, and
+/// [`row_tile::matrix_row_tiles`].
 ///
 /// [`MatrixUnit::begin`]: crate::simd::matrix_unit::MatrixUnit::begin
 /// [`MatrixUnit::end`]: crate::simd::matrix_unit::MatrixUnit::end
@@ -49,6 +51,7 @@ type UnpackedTiles = unsafe fn(&Tiles, &mut PanelScratch, [*const u8; PANELS], u
 pub(crate) struct UnitKernels {
     pub(crate) begin: unsafe fn(usize),
     pub(crate) end: unsafe fn(),
+    pub(crate) row_tiles: UnpackedTiles,
 }
 
 /// Largest row count that is served from packed bytes: up to it unpacking once for all rows costs more than it saves, most
@@ -184,6 +187,7 @@ macro_rules! kernels {
         mod amx {
             use super::*;
             use crate::linear::matrix_tile::matrix_tiles;
+            use crate::linear::row_tile::matrix_row_tiles;
             use crate::simd::Avx512Vnni;
             use crate::simd::amx::Amx;
             use crate::simd::matrix_unit::MatrixUnit;
@@ -209,6 +213,13 @@ macro_rules! kernels {
                 }
             )*
 
+            #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
+            unsafe fn row_tiles(task: &Tiles, scratch: &mut PanelScratch, next: [*const u8; PANELS], bytes: usize) {
+                let source = Unpacked::<ScaledBytes>::new(scratch, next, bytes);
+                // SAFETY: as above.
+                unsafe { matrix_row_tiles::<Avx512Vnni, Amx>(task, &source) }
+            }
+
             unsafe fn begin(words: usize) {
                 // SAFETY: the unit is the table's contract.
                 unsafe { Amx::begin(words) }
@@ -221,7 +232,7 @@ macro_rules! kernels {
             pub(super) const TABLE: Kernels = Kernels {
                 $($class: [$class::one, $class::two],)*
                 packed_rows: AMX_PACKED_ROWS,
-                unit: Some(UnitKernels { begin, end }),
+                unit: Some(UnitKernels { begin, end, row_tiles }),
                 ..avx512vnni::TABLE
             };
         }
@@ -244,6 +255,8 @@ kernels! {
     }
     /// See [`tile::gate_pair`].
     fn gate_pair(target: &Target, rows: usize, activation: Activation) = tile::gate_pair;
+    /// See [`row_tile::row_tiles`].
+    fn row_tiles(task: &Tiles, packed: Packed, stretch: Stretch, gated: Option<Activation>) = row_tile::row_tiles;
     /// See [`bounds::one_plane`].
     fn bound_one_plane(task: &Tiles, packed: Packed, stretch: Stretch, to: &Bounds) = bounds::one_plane;
     /// See [`bounds::two_planes`].
@@ -355,7 +368,7 @@ impl Kernels {
             Packing::Q4_1 => Some(&self.layouts.Q4_1),
             Packing::Q5_0 => Some(&self.layouts.Q5_0),
             Packing::Q5_1 => Some(&self.layouts.Q5_1),
-            Packing::Q8_0 => Some(&self.layouts.Q8_0),
+            Packing::Q8_0 | Packing::Q8Rows => Some(&self.layouts.Q8_0),
             Packing::Q8Planes => Some(&self.layouts.Q8Planes),
             Packing::Q2K => Some(&self.layouts.Q2K),
             Packing::Q3K => Some(&self.layouts.Q3K),

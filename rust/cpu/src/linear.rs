@@ -6,6 +6,7 @@ pub(crate) mod float;
 pub(crate) mod matrix_tile;
 #[cfg(test)]
 mod matrix_tile_tests;
+pub(crate) mod row_tile;
 mod scratch;
 pub(crate) mod source;
 pub(crate) mod tile;
@@ -14,7 +15,7 @@ use std::ops::Range;
 
 use inferlib_program::program::Activation;
 
-use crate::activations::{ActivationsView, TILE_SIZES, zero_slot};
+use crate::activations::{ActivationsView, DOUBLE_WORDS, TILE_SIZES, WORDS, zero_slot};
 use crate::formats::BLOCK_COLS;
 use crate::kernels::Kernels;
 use crate::linear::bounds::Bounds;
@@ -216,9 +217,17 @@ impl Run<'_> {
         let layout = kernels.layout(self.segments[0].packing);
         let layout = layout.filter(|_| task.precision != Precision::Exact);
         let unit = kernels.unit.filter(|_| task.rows > kernels.packed_rows);
+        let whole_rows = self.sums_whole_rows(task);
+        // One sum for all columns has nothing to unpack for, but a unit's signed codes.
+        let from_packed = task.rows <= kernels.packed_rows || whole_rows && unit.is_none();
         if let (Some(unit), Some(layout)) = (unit, layout) {
+            let words = match (whole_rows, layout.halves) {
+                (true, _) => DOUBLE_WORDS,
+                (false, true) => WORDS / 2,
+                (false, false) => WORDS,
+            };
             // SAFETY: the tier's unit.
-            unsafe { (unit.begin)(if layout.halves { 4 } else { 8 }) };
+            unsafe { (unit.begin)(words) };
         }
         let mut first = pairs.start;
         while first < pairs.end {
@@ -226,9 +235,9 @@ impl Run<'_> {
             unsafe {
                 let pair = self.pair(task, first, scratch);
                 first += match layout {
-                    Some(layout) if task.rows <= kernels.packed_rows => {
+                    Some(layout) if from_packed => {
                         let count = self.full(pairs.end).saturating_sub(first).max(1);
-                        self.packed(layout, task, &pair, count);
+                        self.packed(kernels, layout, task, &pair, count);
                         count
                     }
                     Some(layout) => {
@@ -297,9 +306,15 @@ impl Run<'_> {
         }
     }
 
+    /// Whether products are one integer sum each.
+    fn sums_whole_rows(&self, task: &LinearTask<'_>) -> bool {
+        self.segments[0].packing.sums_whole_rows(task.precision)
+    }
+
     /// `count` pairs from packed bytes.
     unsafe fn packed(
         &self,
+        kernels: &Kernels,
         layout: &LayoutKernels,
         task: &LinearTask<'_>,
         pair: &Pair,
@@ -307,9 +322,13 @@ impl Run<'_> {
     ) {
         let stretch = self.stretch(count);
         let tiles = tiles(task, layout, pair.target);
-        let planes = usize::from(task.precision == Precision::Balanced);
+        let packed_tiles = match task.precision {
+            _ if self.sums_whole_rows(task) => kernels.row_tiles,
+            Precision::Balanced => layout.packed[1],
+            _ => layout.packed[0],
+        };
         // SAFETY: as `linear`.
-        unsafe { (layout.packed[planes])(&tiles, pair.packed, stretch, task.gated) };
+        unsafe { packed_tiles(&tiles, pair.packed, stretch, task.gated) };
     }
 
     /// One pair, unpacked once for all rows, chunk by chunk.
@@ -328,7 +347,10 @@ impl Run<'_> {
             (false, false) if layout.bytes => kernels.int_tiles_bytes,
             (false, false) => kernels.int_tiles_scaled,
         };
-        let planes = usize::from(task.precision == Precision::Balanced);
+        let int_tiles = match kernels.unit {
+            Some(unit) if self.sums_whole_rows(task) => unit.row_tiles,
+            _ => int_tiles[usize::from(task.precision == Precision::Balanced)],
+        };
         let mut tiles = tiles(task, layout, pair.target);
         // A unit multiplies signed codes, the others take the zero point from where the sums start.
         let zero = kernels.unit.map_or(0, |_| layout.code_zero);
@@ -346,7 +368,7 @@ impl Run<'_> {
                 } else {
                     pair.packed.skip(self.stride())
                 };
-                int_tiles[planes](&tiles, scratch, next.data, layout.block_bytes);
+                int_tiles(&tiles, scratch, next.data, layout.block_bytes);
                 tiles.from = end;
             }
             if let Some(activation) = task.gated {

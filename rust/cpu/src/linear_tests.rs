@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use half::f16;
 use inferlib_program::program::{Activation, Program, WeightDecl};
 use inferlib_weights::{Dtype, Tensor, dequantize};
 
@@ -11,7 +12,7 @@ use crate::executor::{CpuExecutor, Options, Weight};
 use crate::kernels::Kernels;
 use crate::linear::{LinearTask, PanelScratch, linear, rows_of_part};
 use crate::matrix::{Matrix, Segment};
-use crate::packed_image::Part;
+use crate::packed_image::{MatrixSource, Part};
 use crate::packing::Packing;
 use crate::precision::Precision;
 use crate::random_weights::{Random, tensor_bytes};
@@ -37,6 +38,19 @@ fn program(rows: usize, columns: usize) -> Arc<Program> {
     })
 }
 
+/// Without its matrix.
+fn executor(rows: usize, width: usize) -> CpuExecutor {
+    let options = Options {
+        precision: Precision::Fast,
+        kv_cache_dtype: None,
+        threads: Some(2),
+        tier: None,
+        max_num_batched_tokens: 64,
+        num_blocks: Vec::new(),
+    };
+    CpuExecutor::new(program(rows, width), &options).expect("options are valid")
+}
+
 /// Pack a tensor, rows in `order` if given.
 pub(crate) fn packed(
     dtype: Dtype,
@@ -53,16 +67,7 @@ pub(crate) fn packed_parts(
     width: usize,
     order: Option<&[i32]>,
 ) -> CpuExecutor {
-    let options = Options {
-        precision: Precision::Fast,
-        kv_cache_dtype: None,
-        threads: Some(2),
-        tier: None,
-        max_num_batched_tokens: 64,
-        num_blocks: Vec::new(),
-    };
-    let rows = parts.iter().map(|&(_, rows, _)| rows).sum();
-    let mut executor = CpuExecutor::new(program(rows, width), &options).expect("options are valid");
+    let mut executor = executor(parts.iter().map(|&(_, rows, _)| rows).sum(), width);
     let shapes: Vec<[usize; 2]> = parts.iter().map(|&(_, rows, _)| [rows, width]).collect();
     let part = |(&(dtype, _, bytes), shape)| Part {
         tensor: Tensor {
@@ -133,6 +138,54 @@ pub(crate) fn run(
     bias: Option<&[f32]>,
 ) -> Vec<f32> {
     run_shared(tier, matrix, x, rows, precision, (bias, None), 1)
+}
+
+/// A matrix of random `Q8_0` whose rows have one scale each.
+pub(crate) struct ByRows {
+    /// Packed as such.
+    pub(crate) executor: CpuExecutor,
+    codes: Vec<i8>,
+    /// Of the rows.
+    scales: Vec<f32>,
+}
+
+/// `parts` times the same `rows` rows.
+pub(crate) fn packed_by_rows(parts: usize, rows: usize, width: usize) -> ByRows {
+    let mut random = Random::new((rows + width) as u64);
+    let mut bytes = tensor_bytes(Dtype::Q8_0, rows * width, &mut random);
+    let (mut codes, mut scales) = (Vec::new(), Vec::new());
+    for row in bytes.chunks_exact_mut(width / 32 * 34) {
+        let scale = [row[0], row[1]];
+        scales.push(f16::from_le_bytes(scale).to_f32());
+        for block in row.chunks_exact_mut(34) {
+            block[..2].copy_from_slice(&scale);
+            codes.extend(block[2..].iter().map(|code| code.cast_signed()));
+        }
+    }
+    let shape = [rows, width];
+    let part = Part {
+        tensor: Tensor {
+            name: "w",
+            dtype: Dtype::Q8_0,
+            shape: &shape,
+            bytes: &bytes,
+        },
+        row_order: None,
+    };
+    let mut executor = executor(parts * rows, width);
+    let source = MatrixSource {
+        name: "w",
+        parts: vec![part; parts],
+        row_scales: true,
+    };
+    executor.load_source(source).expect("the tensors are valid");
+    let mut segments = matrix(&executor).segments.iter();
+    assert!(segments.all(|segment| segment.packing == Packing::Q8Rows));
+    ByRows {
+        executor,
+        codes,
+        scales,
+    }
 }
 
 /// The same matrix with each segment in memory of exactly its size: a sanitizer sees what is read beyond.
@@ -274,6 +327,95 @@ fn every_tier_and_row_count_gives_the_same_bits() {
 }
 
 #[test]
+fn sums_of_whole_rows_are_scaled_once_on_every_tier_and_for_every_row_count() {
+    for (out_features, width) in [(1, 32), (17, 96), (33, 1088), (16, 4096)] {
+        let by_rows = packed_by_rows(1, out_features, width);
+        let mut random = Random::new(3);
+        let x: Vec<f32> = (0..65 * width).map(|_| random.float() * 3.0).collect();
+        let bias: Vec<f32> = (0..out_features).map(|_| random.float()).collect();
+        let results = |x| {
+            let rows = by_rows.codes.chunks_exact(width).zip(&by_rows.scales);
+            let outputs = rows.zip(&bias);
+            outputs.map(move |((codes, &scale), bias)| of_whole_row(codes, scale, x) + bias)
+        };
+        let want: Vec<f32> = x.chunks_exact(width).flat_map(results).collect();
+        for tier in Tier::available() {
+            for rows in [
+                1, 2, 3, 4, 5, 7, 8, 9, 12, 13, 16, 17, 24, 25, 31, 33, 47, 65,
+            ] {
+                let matrix = matrix(&by_rows.executor);
+                let got = run(tier, matrix, &x, rows, Precision::Fast, Some(&bias));
+                for (i, (got, want)) in got.iter().zip(&want).enumerate() {
+                    let (row, output) = (i / out_features, i % out_features);
+                    assert_eq!(
+                        got.to_bits(),
+                        want.to_bits(),
+                        "{tier:?}: row {row} of {rows}, output {output}, {width} columns: {got} {want}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// The definition: the integers of both rows multiplied and summed up, then their scales.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_precision_loss,
+    reason = "whole numbers of 8 bits; a sum is rounded once"
+)]
+fn of_whole_row(codes: &[i8], scale: f32, x: &[f32]) -> f32 {
+    let largest = x.iter().fold(0.0_f32, |most, x| most.max(x.abs()));
+    let inverse = 127.0 / largest;
+    let products = codes.iter().zip(x).map(|(&code, x)| {
+        let q = (x * inverse).round_ties_even() as i32;
+        i32::from(code) * q
+    });
+    products.sum::<i32>() as f32 * (scale * (largest / 127.0))
+}
+
+#[test]
+fn other_precisions_of_rows_with_one_scale_are_those_of_their_type() {
+    let by_rows = packed_by_rows(1, 17, 96);
+    let mut as_q8 = Matrix::stacked(&matrix(&by_rows.executor).segments, 96);
+    for segment in &mut as_q8.segments {
+        segment.packing = Packing::Q8_0;
+    }
+    let mut random = Random::new(4);
+    let x: Vec<f32> = (0..5 * 96).map(|_| random.float()).collect();
+    for precision in [Precision::Balanced, Precision::Exact] {
+        let [got, want] = [matrix(&by_rows.executor), &as_q8]
+            .map(|matrix| run(Tier::Scalar, matrix, &x, 5, precision, None));
+        assert_eq!(got, want, "{precision:?}");
+    }
+}
+
+#[test]
+fn rows_of_several_scales_are_packed_as_their_type() {
+    let width = 64;
+    let mut random = Random::new(6);
+    let bytes = tensor_bytes(Dtype::Q8_0, 3 * width, &mut random);
+    let shape = [3, width];
+    let tensor = Tensor {
+        name: "w",
+        dtype: Dtype::Q8_0,
+        shape: &shape,
+        bytes: &bytes,
+    };
+    let mut executor = executor(3, width);
+    let source = MatrixSource {
+        name: "w",
+        parts: vec![Part {
+            tensor,
+            row_order: None,
+        }],
+        row_scales: true,
+    };
+    executor.load_source(source).expect("a valid tensor");
+    assert_eq!(matrix(&executor).segments[0].packing, Packing::Q8_0);
+}
+
+#[test]
 fn fast_results_are_close_to_exact_ones() {
     for dtype in types() {
         let (out_features, width) = (32, 1024);
@@ -305,12 +447,15 @@ fn a_nan_in_the_input_reaches_every_output() {
     let mut random = Random::new(5);
     let bytes = tensor_bytes(Dtype::Q4_0, 20 * 64, &mut random);
     let executor = packed(Dtype::Q4_0, [20, 64], &bytes, None);
+    let by_rows = packed_by_rows(1, 20, 64).executor;
     for bad in [f32::NAN, f32::INFINITY] {
         let mut x: Vec<f32> = (0..64).map(|_| random.float()).collect();
         x[40] = bad;
         for tier in Tier::available() {
-            let out = run(tier, matrix(&executor), &x, 1, Precision::Fast, None);
-            assert!(out.iter().all(|y| y.is_nan()), "{tier:?}: {out:?}");
+            for executor in [&executor, &by_rows] {
+                let out = run(tier, matrix(executor), &x, 1, Precision::Fast, None);
+                assert!(out.iter().all(|y| y.is_nan()), "{tier:?}: {out:?}");
+            }
         }
     }
 }
@@ -325,6 +470,7 @@ fn quantization_is_symmetric_and_exact_on_its_grid() {
         scaled_sum: true,
         float: false,
         two_planes: false,
+        whole_rows: false,
     };
     let mut activations = Activations::new(1, width, need);
     let view = activations.view();

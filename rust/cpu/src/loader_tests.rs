@@ -113,14 +113,17 @@ impl Fixture {
             MatrixSource {
                 name: "a",
                 parts: vec![part("a.0", None), part("a.1", Some(&self.order[..]))],
+                row_scales: false,
             },
             MatrixSource {
                 name: "b",
                 parts: vec![part("b", None)],
+                row_scales: false,
             },
             MatrixSource {
                 name: "c",
                 parts: vec![part("c", None)],
+                row_scales: false,
             },
         ]
     }

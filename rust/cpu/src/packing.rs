@@ -18,6 +18,9 @@ pub enum Packing {
     Q8_0,
     /// `Q8_0` of a large `lm_head`, the upper six bits of the codes apart from the lower two.
     Q8Planes,
+    /// `Q8_0` whose rows have one scale each, lying as that does. In fast precision they are multiplied with activations of
+    /// one scale per row, so that a product is one sum of integers.
+    Q8Rows,
     Q2K,
     Q3K,
     Q4K,
@@ -87,7 +90,7 @@ impl Packing {
             Self::Q4_1 => Dtype::Q4_1.name(),
             Self::Q5_0 => Dtype::Q5_0.name(),
             Self::Q5_1 => Dtype::Q5_1.name(),
-            Self::Q8_0 | Self::Q8Planes => Dtype::Q8_0.name(),
+            Self::Q8_0 | Self::Q8Planes | Self::Q8Rows => Dtype::Q8_0.name(),
             Self::Q2K => Dtype::Q2K.name(),
             Self::Q3K => Dtype::Q3K.name(),
             Self::Q4K => Dtype::Q4K.name(),
@@ -129,6 +132,11 @@ impl Packing {
         }
     }
 
+    /// Whether products are one integer sum per output.
+    pub(crate) fn sums_whole_rows(self, precision: Precision) -> bool {
+        self == Self::Q8Rows && precision == Precision::Fast
+    }
+
     /// What it needs of its input.
     pub(crate) fn need(self, precision: Precision) -> Need {
         let float = Need {
@@ -138,6 +146,12 @@ impl Packing {
         if precision == Precision::Exact {
             return float;
         }
+        if self.sums_whole_rows(precision) {
+            return Need {
+                whole_rows: true,
+                ..Need::default()
+            };
+        }
         with_layout!(self, W => Need {
             float: false,
             int8: true,
@@ -145,6 +159,7 @@ impl Packing {
             zeros: zero_slot(W::ZERO).map_or(0, |slot| 1 << slot),
             // With two minima per block the sums come from the start values.
             scaled_sum: W::HAS_MIN && !W::HALVES,
+            whole_rows: false,
         }, float => float)
     }
 }

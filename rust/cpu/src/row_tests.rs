@@ -440,6 +440,7 @@ fn quantized_rows_have_the_documented_codes_scales_and_sums() {
                     two_planes,
                     zeros: 15,
                     scaled_sum: true,
+                    whole_rows: false,
                 };
                 let limit = if two_planes { 32_512.0 } else { 127.0 };
                 let plain: Vec<PlainRow> = x

@@ -162,17 +162,19 @@ impl PyCpuExecutor {
 
     /// Give all matrices of the program as tensors of a checkpoint, stacked by rows: row `i` of a part is row
     /// `row_order[i]` of its tensor. Packed into memory, or with `packed_cache` (a folder) into a file there once, which
-    /// later loads map. Signals are looked at meanwhile.
+    /// later loads map. Signals are looked at meanwhile. With `row_scales` matrices in `Q8_0` whose rows have one scale each are
+    /// multiplied with activations of one scale per row.
     ///
     /// Returns where the weights came from (`"packed"`, `"written"` or `"opened"`), and what was wrong with a file of the
     /// cache that had to be replaced.
-    #[pyo3(signature = (checkpoint, matrices: "list[tuple[str, list[tuple[str, NDArray[int32] | None]]]]", *, packed_cache = None) -> "tuple[str, str | None]")]
+    #[pyo3(signature = (checkpoint, matrices: "list[tuple[str, list[tuple[str, NDArray[int32] | None]]]]", *, packed_cache = None, row_scales = false) -> "tuple[str, str | None]")]
     fn load_matrices(
         &self,
         py: Python<'_>,
         checkpoint: &Weights,
         matrices: Vec<NamedParts<'_>>,
         packed_cache: Option<PathBuf>,
+        row_scales: bool,
     ) -> PyResult<(&'static str, Option<String>)> {
         let checkpoint = checkpoint.shared();
         let (program, threads) = self.with(py, |executor| {
@@ -192,6 +194,7 @@ impl PyCpuExecutor {
             sources.push(MatrixSource {
                 name,
                 parts: resolved,
+                row_scales,
             });
         }
         let cache = packed_cache.as_deref();

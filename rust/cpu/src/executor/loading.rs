@@ -40,10 +40,15 @@ impl CpuExecutor {
     /// # Errors
     /// The name or the shape is not the program's, a type has no float values, or memory is refused.
     pub fn load_matrix(&mut self, name: &str, parts: &[Part<'_>]) -> Result<(), CpuError> {
-        let matrix = MatrixSource {
+        self.load_source(MatrixSource {
             name,
             parts: parts.to_vec(),
-        };
+            row_scales: false,
+        })
+    }
+
+    /// [`Self::load_matrix`], with all that may be said of it.
+    pub(crate) fn load_source(&mut self, matrix: MatrixSource<'_>) -> Result<(), CpuError> {
         let image = PackedImage::plan(&self.program, &[matrix])?;
         let data = self.arena.take(image.bytes(), "a packed weight")?;
         // SAFETY: the arena handed out exactly these bytes, zeroed, to this matrix alone.

@@ -10,7 +10,7 @@
 //! | `Q4_0` | nibbles, 16 f16 scales | 4.5 |
 //! | `Q4_1` | and 16 f16 minima | 5 |
 //! | `Q5_0`, `Q5_1` | and a bit plane | 5.5, 6 |
-//! | `Q8_0` | bytes stored + 128, 16 f16 scales | 8.5 |
+//! | `Q8_0`, `Q8Rows` | bytes stored + 128, 16 f16 scales | 8.5 |
 //! | `Q8Planes` | nibbles, two-bit plane, 16 f16 scales; elsewhere another two-bit plane | 8.5 |
 //! | `Iq4Nl` | nibbles that look up one of 16 bytes, 16 f16 scales | 4.5 |
 //! | `Mxfp4` | the same with 16 exponent bytes | 4.25 |
@@ -107,7 +107,7 @@ macro_rules! with_layout {
             Packing::Q4_1 => call!(Q4_1),
             Packing::Q5_0 => call!(Q5_0),
             Packing::Q5_1 => call!(Q5_1),
-            Packing::Q8_0 => call!(Q8_0),
+            Packing::Q8_0 | Packing::Q8Rows => call!(Q8_0),
             Packing::Q8Planes => call!(Q8Planes),
             Packing::Q2K => call!(Q2K),
             Packing::Q3K => call!(Q3K),

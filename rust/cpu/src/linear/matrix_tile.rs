@@ -95,12 +95,12 @@ unsafe fn store<U: MatrixUnit, const PLANES: usize>(slot: usize, products: *mut 
     // SAFETY: room for all products.
     unsafe {
         if PLANES == 2 || slot == 0 {
-            U::store::<0>(product(products, 0));
-            U::store::<1>(product(products, 1));
+            U::store::<0>(product(products, 0), LANES);
+            U::store::<1>(product(products, 1), LANES);
         }
         if PLANES == 2 || slot == 1 {
-            U::store::<2>(product(products, 2));
-            U::store::<3>(product(products, 3));
+            U::store::<2>(product(products, 2), LANES);
+            U::store::<3>(product(products, 3), LANES);
         }
     }
 }
@@ -115,8 +115,8 @@ unsafe fn multiply<U: MatrixUnit, const PLANES: usize>(
     // SAFETY: the caller's activations and codes.
     unsafe {
         if PLANES == 2 {
-            U::load_activations::<0>(planes[0]);
-            U::load_activations::<1>(planes[1]);
+            U::load_activations::<0>(planes[0], WORDS);
+            U::load_activations::<1>(planes[1], WORDS);
             U::load_codes::<0>(codes[0]);
             U::clear::<0>();
             U::multiply::<0, 0, 0>();
@@ -128,7 +128,7 @@ unsafe fn multiply<U: MatrixUnit, const PLANES: usize>(
             U::clear::<3>();
             U::multiply::<3, 1, 1>();
         } else if slot == 0 {
-            U::load_activations::<0>(planes[0]);
+            U::load_activations::<0>(planes[0], WORDS);
             U::clear::<0>();
             U::load_codes::<0>(codes[0]);
             U::multiply::<0, 0, 0>();
@@ -136,7 +136,7 @@ unsafe fn multiply<U: MatrixUnit, const PLANES: usize>(
             U::load_codes::<1>(codes[1]);
             U::multiply::<1, 0, 1>();
         } else {
-            U::load_activations::<1>(planes[0]);
+            U::load_activations::<1>(planes[0], WORDS);
             U::clear::<2>();
             U::load_codes::<0>(codes[0]);
             U::multiply::<2, 1, 0>();

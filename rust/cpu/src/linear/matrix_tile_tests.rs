@@ -5,14 +5,16 @@ use std::cell::RefCell;
 use inferlib_program::program::Activation;
 use inferlib_weights::Dtype;
 
+use crate::activations::{DOUBLE_WORDS, UNIT_ROWS};
 use crate::kernels::{Kernels, UnitKernels};
 use crate::linear::PanelScratch;
 use crate::linear::matrix_tile::matrix_tiles;
+use crate::linear::row_tile::matrix_row_tiles;
 use crate::linear::source::{
     PANELS, Scaled, ScaledBytes, ScaledHalves, ScaledHalvesMin, ScaledMin, Unpacked,
 };
 use crate::linear::tile::Tiles;
-use crate::linear_tests::{matrix, packed, run, run_with, types};
+use crate::linear_tests::{matrix, packed, packed_by_rows, run, run_with, types};
 use crate::packing::Packing;
 use crate::precision::Precision;
 use crate::random_weights::{Random, tensor_bytes};
@@ -23,17 +25,27 @@ use crate::tier::Tier;
 /// A unit in memory. What was not loaded or stored in time shows: products are only what was multiplied into them.
 struct Loops;
 
-#[derive(Default)]
 struct Registers {
     /// 0 outside of `begin` and `end`.
     words: usize,
-    products: [[[i32; LANES]; ROWS]; PRODUCTS],
-    activations: [[[i8; 32]; ROWS]; 2],
-    codes: [[[[i8; 4]; LANES]; 8]; 2],
+    rows: usize,
+    products: [[[i32; LANES]; UNIT_ROWS]; PRODUCTS],
+    activations: [[[i8; 64]; UNIT_ROWS]; 2],
+    codes: [[[[i8; 4]; LANES]; 16]; 2],
+}
+
+impl Registers {
+    const EMPTY: Self = Self {
+        words: 0,
+        rows: 0,
+        products: [[[0; LANES]; UNIT_ROWS]; PRODUCTS],
+        activations: [[[0; 64]; UNIT_ROWS]; 2],
+        codes: [[[[0; 4]; LANES]; 16]; 2],
+    };
 }
 
 thread_local! {
-    static REGISTERS: RefCell<Registers> = RefCell::default();
+    static REGISTERS: RefCell<Registers> = const { RefCell::new(Registers::EMPTY) };
 }
 
 fn with<R>(f: impl FnOnce(&mut Registers) -> R) -> R {
@@ -52,19 +64,38 @@ impl MatrixUnit for Loops {
         REGISTERS.with_borrow_mut(|registers| {
             assert_eq!(registers.words, 0, "begun twice");
             registers.words = words;
+            registers.rows = if words == DOUBLE_WORDS {
+                UNIT_ROWS
+            } else {
+                ROWS
+            };
         });
     }
     unsafe fn end() {
-        with(|registers| *registers = Registers::default());
+        with(|registers| *registers = Registers::EMPTY);
     }
     unsafe fn clear<const P: usize>() {
         with(|registers| registers.products[P] = Default::default());
     }
-    unsafe fn load_activations<const A: usize>(from: *const i32) {
+    unsafe fn load<const P: usize>(from: *const i32, stride: usize) {
         with(|registers| {
-            for (row, to) in registers.activations[A].iter_mut().enumerate() {
+            for (row, to) in registers.products[P][..registers.rows]
+                .iter_mut()
+                .enumerate()
+            {
+                *to = unsafe { from.add(stride * row).cast::<[i32; LANES]>().read() };
+            }
+        });
+    }
+    unsafe fn load_activations<const A: usize>(from: *const i32, stride: usize) {
+        with(|registers| {
+            for (row, to) in registers.activations[A][..registers.rows]
+                .iter_mut()
+                .enumerate()
+            {
                 let columns = 4 * registers.words;
-                let from = unsafe { std::slice::from_raw_parts(from.add(8 * row).cast(), columns) };
+                let from =
+                    unsafe { std::slice::from_raw_parts(from.add(stride * row).cast(), columns) };
                 to[..columns].copy_from_slice(from);
             }
         });
@@ -78,7 +109,10 @@ impl MatrixUnit for Loops {
     }
     unsafe fn multiply<const P: usize, const A: usize, const C: usize>() {
         with(|registers| {
-            for (row, sums) in registers.products[P].iter_mut().enumerate() {
+            for (row, sums) in registers.products[P][..registers.rows]
+                .iter_mut()
+                .enumerate()
+            {
                 for (lane, sum) in sums.iter_mut().enumerate() {
                     for column in 0..4 * registers.words {
                         let a = registers.activations[A][row][column];
@@ -89,14 +123,31 @@ impl MatrixUnit for Loops {
             }
         });
     }
-    unsafe fn store<const P: usize>(to: *mut i32) {
+    unsafe fn store<const P: usize>(to: *mut i32, stride: usize) {
         with(|registers| {
-            for (i, sum) in registers.products[P].as_flattened().iter().enumerate() {
-                unsafe { *to.add(i) = *sum };
+            for (row, sums) in registers.products[P][..registers.rows].iter().enumerate() {
+                unsafe { to.add(stride * row).cast::<[i32; LANES]>().write(*sums) };
             }
         });
     }
 }
+
+unsafe fn row_tiles(
+    task: &Tiles,
+    scratch: &mut PanelScratch,
+    next: [*const u8; PANELS],
+    bytes: usize,
+) {
+    let source = Unpacked::<ScaledBytes>::new(scratch, next, bytes);
+    // SAFETY: the table's contract is the kernel's.
+    unsafe { matrix_row_tiles::<Portable, Loops>(task, &source) }
+}
+
+const UNIT: UnitKernels = UnitKernels {
+    begin: Loops::begin,
+    end: Loops::end,
+    row_tiles,
+};
 
 macro_rules! class {
     ($class:ident) => {{
@@ -135,10 +186,7 @@ fn a_matrix_unit_gives_the_bits_of_the_other_tiles() {
         int_tiles_halves: class!(ScaledHalves),
         int_tiles_halves_min: class!(ScaledHalvesMin),
         packed_rows: 0,
-        unit: Some(UnitKernels {
-            begin: Loops::begin,
-            end: Loops::end,
-        }),
+        unit: Some(UNIT),
         ..Kernels::of(Tier::Scalar)
     };
     for dtype in types().filter(|&dtype| Packing::of(dtype).element().is_none()) {
@@ -167,10 +215,7 @@ fn a_gated_product_on_a_matrix_unit_is_that_of_the_other_tiles() {
     let kernels = Kernels {
         int_tiles_scaled: class!(Scaled),
         packed_rows: 0,
-        unit: Some(UnitKernels {
-            begin: Loops::begin,
-            end: Loops::end,
-        }),
+        unit: Some(UNIT),
         ..Kernels::of(Tier::Scalar)
     };
     let (outputs, width) = (17, 864);
@@ -192,4 +237,40 @@ fn a_gated_product_on_a_matrix_unit_is_that_of_the_other_tiles() {
         )
     });
     assert_eq!(got, want);
+}
+
+#[test]
+fn sums_of_whole_rows_on_a_matrix_unit_are_those_of_the_other_tiles() {
+    let kernels = Kernels {
+        packed_rows: 0,
+        unit: Some(UNIT),
+        ..Kernels::of(Tier::Scalar)
+    };
+    // An odd number of blocks, one chunk and two; gated pairs too.
+    for width in [32, 96, 864, 1536] {
+        let executor = packed_by_rows(2, 17, width).executor;
+        let mut random = Random::new(width as u64);
+        let x: Vec<f32> = (0..47 * width).map(|_| random.float()).collect();
+        for rows in [1, 2, 12, 13, 24, 25, 35, 47] {
+            for gated in [None, Some(Activation::Silu)] {
+                let [got, want] = [kernels, Kernels::of(Tier::Scalar)].map(|kernels| {
+                    let matrix = matrix(&executor);
+                    run_with(
+                        &kernels,
+                        matrix,
+                        &x,
+                        rows,
+                        Precision::Fast,
+                        (None, gated),
+                        2,
+                    )
+                });
+                let same = got
+                    .iter()
+                    .zip(&want)
+                    .all(|(a, b)| a.to_bits() == b.to_bits());
+                assert!(same, "{width} columns, {rows} rows, {gated:?}");
+            }
+        }
+    }
 }

@@ -2,7 +2,9 @@
 
 use super::PANEL_FLOATS;
 use super::matrix_tile::PRODUCT_INTS;
+use super::row_tile::PARTIAL_FLOATS;
 use super::source::{PANEL_CODES, PANEL_MINS, PANEL_SCALES, PANELS};
+use crate::lines::Lines;
 use crate::simd::LANES;
 
 /// One worker's room for a pair of unpacked panels.
@@ -14,33 +16,8 @@ pub(crate) struct PanelScratch {
     pub(super) floats: Lines<f32>,
     /// Of the matrix unit.
     products: Lines<i32>,
-    /// `[rows][PANELS][16]`.
+    /// `[rows][PANELS][16]`, and room for whole tiles of a matrix unit.
     pub(super) partial: Lines<f32>,
-}
-
-/// Zeroed memory that begins on a cache line, so that no vector spans two.
-#[derive(Debug)]
-pub(super) struct Lines<T> {
-    memory: Vec<T>,
-    first: usize,
-}
-
-impl<T: Copy + Default> Lines<T> {
-    const BYTES: usize = 64;
-
-    fn new(len: usize) -> Self {
-        let memory = vec![T::default(); len + Self::BYTES / size_of::<T>()];
-        let first = memory.as_ptr().align_offset(Self::BYTES);
-        Self { memory, first }
-    }
-
-    pub(super) fn as_ptr(&self) -> *const T {
-        self.memory[self.first..].as_ptr()
-    }
-
-    pub(super) fn as_mut_ptr(&mut self) -> *mut T {
-        self.memory[self.first..].as_mut_ptr()
-    }
 }
 
 impl PanelScratch {
@@ -52,7 +29,7 @@ impl PanelScratch {
             mins: Lines::new(PANELS * PANEL_MINS),
             floats: Lines::new(PANELS * PANEL_FLOATS),
             products: Lines::new(PRODUCT_INTS),
-            partial: Lines::new(rows * PANELS * LANES),
+            partial: Lines::new(rows * PANELS * LANES + PARTIAL_FLOATS),
         }
     }
 

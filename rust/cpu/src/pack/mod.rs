@@ -19,7 +19,7 @@ pub(crate) fn pack_row(packing: Packing, row: &[u8], lane: usize, panel: &mut [u
         Packing::Q4_1 => round_quants::q4_1(row, lane, panel),
         Packing::Q5_0 => round_quants::q5_0(row, lane, panel),
         Packing::Q5_1 => round_quants::q5_1(row, lane, panel),
-        Packing::Q8_0 => round_quants::q8_0(row, lane, panel),
+        Packing::Q8_0 | Packing::Q8Rows => round_quants::q8_0(row, lane, panel),
         Packing::Q8Planes => q8_planes::upper(row, lane, panel),
         Packing::Iq4Nl => round_quants::iq4_nl(row, lane, panel),
         Packing::Mxfp4 => round_quants::mxfp4(row, lane, panel),

@@ -8,6 +8,7 @@ use std::sync::OnceLock;
 
 use super::LANES;
 use super::matrix_unit::{MatrixUnit, ROWS};
+use crate::activations::{DOUBLE_WORDS, UNIT_ROWS};
 
 /// Whether the processor has tiles of int8, and the system gives them to this process.
 pub(crate) fn is_available() -> bool {
@@ -86,6 +87,7 @@ impl Shapes {
     }
 }
 
+static DOUBLE_BLOCKS: Shapes = Shapes::new(UNIT_ROWS, DOUBLE_WORDS);
 static BLOCKS: Shapes = Shapes::new(ROWS, 8);
 static HALF_BLOCKS: Shapes = Shapes::new(ROWS, 4);
 
@@ -106,7 +108,11 @@ pub(crate) struct Amx;
 impl MatrixUnit for Amx {
     #[inline(always)]
     unsafe fn begin(words: usize) {
-        let shapes = if words == 8 { &BLOCKS } else { &HALF_BLOCKS };
+        let shapes = match words {
+            DOUBLE_WORDS => &DOUBLE_BLOCKS,
+            8 => &BLOCKS,
+            _ => &HALF_BLOCKS,
+        };
         unsafe {
             asm!("ldtilecfg [{}]", in(reg) shapes, options(nostack, preserves_flags, readonly));
         }
@@ -117,20 +123,24 @@ impl MatrixUnit for Amx {
     }
     #[inline(always)]
     unsafe fn clear<const P: usize>() {
+        unsafe { Self::load::<P>(ZEROS.0.as_ptr(), 0) };
+    }
+    #[inline(always)]
+    unsafe fn load<const P: usize>(from: *const i32, stride: usize) {
         unsafe {
             asm!(
                 "tileloadd tmm{p}, [{from} + {stride}]",
-                p = const P, from = in(reg) ZEROS.0.as_ptr(), stride = in(reg) 0_usize,
+                p = const P, from = in(reg) from, stride = in(reg) 4 * stride,
                 options(nostack, preserves_flags, readonly)
             );
         }
     }
     #[inline(always)]
-    unsafe fn load_activations<const A: usize>(from: *const i32) {
+    unsafe fn load_activations<const A: usize>(from: *const i32, stride: usize) {
         unsafe {
             asm!(
                 "tileloadd tmm{a}, [{from} + {stride}]",
-                a = const A + 4, from = in(reg) from, stride = in(reg) 32_usize,
+                a = const A + 4, from = in(reg) from, stride = in(reg) 4 * stride,
                 options(nostack, preserves_flags, readonly)
             );
         }
@@ -156,11 +166,11 @@ impl MatrixUnit for Amx {
         }
     }
     #[inline(always)]
-    unsafe fn store<const P: usize>(to: *mut i32) {
+    unsafe fn store<const P: usize>(to: *mut i32, stride: usize) {
         unsafe {
             asm!(
                 "tilestored [{to} + {stride}], tmm{p}",
-                p = const P, to = in(reg) to, stride = in(reg) 64_usize,
+                p = const P, to = in(reg) to, stride = in(reg) 4 * stride,
                 options(nostack, preserves_flags)
             );
         }
