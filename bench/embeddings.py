@@ -4,10 +4,11 @@
 
 MiniLM (all-MiniLM-L6-v2), lists of texts of several lengths; all are given the same token ids, so
 that tokenizers do not count. Ours runs as the checkpoint is (float32), with ``quantize="q8_0"``,
-and with ``"int8"``, the like of what ONNX Runtime runs: one scale for whole rows. ONNX Runtime runs the same checkpoint, exported here without torch as
-one graph of plain operators and quantized by its own ``quantize_dynamic`` (int8 weights, uint8
-activations). It gets what it likes best: texts sorted by length, batches of 32, padded to the
-longest. Engines take turns. Cosines against our exact precision say what speed costs.
+and with ``"int8"``, the like of what ONNX Runtime runs: one scale for whole rows. That runs the
+same checkpoint, exported here without torch as one graph of plain operators and quantized by its
+own ``quantize_dynamic`` (int8 weights, uint8 activations). It gets what it likes best: texts sorted
+by length, batches of 32, padded to the longest. Engines take turns. Cosines against our exact
+precision say what speed costs.
 
 The peers' environment is made by ``python -m bench.peers.install FOLDER --requirements
 bench/peers/requirements-onnx.txt``.

@@ -266,11 +266,13 @@ class CpuExecutor:
         matrices: "list[tuple[str, list[tuple[str, NDArray[int32] | None]]]]",
         *,
         packed_cache: str | PathLike[str] | None = None,
+        row_scales: bool = False,
     ) -> "tuple[str, str | None]":
         """
         Give all matrices of the program as tensors of a checkpoint, stacked by rows: row `i` of a part is row
         `row_order[i]` of its tensor. Packed into memory, or with `packed_cache` (a folder) into a file there once, which
-        later loads map. Signals are looked at meanwhile.
+        later loads map. Signals are looked at meanwhile. With `row_scales` matrices in `Q8_0` whose rows have one scale each are
+        multiplied with activations of one scale per row.
 
         Returns where the weights came from (`"packed"`, `"written"` or `"opened"`), and what was wrong with a file of the
         cache that had to be replaced.

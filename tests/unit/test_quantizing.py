@@ -232,13 +232,13 @@ def test_texts_go_on_as_they_would_alone_where_rows_have_one_scale():
     found = []
     for chunk in (1, 7, 512):
         fixed = {"max_num_batched_tokens": chunk, "enable_prefix_caching": False}
-        with Model.from_pretrained(
-            TINY / "llama", device="cpu", quantize="int8", **fixed
-        ) as model:
+        with Model.from_pretrained(TINY / "llama", device="cpu", quantize="int8", **fixed) as model:
             together = model.generate(prompts, **options)
             alone = [model.generate(prompt, **options) for prompt in prompts]
-        for completions in (together, alone):
-            found.append([(c.token_ids, [dict(row) for row in c.logprobs]) for c in completions])
+        found += [
+            [(c.token_ids, [dict(row) for row in c.logprobs]) for c in completions]
+            for completions in (together, alone)
+        ]
     assert all(run == found[0] for run in found)
 
 

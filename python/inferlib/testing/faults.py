@@ -214,9 +214,12 @@ class _FaultyReceiver:
         matrices: list[tuple[str, list[tuple[str, NDArray[np.int32] | None]]]],
         *,
         packed_cache: Path | None = None,
+        row_scales: bool = False,
     ) -> tuple[str, str | None]:
         self._count()
-        return self._inner.load_matrices(checkpoint, matrices, packed_cache=packed_cache)
+        return self._inner.load_matrices(
+            checkpoint, matrices, packed_cache=packed_cache, row_scales=row_scales
+        )
 
     def _count(self) -> None:
         if self._left == 0:

@@ -427,6 +427,24 @@ mod tests {
     }
 
     #[test]
+    fn every_table_of_an_opened_sequence_has_room_for_all_of_it() {
+        let group = GroupConfig {
+            num_blocks: 4,
+            window: None,
+        };
+        for groups in [1, 2] {
+            let mut kv = KvCache::new(&vec![group; groups], None);
+            for slot in [2, 0] {
+                kv.open(slot, None, 3 * BLOCK_SIZE + 1);
+                let tables = &kv.tables[slot * groups..][..groups];
+                assert!(tables.iter().all(|table| table.capacity() >= 4), "{slot}");
+                let others = kv.tables.iter().filter(|table| table.capacity() > 0);
+                assert_eq!(others.count(), if slot == 2 { groups } else { 2 * groups });
+            }
+        }
+    }
+
+    #[test]
     fn a_key_that_is_a_hash_is_its_own_and_bytes_are_mixed() {
         let hash = |write: fn(&mut LowBits)| {
             let mut hasher = LowBits::default();
