@@ -35,10 +35,10 @@ SHAPES = {
     "1536x2048": "Qwen3-30B-A3B expert gate+up",
 }
 TYPES = (
-    *("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"),
+    *("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "INT8", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"),
     *("IQ4_NL", "IQ4_XS", "MXFP4", "F16", "BF16", "F32"),
 )
-QUICK_TYPES = ("Q4_0", "Q4_1", "Q8_0", "Q4_K", "Q6_K", "F16")
+QUICK_TYPES = ("Q4_0", "Q4_1", "Q8_0", "INT8", "Q4_K", "Q6_K", "F16")
 FLOATS = ("F16", "BF16", "F32")
 ROWS = (1, 2, 4, 6, 8, 16, 64, 512)
 QUICK_ROWS = (1, 8, 64)

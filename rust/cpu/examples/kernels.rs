@@ -16,9 +16,12 @@ use std::error::Error;
 use std::time::Duration;
 
 use inferlib_cpu::Precision;
-use inferlib_cpu::measure::{Limits, Linear};
+use inferlib_cpu::measure::{Layout, Limits, Linear};
 use inferlib_weights::Dtype;
 use options::Options;
+
+/// The type's name for `Q8_0` whose rows have one scale each.
+const ROW_SCALES: &str = "INT8";
 
 fn main() -> Result<(), Box<dyn Error>> {
     let options = Options::read()?;
@@ -47,15 +50,20 @@ fn main() -> Result<(), Box<dyn Error>> {
             .text("--types", "Q4_0,Q4_1,Q5_0,Q8_0,Q4_K,Q6_K")
             .split(',')
         {
-            let dtype = Dtype::ALL
-                .into_iter()
-                .find(|dtype| dtype.name().eq_ignore_ascii_case(name))
-                .ok_or_else(|| format!("unknown type {name}"))?;
-            if !shape[1].is_multiple_of(dtype.block_size()) {
+            let layout = if name.eq_ignore_ascii_case(ROW_SCALES) {
+                Layout::RowScales
+            } else {
+                let dtype = Dtype::ALL
+                    .into_iter()
+                    .find(|dtype| dtype.name().eq_ignore_ascii_case(name))
+                    .ok_or_else(|| format!("unknown type {name}"))?;
+                Layout::Of(dtype)
+            };
+            if !shape[1].is_multiple_of(layout.dtype().block_size()) {
                 continue;
             }
             println!("{}", Limits::measure(tier, threads, megabytes << 20)?);
-            let linear = Linear::new(dtype, shape, megabytes << 20, tier, threads, precision)?;
+            let linear = Linear::new(layout, shape, megabytes << 20, tier, threads, precision)?;
             for &rows in &rows {
                 let pass = linear.passes(rows, repeats, time)?;
                 let (best, median) = (pass.seconds[0], pass.seconds[pass.seconds.len() / 2]);
@@ -63,7 +71,7 @@ fn main() -> Result<(), Box<dyn Error>> {
                 let (bytes, operations) = (pass.bytes as f64, pass.operations as f64);
                 println!(
                     "{{\"type\": \"{}\", \"shape\": {shape:?}, \"rows\": {rows}, \"best_ms\": {:.4}, \"median_ms\": {:.4}, \"gb_s\": {:.2}, \"gops\": {:.1}}}",
-                    dtype.name(),
+                    name.to_ascii_uppercase(),
                     best * 1e3,
                     median * 1e3,
                     bytes / best / 1e9,

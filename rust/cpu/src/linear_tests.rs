@@ -15,7 +15,7 @@ use crate::matrix::{Matrix, Segment};
 use crate::packed_image::{MatrixSource, Part};
 use crate::packing::Packing;
 use crate::precision::Precision;
-use crate::random_weights::{Random, tensor_bytes};
+use crate::random_weights::{Random, bytes_of_row_scales, tensor_bytes};
 use crate::simd::Portable;
 use crate::tier::Tier;
 
@@ -152,13 +152,11 @@ pub(crate) struct ByRows {
 /// `parts` times the same `rows` rows.
 pub(crate) fn packed_by_rows(parts: usize, rows: usize, width: usize) -> ByRows {
     let mut random = Random::new((rows + width) as u64);
-    let mut bytes = tensor_bytes(Dtype::Q8_0, rows * width, &mut random);
+    let bytes = bytes_of_row_scales(rows, width, &mut random);
     let (mut codes, mut scales) = (Vec::new(), Vec::new());
-    for row in bytes.chunks_exact_mut(width / 32 * 34) {
-        let scale = [row[0], row[1]];
-        scales.push(f16::from_le_bytes(scale).to_f32());
-        for block in row.chunks_exact_mut(34) {
-            block[..2].copy_from_slice(&scale);
+    for row in bytes.chunks_exact(width / 32 * 34) {
+        scales.push(f16::from_le_bytes([row[0], row[1]]).to_f32());
+        for block in row.chunks_exact(34) {
             codes.extend(block[2..].iter().map(|code| code.cast_signed()));
         }
     }

@@ -69,3 +69,17 @@ pub(crate) fn tensor_bytes(dtype: Dtype, elements: usize, random: &mut Random) -
     }
     bytes
 }
+
+/// Random `Q8_0` whose rows of `width` columns have one scale each.
+pub(crate) fn bytes_of_row_scales(rows: usize, width: usize, random: &mut Random) -> Vec<u8> {
+    const SCALE: usize = 2;
+    let dtype = Dtype::Q8_0;
+    let mut bytes = tensor_bytes(dtype, rows * width, random);
+    for row in bytes.chunks_exact_mut(width / dtype.block_size() * dtype.block_bytes()) {
+        let (first, others) = row.split_at_mut(dtype.block_bytes());
+        for block in others.chunks_exact_mut(dtype.block_bytes()) {
+            block[..SCALE].copy_from_slice(&first[..SCALE]);
+        }
+    }
+    bytes
+}

@@ -12,9 +12,9 @@ use crate::error::CpuError;
 use crate::executor::{CpuExecutor, Options, Weight};
 use crate::linear::{LinearTask, PanelScratch, linear};
 use crate::matrix::Matrix;
-use crate::packed_image::Part;
+use crate::packed_image::{MatrixSource, Part};
 use crate::precision::Precision;
-use crate::random_weights::{Random, tensor_bytes};
+use crate::random_weights::{Random, bytes_of_row_scales, tensor_bytes};
 use crate::simd::Portable;
 use crate::tier::Tier;
 
@@ -30,6 +30,26 @@ pub struct Linear {
     precision: Precision,
 }
 
+/// What a matrix is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layout {
+    /// That of a tensor type.
+    Of(Dtype),
+    /// That of `Q8_0` whose rows have one scale each.
+    RowScales,
+}
+
+impl Layout {
+    /// Its tensor type.
+    #[must_use]
+    pub fn dtype(self) -> Dtype {
+        match self {
+            Self::Of(dtype) => dtype,
+            Self::RowScales => Dtype::Q8_0,
+        }
+    }
+}
+
 /// Seconds of passes over some copies of the weights.
 #[derive(Clone, Debug)]
 pub struct Pass {
@@ -42,18 +62,19 @@ pub struct Pass {
 }
 
 impl Linear {
-    /// `out_features` by `in_features` in the layout of `dtype`, on `threads` threads of `tier`.
+    /// `out_features` by `in_features` in a layout, on `threads` threads of `tier`.
     ///
     /// # Errors
     /// As [`CpuExecutor::new`] and [`CpuExecutor::load_matrix`].
     pub fn new(
-        dtype: Dtype,
+        layout: Layout,
         [out_features, in_features]: [usize; 2],
         bytes: usize,
         tier: Tier,
         threads: usize,
         precision: Precision,
     ) -> Result<Self, CpuError> {
+        let dtype = layout.dtype();
         let one = out_features * in_features / dtype.block_size() * dtype.block_bytes();
         let copies = bytes.div_ceil(one).max(1);
         let program = Program {
@@ -75,7 +96,11 @@ impl Linear {
             num_blocks: Vec::new(),
         };
         let mut executor = CpuExecutor::new(Arc::new(program), &options)?;
-        let bytes = tensor_bytes(dtype, out_features * in_features, &mut Random::new(1));
+        let mut random = Random::new(1);
+        let bytes = match layout {
+            Layout::Of(dtype) => tensor_bytes(dtype, out_features * in_features, &mut random),
+            Layout::RowScales => bytes_of_row_scales(out_features, in_features, &mut random),
+        };
         for i in 0..copies {
             let tensor = Tensor {
                 name: "w",
@@ -87,7 +112,11 @@ impl Linear {
                 tensor,
                 row_order: None,
             };
-            executor.load_matrix(&i.to_string(), &[part])?;
+            executor.load_source(MatrixSource {
+                name: &i.to_string(),
+                parts: vec![part],
+                row_scales: layout == Layout::RowScales,
+            })?;
         }
         Ok(Self {
             executor,

@@ -10,7 +10,7 @@ mod sampling;
 
 pub use attention::{Attention, Shape};
 pub use limits::Limits;
-pub use linear::{Linear, Pass};
+pub use linear::{Layout, Linear, Pass};
 use peak::{float_peak, int8_peak};
 use read_bandwidth::read_bandwidth;
 pub use sampling::Sampling;
