@@ -445,6 +445,23 @@ mod tests {
     }
 
     #[test]
+    fn a_sequence_that_has_room_enough_keeps_what_it_has() {
+        let group = GroupConfig {
+            num_blocks: 4,
+            window: None,
+        };
+        let mut kv = KvCache::new(&[group], None);
+        kv.open(0, None, 3 * BLOCK_SIZE);
+        assert!(kv.grow(0, 3 * BLOCK_SIZE));
+        for num_tokens in [0, 1, BLOCK_SIZE, 2 * BLOCK_SIZE + 1, 3 * BLOCK_SIZE] {
+            assert!(kv.grow(0, num_tokens));
+            assert_eq!(kv.table(0, 0).len(), 3, "{num_tokens}");
+        }
+        assert!(!kv.grow(0, 5 * BLOCK_SIZE));
+        assert_eq!(kv.table(0, 0).len(), 3);
+    }
+
+    #[test]
     fn a_key_that_is_a_hash_is_its_own_and_bytes_are_mixed() {
         let hash = |write: fn(&mut LowBits)| {
             let mut hasher = LowBits::default();
