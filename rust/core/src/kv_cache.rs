@@ -462,6 +462,30 @@ mod tests {
     }
 
     #[test]
+    fn there_is_something_to_publish_where_a_block_became_full() {
+        let group = GroupConfig {
+            num_blocks: 4,
+            window: None,
+        };
+        let mut kv = KvCache::new(&[group], Some(PrefixHash::default()));
+        kv.open(0, None, 2 * BLOCK_SIZE);
+        assert!(kv.grow(0, 2 * BLOCK_SIZE));
+        let tokens = TokenView {
+            prompt: &[1; 2 * BLOCK_SIZE],
+            output: &[],
+        };
+        for num_blocks in 0..2 {
+            for num_computed in 1..BLOCK_SIZE {
+                assert!(!kv.has_to_publish(0, num_blocks * BLOCK_SIZE + num_computed));
+            }
+            let num_computed = (num_blocks + 1) * BLOCK_SIZE;
+            assert!(kv.has_to_publish(0, num_computed));
+            kv.publish(0, tokens, num_computed);
+            assert!(!kv.has_to_publish(0, num_computed));
+        }
+    }
+
+    #[test]
     fn a_key_that_is_a_hash_is_its_own_and_bytes_are_mixed() {
         let hash = |write: fn(&mut LowBits)| {
             let mut hasher = LowBits::default();
