@@ -486,6 +486,36 @@ mod tests {
     }
 
     #[test]
+    fn salts_without_a_cached_block_are_forgotten_however_many_there_are() {
+        let group = GroupConfig {
+            num_blocks: 4,
+            window: None,
+        };
+        let mut kv = KvCache::new(&[group], Some(PrefixHash::default()));
+        let tokens = TokenView {
+            prompt: &[1; BLOCK_SIZE],
+            output: &[],
+        };
+        for salt in ["a", "b", "c", "d"] {
+            kv.open(0, Some(salt), BLOCK_SIZE);
+            assert!(kv.grow(0, BLOCK_SIZE));
+            kv.publish(0, tokens, BLOCK_SIZE);
+            kv.close(0);
+        }
+        for i in 0..100 {
+            kv.open(
+                0,
+                Some(&format!("nothing is computed under {i}")),
+                BLOCK_SIZE,
+            );
+            kv.close(0);
+            assert!(kv.roots.len() <= 5, "{}", kv.roots.len());
+        }
+        kv.open(0, Some("a"), BLOCK_SIZE);
+        assert_eq!(kv.match_prefix(0, tokens, 1).num_blocks, 1);
+    }
+
+    #[test]
     fn a_key_that_is_a_hash_is_its_own_and_bytes_are_mixed() {
         let hash = |write: fn(&mut LowBits)| {
             let mut hasher = LowBits::default();
