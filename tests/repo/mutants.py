@@ -98,7 +98,7 @@ def main() -> int:
     if arguments.read:
         texts = [path.read_text(encoding="utf8") for path in arguments.read]
     elif shutil.which("cargo-mutants") is None:
-        print("cargo-mutants is not installed (cargo install cargo-mutants)", file=sys.stderr)
+        sys.stderr.write("cargo-mutants is not installed (cargo install cargo-mutants)\n")
         return 1
     else:
         with tempfile.TemporaryDirectory() as folder:
