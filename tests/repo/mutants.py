@@ -116,9 +116,8 @@ def main() -> int:
     missed = sum(len(file["missed"]) for file in files.values())
     counts = sum((file["counts"] for file in files.values()), Counter[str]())
     caught = counts["CaughtMutant"] + counts["Timeout"]
-    print(
-        f"{caught} of {caught + missed} changes were noticed, {counts['Unviable']} do not compile"
-    )
+    unviable = f"{counts['Unviable']} do not compile"
+    sys.stdout.write(f"{caught} of {caught + missed} changes were noticed, {unviable}\n")
     return 0
 
 
