@@ -56,6 +56,36 @@ fn it_stands_still_while_somebody_elses_prompt_is_read_and_decodes_beside_others
 }
 
 #[test]
+fn who_comes_takes_nobodys_place_where_there_is_room() {
+    let (mut scheduler, mut executor) = build(SchedulerConfig {
+        background_tokens: 8,
+        ..config()
+    });
+    let behind: Vec<_> = (0..4)
+        .map(|seed| submit(&mut scheduler, background(seed, 4, 50)))
+        .collect();
+    while chunks(&mut scheduler, &mut executor) != [1; 4] {}
+    let live = submit(&mut scheduler, request(prompt(9, 4), params(3)));
+    assert_eq!(chunks(&mut scheduler, &mut executor), [4]);
+    for id in [&behind[..], &[live]].concat() {
+        assert_eq!(scheduler.status(id), Some(RequestStatus::Running));
+    }
+    drain(&mut scheduler, &mut executor);
+}
+
+#[test]
+fn it_keeps_its_place_where_only_the_steps_tokens_are_missing() {
+    let (mut scheduler, mut executor) = build(config());
+    let behind = submit(&mut scheduler, background(1, 4, 50));
+    assert_eq!(chunks(&mut scheduler, &mut executor), [4]);
+    submit(&mut scheduler, request(prompt(2, 64), params(1)));
+    submit(&mut scheduler, request(prompt(3, 20), params(1)));
+    assert_eq!(chunks(&mut scheduler, &mut executor), [64]);
+    assert_eq!(scheduler.status(behind), Some(RequestStatus::Running));
+    drain(&mut scheduler, &mut executor);
+}
+
+#[test]
 fn it_makes_room_for_who_waits_to_be_let_in() {
     for limits in [
         SchedulerConfig {

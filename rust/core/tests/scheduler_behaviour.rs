@@ -398,6 +398,36 @@ fn logits_that_are_not_numbers_end_the_request_and_are_not_cached() {
 }
 
 #[test]
+fn a_sequence_that_is_let_in_late_shares_its_siblings_prompt() {
+    let (mut scheduler, mut executor) = build(SchedulerConfig {
+        max_num_seqs: 2,
+        enable_prefix_caching: false,
+        ..config()
+    });
+    scheduler
+        .submit(request(prompt(1, 4), params(4)), 0.0)
+        .unwrap();
+    let new = NewRequest {
+        n: 2,
+        ..request(prompt(2, 20), params(20))
+    };
+    let id = scheduler.submit(new.clone(), 0.0).unwrap();
+    let mut steps = Vec::new();
+    while scheduler.has_work() {
+        steps.push(chunks(&mut scheduler, &mut executor));
+    }
+    // The other request's four tokens, then one row each: no step reads the prompt again.
+    assert_eq!(steps[0], [4, 20]);
+    assert!(
+        steps[1..].iter().flatten().all(|&rows| rows == 1),
+        "{steps:?}"
+    );
+    assert!(steps[5..10].iter().all(|rows| rows.len() == 2), "{steps:?}");
+    let output = scheduler.take(id).unwrap();
+    assert_eq!(output.sequences, oracle(&new, scheduler.config()));
+}
+
+#[test]
 fn one_failing_sequence_does_not_end_its_siblings() {
     let (mut scheduler, mut executor) = build(config());
     let new = NewRequest {

@@ -78,6 +78,8 @@ impl Scheduler {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::drafting::PromptLookup;
+    use crate::scheduler::SchedulerConfig;
     use crate::scheduler::samples::{config, request};
 
     #[test]
@@ -91,5 +93,25 @@ mod tests {
         scheduler.cancel(id, 1.0);
         scheduler.take(id).unwrap();
         assert_eq!(scheduler.estimated_bytes(), 0);
+    }
+
+    #[test]
+    fn an_estimate_counts_tokens_tables_and_drafts_of_every_sequence() {
+        let estimate = |config, n| {
+            let new = NewRequest { n, ..request(1) };
+            Scheduler::new(config).unwrap().request_bytes(&new)
+        };
+        // 20 tokens of a prompt and 8 to come fill two blocks.
+        let (prompt, own, table) = (4 * 20, 512 + 72 * 8, 2 * 4);
+        assert_eq!(estimate(config(), 1), own + table + prompt);
+        assert_eq!(estimate(config(), 3), 3 * (own + table) + prompt);
+        let mut two_groups = config();
+        two_groups.groups.push(two_groups.groups[0]);
+        assert_eq!(estimate(two_groups, 1), own + 2 * table + prompt);
+        let drafting = SchedulerConfig {
+            speculation: Some(PromptLookup::default()),
+            ..config()
+        };
+        assert_eq!(estimate(drafting, 1), own + table + prompt + 64 * (20 + 8));
     }
 }

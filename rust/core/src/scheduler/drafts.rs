@@ -394,6 +394,17 @@ mod tests {
     }
 
     #[test]
+    fn damage_is_found_in_what_is_certain_and_in_what_is_guessed() {
+        let mut drafts = Drafts::default();
+        drafts.check_integrity().unwrap();
+        drafts.forced.miscount();
+        assert!(drafts.check_integrity().is_err());
+        let mut drafts = Drafts::default();
+        drafts.suggested.miscount();
+        assert!(drafts.check_integrity().is_err());
+    }
+
+    #[test]
     fn a_result_for_a_sequence_without_a_drafter_counts_nowhere() {
         let mut drafts = Drafts::default();
         drafts.drafters.push(None);

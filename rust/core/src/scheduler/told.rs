@@ -44,6 +44,12 @@ impl Told {
         }
     }
 
+    /// Damage for [`Self::check_integrity`] to find.
+    #[cfg(test)]
+    pub(super) fn miscount(&mut self) {
+        self.num_slots += 1;
+    }
+
     /// Verify that the count is that of the lists.
     pub(super) fn check_integrity(&self) -> Result<(), String> {
         let known = self.by_slot.iter().filter(|told| !told.is_empty());
