@@ -347,7 +347,8 @@ impl Run {
             self.scheduler.check_integrity().unwrap();
         }
         // Once all that ends has ended: a request may have several stops in one step.
-        for id in BTreeSet::from_iter(seen.into_iter().map(|(id, _)| id)) {
+        let stopped: BTreeSet<_> = seen.into_iter().map(|(id, _)| id).collect();
+        for id in stopped {
             let finished = self.scheduler.output(id).unwrap().is_finished();
             if finished && !events.finished_requests.contains(&id) {
                 self.living.retain(|&living| living != id);
