@@ -185,6 +185,24 @@ fn a_request_that_closes_has_a_moment_more_if_it_runs_and_has_output() {
     }
 }
 
+#[test]
+fn a_request_that_closes_and_has_no_output_yet_ends_at_its_deadline() {
+    let (mut scheduler, mut executor) = build(config());
+    let closing = NewRequest {
+        deadline: Some(2.0),
+        closes: true,
+        ..request(prompt(1, 150), params(20))
+    };
+    let id = scheduler.submit(closing, 0.0).unwrap();
+    step(&mut scheduler, &mut executor, 1.0);
+    assert!(!is_finished(&scheduler, id));
+    step(&mut scheduler, &mut executor, 2.0);
+    assert!(is_finished(&scheduler, id));
+    let sequence = &scheduler.take(id).unwrap().sequences[0];
+    assert_eq!(sequence.finish_reason, Some(FinishReason::Deadline));
+    assert_eq!(sequence.token_ids, []);
+}
+
 fn requests() -> impl Strategy<Value = Vec<NewRequest>> {
     let one = (
         1..40usize,
