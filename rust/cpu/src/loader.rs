@@ -80,7 +80,7 @@ enum Stage<'a> {
 }
 
 impl<'a> WeightLoader<'a> {
-    /// Plan the load; nothing of the tensors is read yet.
+    /// Plan the load; nothing of the tensors is read yet, but the scales of those that may have one per row.
     ///
     /// # Errors
     /// A name or shape is not the program's, or memory is refused.

@@ -85,7 +85,7 @@ impl<'a> PackedImage<'a> {
                 check_row_order(matrix.name, part)?;
             }
             let in_planes = screen::pays(program, weight, matrix);
-            let by_rows = matrix.parts.iter().all(has_row_scales) && matrix.row_scales;
+            let by_rows = matrix.row_scales && matrix.parts.iter().all(has_row_scales);
             for (part, rows_before, rows) in pieces_of(&matrix.parts, expert_rows) {
                 let (_, width) = size(part);
                 let packing = if in_planes {
@@ -359,7 +359,7 @@ fn has_row_scales(part: &Part<'_>) -> bool {
     const SCALE: usize = 2;
     let (_, width) = size(part);
     let (columns, block) = (Dtype::Q8_0.block_size(), Dtype::Q8_0.block_bytes());
-    if part.tensor.dtype != Dtype::Q8_0 || width == 0 || width > MAX_SUMMED_COLUMNS {
+    if part.tensor.dtype != Dtype::Q8_0 || !(columns..=MAX_SUMMED_COLUMNS).contains(&width) {
         return false;
     }
     let mut rows = part.tensor.bytes.chunks_exact(width / columns * block);
