@@ -53,7 +53,7 @@ def run(folder: Path, files: list[str], shard: str | None) -> None:
 
 
 def name_of(mutant: dict[str, Any]) -> str:
-    """What was changed, without its line, which moves."""
+    """What was changed, without its line, which moves: explanations are found again by it."""
     function = mutant["function"]["function_name"] if mutant["function"] else "a constant"
     return f"{function}: {mutant['replacement']} in the place of {mutant['genre']}"
 
@@ -78,10 +78,14 @@ def add_up(files: dict[str, dict[str, Any]], shard: str | None) -> None:
     known = json.loads(RESULTS.read_text(encoding="utf8")) if RESULTS.exists() else {}
     for path, file in files.items():
         counts, before = file["counts"], known.get(path, {}).get("missed", {})
+        explained = {place.partition(": ")[2]: text for place, text in before.items()}
         known[path] = {
             "sample": shard or "all",
             "caught": counts["CaughtMutant"] + counts["Timeout"],
-            "missed": {place: before.get(place, text) for place, text in file["missed"].items()},
+            "missed": {
+                place: explained.get(place.partition(": ")[2], text)
+                for place, text in file["missed"].items()
+            },
         }
     RESULTS.write_text(json.dumps(dict(sorted(known.items())), indent=1) + "\n", encoding="utf8")
 
