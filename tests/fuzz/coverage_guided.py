@@ -36,7 +36,6 @@ FLAGS = [
     "-Cllvm-args=-sanitizer-coverage-level=4",
     "-Cllvm-args=-sanitizer-coverage-inline-8bit-counters",
     "-Cllvm-args=-sanitizer-coverage-pc-table",
-    "-Cllvm-args=-sanitizer-coverage-trace-compares",
     "--cfg=fuzzing",
 ]
 PYTHON_TARGETS = ("config", "checkpoint_log", "saved_sequence", "output_syntax")

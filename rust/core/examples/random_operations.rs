@@ -8,7 +8,7 @@
     reason = "shared with the tests, each of which uses another part"
 )]
 
-#[path = "../tests/lean_driver/mod.rs"]
+#[path = "../tests/scheduler/lean_driver/mod.rs"]
 mod lean_driver;
 
 use std::error::Error;

@@ -1,4 +1,4 @@
-//! What the KV cache does by itself; beside a naive twin: `tests/kv_cache_model.rs`.
+//! What the KV cache does by itself; beside a naive twin: `tests/scheduler/kv_cache_model.rs`.
 
 use super::*;
 

@@ -1,17 +1,11 @@
 //! How long a step takes, under every policy: a measurement, for people.
-#![allow(
-    clippy::unwrap_used,
-    clippy::allow_attributes,
-    reason = "a test that unwraps says what it expects"
-)]
-
-mod pretended_executor;
 
 use std::time::{Duration, Instant};
 
 use inferlib_core::{NewRequest, Policy, Scheduler, SchedulerConfig};
 use inferlib_program::{RowStatus, StepOutput};
-use pretended_executor::{config, group, params, prompt, request};
+
+use crate::pretended_executor::{config, group, params, prompt, request};
 
 /// `num_seqs` sequences of eight tenants decode, and as many requests wait; the median step, schedule and update.
 fn median_step(policy: Policy, num_seqs: usize) -> Duration {

@@ -1,11 +1,4 @@
 //! What the scheduler refuses at once, and what it caps: typed errors, and nothing stays behind.
-#![allow(
-    clippy::unwrap_used,
-    clippy::allow_attributes,
-    reason = "a test that unwraps says what it expects"
-)]
-
-mod pretended_executor;
 
 use std::sync::Arc;
 
@@ -14,7 +7,10 @@ use inferlib_core::{
     UpdateError,
 };
 use inferlib_program::{SamplingParams, StepOutput};
-use pretended_executor::{VOCAB_SIZE, build, config, drain, group, params, prompt, request, step};
+
+use crate::pretended_executor::{
+    VOCAB_SIZE, build, config, drain, group, params, prompt, request, step,
+};
 
 #[test]
 fn a_request_that_can_never_run_is_refused_and_leaves_nothing() {

@@ -1,11 +1,5 @@
 //! The scheduler's policies as plain lists: slow, and as short as the rules.
-#![allow(
-    dead_code,
-    unreachable_pub,
-    clippy::unwrap_used,
-    clippy::allow_attributes,
-    reason = "each test binary uses another part"
-)]
+#![expect(unreachable_pub, reason = "a part of the tests")]
 
 use inferlib_core::{Policy, SchedulerConfig};
 use inferlib_program::{BLOCK_SIZE, RequestId};

@@ -1,11 +1,4 @@
 //! Drafted tokens: who drafts, how much, what is kept, and that nobody can tell from the results.
-#![allow(
-    clippy::unwrap_used,
-    clippy::allow_attributes,
-    reason = "a test that unwraps says what it expects"
-)]
-
-mod pretended_executor;
 
 use std::sync::Arc;
 
@@ -13,7 +6,8 @@ use inferlib_core::{
     ConfigError, FinishReason, NewRequest, PromptLookup, Scheduler, SchedulerConfig,
 };
 use inferlib_program::{Batch, RowStatus, SamplingParams, StepOutput};
-use pretended_executor::{
+
+use crate::pretended_executor::{
     FakeExecutor, REPETITIVE, config, drain, group, oracle, params, prompt, request, step,
 };
 

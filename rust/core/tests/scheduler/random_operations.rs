@@ -1,8 +1,6 @@
 //! Many random operations, each checked at once; `make test-long` carries out 10^8 of them.
 
-mod lean_driver;
-
-use lean_driver::Driver;
+use crate::lean_driver::Driver;
 
 #[test]
 fn whatever_is_done_every_token_is_that_of_its_sequence_alone() {

@@ -1,13 +1,5 @@
 //! Sequences that outlive their requests: what they share, what they cost, and who may change them when.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::allow_attributes,
-    reason = "a test that unwraps says what it expects"
-)]
-
-mod pretended_executor;
-
 use std::time::Instant;
 
 use inferlib_core::{
@@ -15,7 +7,8 @@ use inferlib_core::{
     SubmitError, WaitReason,
 };
 use inferlib_program::{BLOCK_SIZE, RequestId};
-use pretended_executor::{
+
+use crate::pretended_executor::{
     FakeExecutor, config, drain, group, oracle, params, prompt, request, step,
 };
 

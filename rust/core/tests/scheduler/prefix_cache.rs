@@ -1,15 +1,9 @@
 //! What is computed once and found again, under salts, evictions and log-probabilities of prompts.
-#![allow(
-    clippy::unwrap_used,
-    clippy::allow_attributes,
-    reason = "a test that unwraps says what it expects"
-)]
-
-mod pretended_executor;
 
 use inferlib_core::{FinishReason, NewRequest, PrefixHash, SchedulerConfig};
 use inferlib_program::{LogitsRow, SamplingParams};
-use pretended_executor::{
+
+use crate::pretended_executor::{
     build, chunks, config, drain, group, oracle, oracle_prompt_logprobs, params, prompt, request,
 };
 

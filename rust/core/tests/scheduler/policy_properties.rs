@@ -1,20 +1,14 @@
 //! What the policies promise, over random sequences of events: nobody waits for ever, two tenants with something waiting
 //! get about the same, and no step leaves its budget idle while somebody could be let in. Each bound is computed by the
 //! test from what it submitted, not read from the scheduler.
-#![allow(
-    clippy::unwrap_used,
-    clippy::allow_attributes,
-    reason = "a test that unwraps says what it expects"
-)]
-
-mod pretended_executor;
 
 use std::collections::BTreeMap;
 
 use inferlib_core::{NewRequest, Policy, Scheduler, SchedulerConfig, WaitReason};
 use inferlib_program::{BLOCK_SIZE, RequestId, RowStatus, StepOutput};
-use pretended_executor::{config, group, params, prompt, request};
 use proptest::prelude::*;
+
+use crate::pretended_executor::{config, group, params, prompt, request};
 
 /// Prompt and output of a request, and whom it is for.
 #[derive(Clone, Copy, Debug)]

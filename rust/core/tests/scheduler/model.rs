@@ -1,20 +1,13 @@
 //! Every policy against a naive twin: plain lists, sorted and recomputed from scratch in every step, no cache, one
 //! sequence per request, no tenant ever forgotten. Both must choose the same sequences, the same numbers of tokens, the
 //! same victims, step by step.
-#![allow(
-    clippy::unwrap_used,
-    clippy::allow_attributes,
-    reason = "a test that unwraps says what it expects"
-)]
-
-mod naive_scheduler;
-mod pretended_executor;
 
 use inferlib_core::{FinishReason, NewRequest, Policy, Scheduler, SchedulerConfig};
 use inferlib_program::{BLOCK_SIZE, RequestId, RowStatus, StepOutput};
-use naive_scheduler::{Naive, NaiveRequest};
-use pretended_executor::{config, group, params, prompt, request};
 use proptest::prelude::*;
+
+use crate::naive_scheduler::{Naive, NaiveRequest};
+use crate::pretended_executor::{config, group, params, prompt, request};
 
 #[derive(Clone, Debug)]
 enum Operation {

@@ -1,12 +1,6 @@
 //! A pretended executor whose "model" is a pure hash of the token history, read and written through the block tables
 //! like K and V, and an oracle that computes the same without any scheduler.
-#![allow(
-    dead_code,
-    unreachable_pub,
-    clippy::unwrap_used,
-    clippy::allow_attributes,
-    reason = "each test binary uses another part"
-)]
+#![expect(unreachable_pub, reason = "a part of the tests")]
 #![expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,

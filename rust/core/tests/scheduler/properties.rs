@@ -2,18 +2,10 @@
 //! interrupted, cancelled, late or hit, every request gets what it would get alone, and the invariants hold after every
 //! step.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::allow_attributes,
-    reason = "a test that unwraps says what it expects"
-)]
-
-mod pretended_executor;
-mod random_runs;
-
 use proptest::prelude::*;
-use random_runs::operations::{arbitrary_config, arbitrary_operation, arbitrary_request};
-use random_runs::{Run, run_all};
+
+use crate::random_runs::operations::{arbitrary_config, arbitrary_operation, arbitrary_request};
+use crate::random_runs::{Run, run_all};
 
 /// Cases of the long run, which nobody waits for.
 const LONG: u32 = 20_000;

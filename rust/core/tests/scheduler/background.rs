@@ -1,15 +1,9 @@
 //! Work in the background: what it may have of a step, and what it gives up for others.
-#![allow(
-    clippy::unwrap_used,
-    clippy::allow_attributes,
-    reason = "a test that unwraps says what it expects"
-)]
-
-mod pretended_executor;
 
 use inferlib_core::{NewRequest, Policy, RequestStatus, Scheduler, SchedulerConfig, WaitReason};
 use inferlib_program::RequestId;
-use pretended_executor::{
+
+use crate::pretended_executor::{
     build, chunks, config, drain, group, oracle, params, prompt, request, step,
 };
 

@@ -1,11 +1,4 @@
 //! Certain tokens and tokens that are drawn once more: fewer steps or more, never another result.
-#![allow(
-    clippy::unwrap_used,
-    clippy::allow_attributes,
-    reason = "a test that unwraps says what it expects"
-)]
-
-mod pretended_executor;
 
 use std::collections::HashMap;
 
@@ -14,10 +7,11 @@ use inferlib_core::{
     SequenceOutput,
 };
 use inferlib_program::{Batch, LogitsRow, RequestId, RowStatus, SamplingParams, StepOutput};
-use pretended_executor::{
+use proptest::prelude::*;
+
+use crate::pretended_executor::{
     REPETITIVE, build, config, group, mix, oracle, params, prompt, request, step,
 };
-use proptest::prelude::*;
 
 /// Whoever runs a sequence knows its future, mostly.
 struct Prophet {

@@ -1,18 +1,12 @@
-//! What each policy promises, one situation at a time; against a naive twin: `scheduler_model.rs`.
-#![allow(
-    clippy::unwrap_used,
-    clippy::allow_attributes,
-    reason = "a test that unwraps says what it expects"
-)]
-
-mod pretended_executor;
+//! What each policy promises, one situation at a time; against a naive twin: `model.rs`.
 
 use inferlib_core::{
     ConfigError, Continuation, FinishReason, NewRequest, Policy, RequestStatus, Scheduler,
     SchedulerConfig, Standing, SubmitError, WaitReason,
 };
 use inferlib_program::RequestId;
-use pretended_executor::{
+
+use crate::pretended_executor::{
     FakeExecutor, build, config, drain, group, params, prompt, request, step,
 };
 

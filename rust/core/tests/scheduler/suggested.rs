@@ -1,22 +1,16 @@
 //! Drafts of a draft model: who is asked for them, how many become rows, and that nobody can tell from the results.
-#![allow(
-    clippy::unwrap_used,
-    clippy::allow_attributes,
-    reason = "a test that unwraps says what it expects"
-)]
-
-mod pretended_executor;
 
 use inferlib_core::{
     DraftModel, FinishReason, NewRequest, PromptLookup, Scheduler, SchedulerConfig, SequenceOutput,
     WantedDraft,
 };
 use inferlib_program::{Mirostat, RequestId, SamplingParams};
-use pretended_executor::{
+use proptest::prelude::*;
+
+use crate::pretended_executor::{
     FakeExecutor, REPETITIVE, VOCAB_SIZE, build, config, group, mix, oracle, params, prompt,
     request,
 };
-use proptest::prelude::*;
 
 fn assisted() -> SchedulerConfig {
     SchedulerConfig {
@@ -143,7 +137,7 @@ fn a_model_that_is_never_right_is_hardly_asked_any_more_and_the_next_sequence_kn
 fn nobody_asks_where_there_is_no_model_or_no_room_or_a_prompt_comes_in_between() {
     let (mut scheduler, mut executor) = build(config());
     let id = scheduler.submit(noise(1, 9), 0.0).unwrap();
-    pretended_executor::step(&mut scheduler, &mut executor, 0.0);
+    crate::pretended_executor::step(&mut scheduler, &mut executor, 0.0);
     assert_eq!(scheduler.wanted_drafts(), []);
     assert!(!scheduler.suggest(id, 0, &[1]));
 
@@ -153,15 +147,15 @@ fn nobody_asks_where_there_is_no_model_or_no_room_or_a_prompt_comes_in_between()
     }
     assert_eq!(scheduler.wanted_drafts(), []);
     while scheduler.stats().num_waiting_requests > 0 {
-        pretended_executor::step(&mut scheduler, &mut executor, 0.0);
+        crate::pretended_executor::step(&mut scheduler, &mut executor, 0.0);
     }
-    pretended_executor::step(&mut scheduler, &mut executor, 0.0);
+    crate::pretended_executor::step(&mut scheduler, &mut executor, 0.0);
     // Six rows are what a pass carries.
     assert_eq!(scheduler.wanted_drafts(), []);
 
     let (mut scheduler, mut executor) = build(assisted());
     let id = scheduler.submit(noise(1, 9), 0.0).unwrap();
-    pretended_executor::step(&mut scheduler, &mut executor, 0.0);
+    crate::pretended_executor::step(&mut scheduler, &mut executor, 0.0);
     let wanted = scheduler.wanted_drafts().to_vec();
     let expected = WantedDraft {
         request_id: id,
@@ -202,8 +196,8 @@ fn requests_that_do_not_want_drafts_get_none() {
     for new in [silent, last, stateful] {
         ids.push(scheduler.submit(new, 0.0).unwrap());
     }
-    pretended_executor::step(&mut scheduler, &mut executor, 0.0);
-    pretended_executor::step(&mut scheduler, &mut executor, 0.0);
+    crate::pretended_executor::step(&mut scheduler, &mut executor, 0.0);
+    crate::pretended_executor::step(&mut scheduler, &mut executor, 0.0);
     assert_eq!(scheduler.wanted_drafts(), []);
     assert!(!scheduler.suggest(ids[0], 0, &[1]));
     assert!(!scheduler.suggest(ids[1], 0, &[1]), "it has ended");
@@ -215,7 +209,7 @@ fn requests_that_do_not_want_drafts_get_none() {
 fn tokens_that_the_model_does_not_have_end_a_suggestion() {
     let (mut scheduler, mut executor) = build(assisted());
     let id = scheduler.submit(noise(1, 9), 0.0).unwrap();
-    pretended_executor::step(&mut scheduler, &mut executor, 0.0);
+    crate::pretended_executor::step(&mut scheduler, &mut executor, 0.0);
     let beyond = i32::try_from(VOCAB_SIZE).unwrap();
     for (told, expected) in [(vec![3, beyond, 4], 1), (vec![-1, 3], 0), (vec![3, 4], 2)] {
         assert!(scheduler.suggest(id, 0, &told));

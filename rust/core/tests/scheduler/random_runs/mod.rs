@@ -1,12 +1,5 @@
 //! A scheduler, a pretended executor and a model of both, on which random operations are carried out.
-#![allow(
-    dead_code,
-    unreachable_pub,
-    clippy::cast_possible_truncation,
-    clippy::unwrap_used,
-    clippy::allow_attributes,
-    reason = "each test binary uses another part"
-)]
+#![expect(unreachable_pub, reason = "a part of the tests")]
 
 pub mod operations;
 

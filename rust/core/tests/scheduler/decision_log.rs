@@ -1,23 +1,16 @@
 //! The decision log: whatever happened, its log replays to the same decisions; whatever is wrong with a log, the reader
 //! says so.
-#![allow(
-    clippy::unwrap_used,
-    clippy::allow_attributes,
-    reason = "a test that unwraps says what it expects"
-)]
-
-mod pretended_executor;
-mod random_runs;
 
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex};
 
 use inferlib_core::decision_log::{Damage, Replay, ReplayError, replay};
 use inferlib_core::{NewRequest, Policy, Scheduler, SchedulerConfig};
-use pretended_executor::{FakeExecutor, config, drain, params, prompt, request, step};
 use proptest::prelude::*;
-use random_runs::Run;
-use random_runs::operations::{arbitrary_config, arbitrary_operation};
+
+use crate::pretended_executor::{FakeExecutor, config, drain, params, prompt, request, step};
+use crate::random_runs::Run;
+use crate::random_runs::operations::{arbitrary_config, arbitrary_operation};
 
 /// What a test's scheduler writes.
 #[derive(Clone, Default)]

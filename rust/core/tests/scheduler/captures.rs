@@ -1,9 +1,5 @@
 //! Rows that are handed out of the forward pass, and prompts that are whole steps.
 
-#![allow(clippy::unwrap_used, clippy::allow_attributes, reason = "tests")]
-
-mod pretended_executor;
-
 use std::sync::Arc;
 
 use inferlib_core::{
@@ -12,7 +8,8 @@ use inferlib_core::{
 };
 use inferlib_program::program::Rows;
 use inferlib_program::{SamplingParams, StepOutput};
-use pretended_executor::{
+
+use crate::pretended_executor::{
     FakeExecutor, LOGITS_POINT, SEQUENCE_POINT, TOKEN_POINT, build, config, group, oracle_captures,
     prompt,
 };

@@ -1,11 +1,9 @@
 //! The KV cache against a naive twin: lists that are searched from the front, no hash, no ring, no chain. Both must
 //! choose the same blocks, find the same prefixes and evict in the same order.
 #![allow(
-    clippy::unwrap_used,
     clippy::similar_names,
     clippy::needless_for_each,
-    clippy::allow_attributes,
-    reason = "a test that unwraps says what it expects"
+    reason = "two caches with the same names, step by step"
 )]
 
 use std::collections::VecDeque;

@@ -1,15 +1,9 @@
 //! What the scheduler promises, one behaviour per test.
-#![allow(
-    clippy::unwrap_used,
-    clippy::allow_attributes,
-    reason = "a test that unwraps says what it expects"
-)]
-
-mod pretended_executor;
 
 use inferlib_core::{FinishReason, NewRequest, Policy, RequestStatus, SchedulerConfig};
 use inferlib_program::SamplingParams;
-use pretended_executor::{
+
+use crate::pretended_executor::{
     build, chunks, config, drain, group, oracle, oracle_prompt_logprobs, params, prompt, request,
     step, used,
 };
