@@ -52,7 +52,7 @@ def rust_targets() -> list[str]:
 
 def build() -> None:
     """Compile the Rust targets, with counters in all crates but the standard library."""
-    command = ["cargo", "build", "--quiet", "--profile", "checked", "--package", "inferlib-fuzz"]
+    command = ["cargo", "build", "--quiet", "--profile", "fuzz", "--package", "inferlib-fuzz"]
     # With a target, the flags are not those of build scripts and macros.
     command += ["--features", "libfuzzer", "--bins", "--target", TRIPLE, "--target-dir", str(WORK)]
     subprocess.run(command, cwd=ROOT, env=os.environ | {"RUSTFLAGS": " ".join(FLAGS)}, check=True)
@@ -61,19 +61,21 @@ def build() -> None:
 def command_of(target: str) -> list[str]:
     if target in PYTHON_TARGETS:
         return [sys.executable, "-m", "tests.fuzz.python_parsers", target]
-    return [str(WORK / TRIPLE / "checked" / target)]
+    return [str(WORK / TRIPLE / "fuzz" / target)]
 
 
-def run(target: str, seconds: int) -> tuple[int, float, int, str | None]:
-    """Fuzz one target; executions, seconds, edges and the path of a finding."""
+def run(target: str, seconds: int, runs: int = -1) -> tuple[int, float, int, str | None]:
+    """Fuzz one target; executions (at most ``runs``), seconds, edges and the path of a finding."""
     corpus, findings = WORK / "corpus" / target, WORK / "findings" / target
     for folder in (corpus, findings):
         folder.mkdir(parents=True, exist_ok=True)
     options = [
         f"-max_total_time={seconds}",
+        f"-runs={runs}",
         f"-timeout={HANGS_SECONDS}",
         f"-max_len={MOST_BYTES.get(target, 4096)}",
         f"-artifact_prefix={findings}/",
+        "-entropic_scale_per_exec_time=1",
         "-rss_limit_mb=2048",
         "-print_final_stats=1",
         "-verbosity=1",
@@ -121,6 +123,12 @@ def reduce_corpus(target: str) -> None:
         shutil.rmtree(reduced)
 
 
+def stored(target: str) -> int:
+    """Executions of all runs so far."""
+    results = json.loads(RESULTS.read_text(encoding="utf8")) if RESULTS.exists() else {}
+    return results.get(target, {}).get("executions", 0)
+
+
 def add_up(target: str, executions: int, seconds: float, edges: int, findings: int) -> None:
     """Add a run to the results."""
     results = json.loads(RESULTS.read_text(encoding="utf8")) if RESULTS.exists() else {}
@@ -139,6 +147,7 @@ def main() -> int:
     known = [*rust_targets(), *PYTHON_TARGETS]
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=int, default=60, help="of each target")
+    parser.add_argument("--up-to", type=int, help="end when this many are stored, however long ago")
     parser.add_argument("--target", action="append", choices=known, help="all if not given")
     parser.add_argument("--no-build", action="store_true", help="as it was compiled last")
     parser.add_argument("--no-reduce", action="store_true", help="leave the corpus as it grew")
@@ -148,7 +157,10 @@ def main() -> int:
         build()
     failed = []
     for target in targets:
-        executions, seconds, edges, finding = run(target, arguments.seconds)
+        runs = -1 if arguments.up_to is None else arguments.up_to - stored(target)
+        if arguments.up_to is not None and runs <= 0:
+            continue
+        executions, seconds, edges, finding = run(target, arguments.seconds, runs)
         rate = executions / max(seconds, 1e-9)
         print(f"{target:18s}{executions:>12,d} executions{rate:>10,.0f}/s{edges:>8,d} edges")
         add_up(target, executions, seconds, edges, int(finding is not None))

@@ -122,18 +122,19 @@ def mutate_json(data: bytes, max_size: int, seed: int) -> bytes:
     return json.dumps(tree, ensure_ascii=False).encode("utf8", "surrogatepass")[:max_size]
 
 
-SYNTAXES = list(dict.fromkeys([*TOOL_SYNTAXES.values(), *REASONING_SYNTAXES.values()]))
+SCHEMAS = {"f": {"a": {"type": "integer"}, "b": {"type": "string"}}}
+READINGS = [
+    OutputReading(tables=MarkerTables(syntax.regions, ()), schemas=SCHEMAS, salt="fuzzed")
+    for syntax in dict.fromkeys([*TOOL_SYNTAXES.values(), *REASONING_SYNTAXES.values()])
+]
 
 
 def parse_output(data: bytes) -> None:
     """A model's output: read whole and in two parts, with the same result."""
     if len(data) < 3:
         return
-    syntax = SYNTAXES[data[0] % len(SYNTAXES)]
+    reading = READINGS[data[0] % len(READINGS)]
     text = data[2:].decode("utf8", "replace")
-    tables = MarkerTables(syntax.regions, ())
-    schemas = {"f": {"a": {"type": "integer"}, "b": {"type": "string"}}}
-    reading = OutputReading(tables=tables, schemas=schemas, salt="fuzzed")
     whole = parse_whole(reading, text)
     parser = OutputParser(reading)
     cut = data[1] * len(text) // 255

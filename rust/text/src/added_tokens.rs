@@ -15,6 +15,8 @@ pub(crate) enum Segment<'t> {
 }
 
 /// Finds added tokens; leftmost first, and of those that begin at one place the longest.
+///
+/// A token whose bytes are a part of a character is never found: text has whole ones, and so have the pieces of it.
 #[derive(Debug)]
 pub(crate) struct AddedTokens {
     matcher: Option<AhoCorasick>,
@@ -25,8 +27,10 @@ impl AddedTokens {
     pub(crate) fn new<'a>(
         tokens: impl Iterator<Item = (u32, &'a [u8])>,
     ) -> Result<Self, TextError> {
-        let (ids, patterns): (Vec<u32>, Vec<&[u8]>) =
-            tokens.filter(|(_, text)| !text.is_empty()).unzip();
+        let (ids, patterns): (Vec<u32>, Vec<&str>) = tokens
+            .filter_map(|(id, bytes)| Some((id, std::str::from_utf8(bytes).ok()?)))
+            .filter(|(_, text)| !text.is_empty())
+            .unzip();
         let build = || {
             AhoCorasick::builder()
                 .match_kind(MatchKind::LeftmostLongest)
@@ -78,6 +82,18 @@ mod tests {
                 Segment::Token(7),
                 Segment::Text("<")
             ]
+        );
+    }
+
+    #[test]
+    fn a_part_of_a_character_is_not_found() {
+        let tokens: [(u32, &[u8]); 3] = [(1, &"字".as_bytes()[..1]), (2, b"\xad"), (3, b"a")];
+        let added = AddedTokens::new(tokens.into_iter()).unwrap();
+        let mut segments = Vec::new();
+        added.split("字a字", |segment| segments.push(segment));
+        assert_eq!(
+            segments,
+            [Segment::Text("字"), Segment::Token(3), Segment::Text("字")]
         );
     }
 
