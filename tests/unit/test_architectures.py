@@ -182,6 +182,7 @@ def test_a_missing_key_is_named(key):
         ("num_hidden_layers", 10**6),
         ("num_key_value_heads", 3),
         ("head_dim", 15),
+        ("head_dim", 2**30),
         ("rms_norm_eps", -1e-6),
         ("rms_norm_eps", float("nan")),
         ("tie_word_embeddings", "yes"),
@@ -324,6 +325,11 @@ def test_more_experts_per_token_than_there_are_is_refused():
         spec_of(config_of("mixtral", num_experts_per_tok=5))
     with pytest.raises(ModelFormatError, match=r"'llama\.expert_used_count'"):
         gguf_spec("llama", {"expert_count": 2, "expert_used_count": 3})
+
+
+def test_more_experts_than_a_checkpoint_could_name_are_refused():
+    with pytest.raises(ModelFormatError, match=r"'num_local_experts'.*at most"):
+        spec_of(config_of("mixtral", num_local_experts=2**30, num_experts_per_tok=2))
 
 
 def test_a_llama_file_without_experts_may_say_so():

@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 
 from inferlib.architectures import Fields
-from inferlib.architectures.rope import rope_from_config, rope_from_gguf
+from inferlib.architectures.rope import (
+    rope_from_config,
+    rope_from_gguf,
+    yarn_attention_scale,
+    yarn_attention_scale_from_gguf,
+)
 from inferlib.errors import ModelFormatError, UnsupportedModelError
 
 HEAD_DIM = 64
@@ -48,6 +53,14 @@ def test_part_of_a_head_may_be_rotated():
         rope = from_config(config)
         assert rope.inv_freq == pytest.approx([10_000 ** (-i / 16) for i in range(0, 16, 2)])
     assert from_gguf(dimension_count=16) == rope
+
+
+def test_heads_beyond_all_measure_are_refused():
+    huge = {"head_dim": 2**30}
+    with pytest.raises(ModelFormatError, match=r"'head_dim'.*at most"):
+        rope_from_config(Fields({}, source="config.json"), **huge)
+    with pytest.raises(ModelFormatError, match=r"'llama\.rope\.dimension_count'"):
+        rope_from_gguf(Fields({}, source="model.gguf"), "llama", **huge)
 
 
 def test_linear_scaling_divides_by_the_factor():
@@ -115,6 +128,17 @@ def test_an_unknown_scaling_is_named(kind):
         from_config({"rope_scaling": {"rope_type": kind, "factor": 2.0}})
 
 
+def yarn(**keys):
+    scaling = {"rope_type": "yarn", "factor": 4.0, **keys}
+    return {"max_position_embeddings": 64, "rope_scaling": scaling}
+
+
+def longrope(**keys):
+    factors = {"long_factor": [1.0] * 32, "short_factor": [1.0] * 32}
+    scaling = {"rope_type": "longrope", **factors, **keys}
+    return {"max_position_embeddings": 64, "rope_scaling": scaling}
+
+
 @pytest.mark.parametrize(
     ("config", "key"),
     [
@@ -125,8 +149,40 @@ def test_an_unknown_scaling_is_named(kind):
         ({"rope_scaling": {"rope_type": "linear"}}, "factor"),
         ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "low_freq_factor"),
         ({"rope_scaling": {"rope_type": 3}}, "rope_type"),
+        ({"rope_theta": 1}, "rope_theta"),
+        (yarn(original_max_position_embeddings=0), "original_max_position_embeddings"),
+        (yarn(mscale=1.0, mscale_all_dim=-1e9), "mscale_all_dim"),
+        (longrope(original_max_position_embeddings=1), "original_max_position_embeddings"),
     ],
 )
 def test_an_invalid_rope_key_is_named(config, key):
     with pytest.raises(ModelFormatError, match=f"'{key}'"):
         from_config(config)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"rope_scaling": {"rope_type": "linear", "factor": 5e-324}},
+        yarn(original_max_position_embeddings=1e308, beta_slow=5e-324, attention_factor=1e308)
+        | {"rope_theta": 1 + 1e-15},
+        yarn(original_max_position_embeddings=5e-324, beta_fast=1e308),
+    ],
+)
+def test_numbers_beyond_all_measure_give_finite_frequencies_or_an_error(config):
+    try:
+        rope = from_config(config)
+    except ModelFormatError as error:
+        assert "not finite" in str(error)  # noqa: PT017  # either is fine
+    else:
+        assert np.isfinite(rope.inv_freq).all()
+
+
+def test_a_scale_of_scores_beyond_all_measure_is_refused():
+    config = yarn(mscale_all_dim=1e200)
+    with pytest.raises(ModelFormatError, match="'mscale_all_dim'"):
+        yarn_attention_scale(Fields(config, source="config.json"))
+    metadata = {"type": "yarn", "factor": 4.0, "yarn_log_multiplier": 1e200}
+    metadata = {f"llama.rope.scaling.{key}": value for key, value in metadata.items()}
+    with pytest.raises(ModelFormatError, match="yarn_log_multiplier"):
+        yarn_attention_scale_from_gguf(Fields(metadata, source="model.gguf"), "llama")

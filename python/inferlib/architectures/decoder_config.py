@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from ..errors import ModelFormatError, UnsupportedModelError
 from ..model_spec import Activation, AttentionSpec, LayerSpec, MlpSpec, ModelSpec, MoeSpec
-from .rope import rope_from_config, rope_from_gguf
+from .rope import MOST_HEAD_ELEMENTS, rope_from_config, rope_from_gguf
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from .fields import Fields
 
 _MOST_LAYERS = 10_000
+_MOST_EXPERTS = 200_000
+"""Of all layers: each has tensors of its own in a checkpoint."""
 _NORM_EPS = {
     "rms": ("rms_norm_eps",),
     "layer": ("layer_norm_eps", "layer_norm_epsilon", "norm_epsilon"),
@@ -56,8 +58,9 @@ def head_dim_from_config(config: Fields) -> int:
             expected = f"a divisor of the hidden_size {hidden_size} where there is no head_dim"
             raise config.invalid("num_attention_heads", expected, num_heads)
         head_dim = hidden_size // num_heads
-    if head_dim % 2:
-        raise config.invalid("head_dim", "even", head_dim)
+    if head_dim % 2 or head_dim > MOST_HEAD_ELEMENTS:
+        expected = f"even, and at most {MOST_HEAD_ELEMENTS}"
+        raise config.invalid("head_dim", expected, head_dim)
     return head_dim
 
 
@@ -98,6 +101,9 @@ def experts_from_config(
     top_k = config.size("num_experts_per_tok")
     if top_k > num_experts:
         raise config.invalid("num_experts_per_tok", f"at most {num_experts}", top_k)
+    most = _MOST_EXPERTS // num_layers_from_config(config)
+    if num_experts > most:
+        raise config.invalid("num_local_experts", f"at most {most}", num_experts)
     return MoeSpec(
         num_experts=num_experts,
         top_k=top_k,
@@ -201,8 +207,8 @@ def head_dim_from_gguf(header: GgufHeader) -> int:
         if hidden_size % num_heads:
             raise metadata.invalid(count_key, f"a divisor of {hidden_size}", num_heads)
         head_dim = hidden_size // num_heads
-    if head_dim % 2:
-        raise metadata.invalid(key, "even", head_dim)
+    if head_dim % 2 or head_dim > MOST_HEAD_ELEMENTS:
+        raise metadata.invalid(key, f"even, and at most {MOST_HEAD_ELEMENTS}", head_dim)
     value_key = header.key("attention.value_length")
     if metadata.size(value_key, default=head_dim) != head_dim:
         raise metadata.invalid(value_key, f"the key_length {head_dim}", metadata.size(value_key))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..errors import UnsupportedModelError
+from ..errors import ModelFormatError, UnsupportedModelError
 from ..model_spec import RopeSpec
 
 if TYPE_CHECKING:
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
     from .fields import Fields
 
+MOST_HEAD_ELEMENTS = 4096
+"""Published models have up to 576."""
+_LARGEST_SCALE = 1e6
 _KNOWN = '"default", "linear", "dynamic", "llama3", "yarn" and "longrope"'
 
 
@@ -26,10 +29,20 @@ def frequencies(theta: float, rotary_dim: int) -> NDArray[np.float64]:
 
 
 def rope_spec(inv_freq: NDArray[np.float64], *, scale: float = 1.0) -> RopeSpec:
-    """The frequencies as part of a spec."""
+    """The frequencies as part of a spec.
+
+    Raises:
+        ModelFormatError: One of them, or the scale, is not finite.
+    """
+    if not np.isfinite(inv_freq).all() or not math.isfinite(scale):
+        raise ModelFormatError(
+            "the frequencies of the rotary embedding are not finite; look at the model's scaling "
+            "of them (rope_scaling, rope_parameters or rope.scaling)"
+        )
     return RopeSpec(inv_freq=tuple(inv_freq.tolist()), scale=scale)
 
 
+@np.errstate(all="ignore")  # what is not finite is refused by name
 def rope_from_config(
     config: Fields, *, head_dim: int, default_theta: float = 10_000.0, layer_type: str | None = None
 ) -> RopeSpec:
@@ -53,6 +66,8 @@ def rope_from_config(
     if scaling is not None:
         theta = scaling.positive("rope_theta", default=default_theta)
         rotary = scaling.positive("partial_rotary_factor", default=rotary)
+    if theta <= 1:
+        raise (config if scaling is None else scaling).invalid("rope_theta", "above 1", theta)
     inv_freq = frequencies(theta, _rotary_dim(config, head_dim, rotary))
     if scaling is None:
         return rope_spec(inv_freq)
@@ -74,6 +89,7 @@ def rope_from_config(
     )
 
 
+@np.errstate(all="ignore")  # what is not finite is refused by name
 def rope_from_gguf(
     metadata: Fields,
     architecture: str,
@@ -95,9 +111,11 @@ def rope_from_gguf(
     """
     prefix = f"{architecture}.rope"
     theta = metadata.positive(f"{prefix}.freq_base", default=10_000.0)
+    if theta <= 1:
+        raise metadata.invalid(f"{prefix}.freq_base", "above 1", theta)
     rotary_dim = metadata.size(f"{prefix}.dimension_count", default=head_dim)
-    if rotary_dim > head_dim or rotary_dim % 2:
-        expected = f"an even number up to the head's {head_dim}"
+    if rotary_dim > min(head_dim, MOST_HEAD_ELEMENTS) or rotary_dim % 2:
+        expected = f"an even number up to the head's {head_dim}, and to {MOST_HEAD_ELEMENTS}"
         raise metadata.invalid(f"{prefix}.dimension_count", expected, rotary_dim)
     inv_freq = frequencies(theta, rotary_dim)
     if factors is not None:
@@ -128,6 +146,8 @@ def rope_from_gguf(
 
 def _rotary_dim(config: Fields, head_dim: int, factor: float) -> int:
     rotary_dim = int(head_dim * factor)
+    if rotary_dim > MOST_HEAD_ELEMENTS:
+        raise config.invalid("head_dim", f"at most {MOST_HEAD_ELEMENTS}", rotary_dim)
     if 0 < rotary_dim <= head_dim and rotary_dim % 2 == 0:
         return rotary_dim
     expected = f"a fraction that gives an even number of a head's {head_dim} elements"
@@ -160,9 +180,10 @@ def _longrope_from_config(
     Source: Ding et al. 2024.
     """
     longest = config.positive("max_position_embeddings")
-    original = scaling.optional_number("original_max_position_embeddings")
-    if original is None:
-        original = config.positive("original_max_position_embeddings", default=longest)
+    within = scaling if scaling.has("original_max_position_embeddings") else config
+    original = within.positive("original_max_position_embeddings", default=longest)
+    if original <= 1:
+        raise within.invalid("original_max_position_embeddings", "above 1", original)
     key = "long_factor" if longest > original else "short_factor"
     factors = np.asarray(scaling.numbers(key), np.float64)
     if factors.shape != inv_freq.shape or (factors <= 0).any():
@@ -178,8 +199,9 @@ def _yarn_from_config(
     inv_freq: NDArray[np.float64], theta: float, scaling: Fields, config: Fields
 ) -> RopeSpec:
     factor = scaling.positive("factor")
-    context = scaling.optional_number("original_max_position_embeddings")
-    if context is None:
+    if scaling.has("original_max_position_embeddings"):
+        context = scaling.positive("original_max_position_embeddings")
+    else:
         context = config.positive("max_position_embeddings")
     inv_freq = _yarn(
         inv_freq,
@@ -195,7 +217,10 @@ def _yarn_from_config(
         mscale = scaling.optional_number("mscale")
         mscale_all_dim = scaling.optional_number("mscale_all_dim")
         if mscale and mscale_all_dim:
-            scale = _yarn_scale(factor, mscale) / _yarn_scale(factor, mscale_all_dim)
+            divisor = _yarn_scale(factor, mscale_all_dim)
+            if divisor <= 0:
+                raise scaling.invalid("mscale_all_dim", "a positive number", mscale_all_dim)
+            scale = _yarn_scale(factor, mscale) / divisor
         else:
             scale = _yarn_scale(factor)
     return rope_spec(inv_freq, scale=scale)
@@ -218,7 +243,7 @@ def _yarn(
     rotary_dim = 2 * inv_freq.size
 
     def pair_that_turns(times: float) -> float:
-        turns = original_context / (times * 2 * math.pi)
+        turns = min(max(original_context / (times * 2 * math.pi), 1e-300), 1e300)
         return rotary_dim * math.log(turns) / (2 * math.log(theta))
 
     low, high = pair_that_turns(beta_fast), pair_that_turns(beta_slow)
@@ -238,7 +263,10 @@ def yarn_attention_scale(config: Fields) -> float:
     mscale_all_dim = scaling.optional_number("mscale_all_dim")
     if not mscale_all_dim:
         return 1.0
-    return _yarn_scale(scaling.positive("factor"), mscale_all_dim) ** 2
+    scale = _yarn_scale(scaling.positive("factor"), mscale_all_dim)
+    if not 0 < scale < _LARGEST_SCALE:
+        raise scaling.invalid("mscale_all_dim", "of a usual size", mscale_all_dim)
+    return scale**2
 
 
 def yarn_attention_scale_from_gguf(metadata: Fields, architecture: str) -> float:
@@ -247,7 +275,10 @@ def yarn_attention_scale_from_gguf(metadata: Fields, architecture: str) -> float
     if metadata.text(f"{prefix}.type", default="none") != "yarn":
         return 1.0
     multiplier = metadata.number(f"{prefix}.yarn_log_multiplier", default=0.0)
-    return _yarn_scale(metadata.positive(f"{prefix}.factor"), 10 * multiplier) ** 2
+    scale = _yarn_scale(metadata.positive(f"{prefix}.factor"), 10 * multiplier)
+    if not 0 < scale < _LARGEST_SCALE:
+        raise metadata.invalid(f"{prefix}.yarn_log_multiplier", "of a usual size", multiplier)
+    return scale**2
 
 
 def _yarn_scale(factor: float, mscale: float = 1.0) -> float:

@@ -29,6 +29,12 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
+/// What is allocated now, by all threads.
+#[must_use]
+pub fn allocated() -> usize {
+    NOW.load(Relaxed)
+}
+
 /// Run `f`; the most bytes that were allocated meanwhile, by all threads, beyond those before, and its result.
 #[must_use]
 pub fn peak_of<T>(f: impl FnOnce() -> T) -> (usize, T) {

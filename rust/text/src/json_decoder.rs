@@ -206,10 +206,16 @@ fn flatten(decoder: &Value) -> Vec<&Value> {
 fn strip(token: &str, content: char, start: usize, end: usize) -> &str {
     let mut token = token;
     for _ in 0..start {
-        token = token.strip_prefix(content).unwrap_or(token);
+        let Some(rest) = token.strip_prefix(content) else {
+            break;
+        };
+        token = rest;
     }
     for _ in 0..end {
-        token = token.strip_suffix(content).unwrap_or(token);
+        let Some(rest) = token.strip_suffix(content) else {
+            break;
+        };
+        token = rest;
     }
     token
 }

@@ -1,19 +1,22 @@
 //! A tokenizer from `tokenizer.json`: encoding is the `tokenizers` crate's, decoding is ours.
 //!
 //! The crate panics on some malformed files, at once or when their parts first meet, so that reading and encoding run
-//! under `catch_unwind`; what it accepts is then checked.
+//! under `catch_unwind`; what it accepts is then checked. What it would accept and should not is refused before, see
+//! `json_stages`.
 //! Only its calls for a single text are used: nothing here starts a thread.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use tokenizers::tokenizer::pre_tokenizer::PreTokenizedString;
 use tokenizers::{
-    AddedVocabulary, Encoding, Model, ModelWrapper, NormalizerWrapper, OffsetType, PostProcessor,
+    AddedVocabulary, Encoding, Model, NormalizerWrapper, OffsetType, PostProcessor,
     PostProcessorWrapper, PreTokenizer, PreTokenizerWrapper, TruncationDirection,
 };
 
 use crate::error::TextError;
 use crate::json_decoder::TokenSpelling;
+use crate::json_model::JsonModel;
+use crate::json_stages;
 use crate::special_tokens::{self, SpecialTokens};
 use crate::token_table::{TokenKind, TokenTable};
 use crate::tokenizer::{EncodeOptions, Segments};
@@ -32,7 +35,7 @@ pub(crate) struct JsonTokenizer {
     added_as_text: AddedVocabulary,
     normalizer: Option<NormalizerWrapper>,
     pre_tokenizer: Option<PreTokenizerWrapper>,
-    model: ModelWrapper,
+    model: JsonModel,
     post_processor: Option<PostProcessorWrapper>,
     pub(crate) table: TokenTable,
     pub(crate) special: SpecialTokens,
@@ -51,14 +54,13 @@ impl std::fmt::Debug for JsonTokenizer {
 impl JsonTokenizer {
     pub(crate) fn new(json: &[u8], config: &TokenizerConfig) -> Result<Self, TextError> {
         let invalid = |problem: String| TextError::InvalidTokenizerJson { problem };
+        json_stages::check(json)?;
         let file = catch_unwind(AssertUnwindSafe(|| {
             serde_json::from_slice::<tokenizers::Tokenizer>(json)
         }))
         .map_err(|_| invalid("its parts contradict each other".to_owned()))?
         .map_err(|error| invalid(error.to_string()))?
         .into_inner();
-        refuse_back_references(file.get_pre_tokenizer())?;
-        refuse_back_references(file.get_normalizer())?;
         let spelling = TokenSpelling::of(file.get_decoder())?;
         let table = read_tokens(
             &file.get_vocab(true),
@@ -74,7 +76,7 @@ impl JsonTokenizer {
             normalizer: file.get_normalizer().cloned(),
             pre_tokenizer: file.get_pre_tokenizer().cloned(),
             post_processor: file.get_post_processor().cloned(),
-            model: file.get_model().clone(),
+            model: JsonModel::new(file.get_model().clone()),
             table,
             special: SpecialTokens::default(),
         };
@@ -210,11 +212,11 @@ impl JsonTokenizer {
         let added = self.added.get_added_tokens_decoder().get(&id);
         added
             .map(|token| token.content.clone())
-            .or_else(|| self.model.id_to_token(id))
+            .or_else(|| self.model.model().id_to_token(id))
     }
 
     pub(crate) fn token_to_id(&self, token: &str) -> Option<u32> {
-        self.added.token_to_id(token, &self.model)
+        self.added.token_to_id(token, self.model.model())
     }
 }
 
@@ -276,44 +278,4 @@ fn read_tokens(
         })?;
     }
     Ok(table)
-}
-
-/// A pattern that refers to its own groups can take exponential time, and no published tokenizer has one.
-fn refuse_back_references<T: serde::Serialize>(stage: Option<&T>) -> Result<(), TextError> {
-    let mut open = vec![serde_json::to_value(stage).unwrap_or_default()];
-    while let Some(value) = open.pop() {
-        match value {
-            serde_json::Value::Object(fields) => {
-                for (name, value) in fields {
-                    match value.as_str() {
-                        Some(pattern) if name == "Regex" && refers_back(pattern) => {
-                            return Err(TextError::UnsupportedTokenizer {
-                                field: "tokenizer.json: pattern.Regex",
-                                found: pattern.to_owned(),
-                                supported: "patterns without back-references".to_owned(),
-                            });
-                        }
-                        _ => open.push(value),
-                    }
-                }
-            }
-            serde_json::Value::Array(values) => open.extend(values),
-            _ => {}
-        }
-    }
-    Ok(())
-}
-
-fn refers_back(pattern: &str) -> bool {
-    let mut characters = pattern.chars();
-    while let Some(character) = characters.next() {
-        if character == '\\'
-            && characters
-                .next()
-                .is_some_and(|next| matches!(next, '1'..='9' | 'k' | 'g'))
-        {
-            return true;
-        }
-    }
-    pattern.contains("(?P=")
 }

@@ -424,3 +424,66 @@ fn a_vocabulary_that_ends_each_text_says_so() {
         [1, 263, 2]
     );
 }
+
+#[test]
+fn what_was_cut_before_is_cut_in_the_same_way() {
+    let mut file = llama(&llama_decoder());
+    for ignore_merges in [false, true] {
+        file["model"]["ignore_merges"] = ignore_merges.into();
+        let tokenizer = load(&file).unwrap();
+        for text in ["hi", "hi hi", "é hi!", "", "hi"] {
+            let ids = |tokenizer: &Tokenizer| tokenizer.encode(text, PARSED).unwrap();
+            let first = ids(&tokenizer);
+            assert_eq!(first, ids(&tokenizer), "{text:?}");
+            assert_eq!(first, ids(&load(&file).unwrap()), "{text:?}");
+        }
+    }
+}
+
+#[test]
+fn tokens_that_no_merge_leads_to_are_found_where_merges_are_ignored() {
+    let mut file = llama(&llama_decoder());
+    file["model"]["vocab"]["▁hey"] = 265.into();
+    let ids = |file: &Value| load(file).unwrap().encode("hey", PLAIN).unwrap();
+    assert!(ids(&file).len() > 1);
+    file["model"]["ignore_merges"] = true.into();
+    assert_eq!(ids(&file), [265]);
+}
+
+#[test]
+fn no_merge_is_left_out_at_random() {
+    let mut file = llama(&llama_decoder());
+    let ids = |file: &Value| load(file).unwrap().encode("hi", PLAIN).unwrap();
+    let exact = ids(&file);
+    file["model"]["dropout"] = 0.9.into();
+    for _ in 0..20 {
+        assert_eq!(ids(&file), exact);
+    }
+}
+
+#[test]
+fn stages_that_ask_for_more_memory_than_there_is_are_refused() {
+    let double = json!({"type": "Replace", "pattern": {"String": "a"}, "content": "aa"});
+    let mut file = llama(&llama_decoder());
+    file["normalizer"] = json!({"type": "Sequence", "normalizers": vec![double; 64]});
+    let error = load(&file).unwrap_err().to_string();
+    assert!(
+        error.contains("normalizer") && error.contains("64 times"),
+        "{error}"
+    );
+    let mut file = llama(&llama_decoder());
+    let pattern = r"(?:(?:(?:\p{L}{99}){99}){99}){99}";
+    file["pre_tokenizer"] = json!({
+        "type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": false
+    });
+    let error = load(&file).unwrap_err().to_string();
+    assert!(error.contains("pattern.Regex"), "{error}");
+}
+
+#[test]
+fn characters_are_cut_from_tokens_as_often_as_they_are_there() {
+    let strip = json!({"type": "Strip", "content": "h", "start": u64::MAX, "stop": u64::MAX});
+    let tokenizer = load(&llama(&json!({"type": "Sequence", "decoders": [strip]}))).unwrap();
+    assert_eq!(tokenizer.token_bytes(260), Some(b"".as_slice()));
+    assert_eq!(tokenizer.token_bytes(262), Some(b"i".as_slice()));
+}
