@@ -109,3 +109,34 @@ fn a_key_that_is_a_hash_is_its_own_and_bytes_are_mixed() {
     assert_eq!(hash(|hasher| hasher.write_u128(7 << 64 | 5)), 5);
     assert_eq!(hash(|hasher| hasher.write(&[1, 2])), 0x0102);
 }
+
+#[test]
+fn what_is_held_ends_before_a_partial_block_whose_copy_may_not_be_done() {
+    let length = BLOCK_SIZE + 4;
+    for is_done in [false, true] {
+        let mut kv = cache(2, None);
+        kv.open(0, None, length);
+        assert!(kv.grow(0, length));
+        let (origin, held) = kv.hold(0, length);
+        assert_eq!(held, length);
+        kv.open(1, None, length);
+        kv.adopt(1, &origin, length);
+        assert!(kv.grow(1, length));
+        assert!(kv.has_pending_copies(1));
+        if is_done {
+            kv.copies_done(1);
+        }
+        let (copy, held) = kv.hold(1, length);
+        let expected = if is_done {
+            (length, 2)
+        } else {
+            (BLOCK_SIZE, 1)
+        };
+        assert_eq!((held, copy.num_blocks()), expected);
+        // Nobody waits for the copy any more, and all blocks come back.
+        assert!(!kv.has_pending_copies(1));
+        kv.drop_held(copy);
+        kv.drop_held(origin);
+        assert!(kv.stats().all(|group| group.num_used == 0));
+    }
+}

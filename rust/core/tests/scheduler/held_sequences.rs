@@ -109,6 +109,72 @@ fn a_sequence_goes_on_where_it_stopped_and_computes_nothing_twice() {
 }
 
 #[test]
+fn of_what_is_held_and_what_is_cached_the_longer_is_taken() {
+    let mut engine = Engine::new(config());
+    let scheduled = |engine: &mut Engine, id, more: &[i32]| {
+        let before = engine.num_scheduled();
+        engine.run(id, more, 1, false);
+        engine.num_scheduled() - before
+    };
+    let text = prompt(1, 80);
+    // Shorter than a block, so that nothing of it is cached.
+    let short = engine.prefill(&text[..10]);
+    assert_eq!(scheduled(&mut engine, short, &[5]), 1);
+    let other = prompt(2, 80);
+    let id = engine.prefill(&other[..20]);
+    let request = request(other.clone(), params(1));
+    engine.submit(request).unwrap();
+    drain(&mut engine.scheduler, &mut engine.executor);
+    // Five blocks are cached, one and a part of another held.
+    assert_eq!(
+        scheduled(&mut engine, id, &[&other[20..], &[5]].concat()),
+        1
+    );
+}
+
+#[test]
+fn what_is_shared_needs_no_room() {
+    // Four blocks are held; going on takes two more, and nobody loses anything for them.
+    let mut engine = Engine::new(SchedulerConfig {
+        groups: vec![group(6)],
+        ..uncached()
+    });
+    let text = prompt(1, 4 * BLOCK_SIZE);
+    let id = engine.prefill(&text);
+    let before = engine.num_scheduled();
+    let more = prompt(2, BLOCK_SIZE + 1);
+    assert_eq!(
+        engine.run(id, &more, 1, false),
+        alone(&[text, more.clone()].concat(), 1)
+    );
+    assert_eq!(engine.num_scheduled() - before, more.len() as u64);
+    assert_eq!(engine.scheduler.stats().num_evictions, 0);
+}
+
+#[test]
+fn a_sibling_waits_while_it_would_take_the_block_that_others_need_next() {
+    for (num_blocks, expected) in [(4, 1), (5, 2)] {
+        let mut engine = Engine::new(SchedulerConfig {
+            groups: vec![group(num_blocks)],
+            ..uncached()
+        });
+        // Three blocks, of which siblings share two.
+        let two = NewRequest {
+            n: 2,
+            ..request(prompt(1, 40), params(6))
+        };
+        engine.submit(two).unwrap();
+        for _ in 0..3 {
+            step(&mut engine.scheduler, &mut engine.executor, 0.0);
+        }
+        let stats = engine.scheduler.stats();
+        assert_eq!(stats.num_running_seqs, expected, "{num_blocks} blocks");
+        drain(&mut engine.scheduler, &mut engine.executor);
+        assert_eq!(engine.scheduler.stats().num_preemptions, 0);
+    }
+}
+
+#[test]
 fn forks_share_all_blocks_and_only_a_partial_one_is_copied_once_somebody_writes() {
     let mut engine = Engine::new(uncached());
     let text = prompt(1, 40);
