@@ -139,6 +139,19 @@ def a_gguf(change: Callable[[bytes], bytes]) -> Callable[[Path], Path]:
     return damage
 
 
+def a_tokenizer(**stages: Any) -> Callable[[Path], None]:
+    tokenizer = json.loads(byte_tokenizer_files()[0])
+    return text("tokenizer.json", json.dumps(tokenizer | stages))
+
+
+TWO_FOR_ONE = {"type": "Replace", "pattern": {"String": "a"}, "content": "aa"}
+TWICE = {
+    "type": "TemplateProcessing",
+    "single": [{"Sequence": {"id": "A", "type_id": 0}}] * 2,
+    "pair": [{"Sequence": {"id": name, "type_id": 0}} for name in "AB"],
+    "special_tokens": {},
+}
+
 damaged("a path that does not exist", "ModelNotFoundError", lambda model: model / "nothing")
 damaged("an empty folder", "ModelNotFoundError", lambda model: (model / "x").mkdir() or model / "x")
 damaged("symbolic links in a circle", "ModelReadError", symlinks_in_a_circle)
@@ -169,6 +182,7 @@ damaged(
     config(model_type="none", architectures=["NoneForCausalLM"]),
 )
 damaged("a billion layers", "ModelFormatError", config(num_hidden_layers=10**9))
+damaged("heads of 2^30 elements", "ModelFormatError", config(head_dim=2**30))
 damaged("a negative size", "ModelFormatError", config(hidden_size=-64))
 damaged(
     "a sampling default that is NaN",
@@ -180,6 +194,24 @@ damaged(
     "a tokenizer larger than the model",
     "ModelFormatError",
     text("tokenizer.json", byte_tokenizer_files()[0]),
+)
+damaged(
+    "a tokenizer that makes a text 2^64 times as long",
+    "UnsupportedModelError",
+    a_tokenizer(normalizer={"type": "Sequence", "normalizers": [TWO_FOR_ONE] * 64}),
+    "normalizer",
+)
+damaged(
+    "a tokenizer that repeats a text 65,536 times",
+    "UnsupportedModelError",
+    a_tokenizer(post_processor={"type": "Sequence", "processors": [TWICE] * 16}),
+    "post_processor",
+)
+damaged(
+    "a tokenizer whose pattern has 10^8 parts",
+    "UnsupportedModelError",
+    a_tokenizer(pre_tokenizer={"type": "Split", "pattern": {"Regex": r"(?:\p{L}{9999}){9999}"}}),
+    "Regex",
 )
 damaged("a GGUF file cut off in its header", "ModelFormatError", a_gguf(lambda data: data[:100]))
 damaged(

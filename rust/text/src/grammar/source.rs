@@ -5,19 +5,14 @@ use llguidance::derivre::RegexAst;
 use llguidance::earley::lexerspec::LexerSpec;
 use llguidance::earley::{Grammar, SymbolProps};
 use llguidance::panic_utils::catch_unwind;
-use regex_syntax::hir::{Hir, HirKind};
 use serde_json::{Value, json};
 
-use super::GrammarError;
+use super::{GrammarError, letters};
 
 /// Longest description: 1 MB.
 pub const MAX_GRAMMAR_BYTES: usize = 1_000_000;
 /// Most choices.
 pub const MAX_CHOICES: usize = 10_000;
-
-/// Most letters of an expression, repetitions written out: the parser has no limit for text that must follow, and a
-/// hundred thousand letters of it take 50 MB.
-const MAX_EXPRESSION_LETTERS: usize = 100_000;
 
 /// A description of texts.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,11 +48,12 @@ impl GrammarSource {
                 return Ok(GrammarInit::Serialized(grammar));
             }
             Self::Lark(grammar) => {
+                letters::check_lark(grammar)?;
                 let grammar = TopLevelGrammar::from_lark(grammar.clone());
                 return Ok(GrammarInit::Serialized(grammar));
             }
             Self::Regex(pattern) => {
-                check_letters(self.field(), pattern)?;
+                letters::check_expression(self.field(), pattern)?;
                 RegexAst::Regex(pattern.clone())
             }
             Self::Choices(choices) => {
@@ -124,59 +120,9 @@ fn compact(text: &str) -> Result<Value, GrammarError> {
             "/x-guidance is not a keyword of JSON schema".into(),
         ));
     }
-    check_patterns(&schema)?;
+    letters::check_schema(&schema)?;
     schema["x-guidance"] = json!({ "whitespace_flexible": false });
     Ok(schema)
-}
-
-/// Refuse a schema with an expression that repeats too much, wherever it stands.
-fn check_patterns(schema: &Value) -> Result<(), GrammarError> {
-    match schema {
-        Value::Array(parts) => parts.iter().try_for_each(check_patterns),
-        Value::Object(keys) => keys.iter().try_for_each(|(key, value)| {
-            match (key.as_str(), value) {
-                ("pattern", Value::String(pattern)) => check_letters("schema", pattern)?,
-                ("patternProperties", Value::Object(patterns)) => {
-                    let mut names = patterns.keys();
-                    names.try_for_each(|pattern| check_letters("schema", pattern))?;
-                }
-                _ => {}
-            }
-            check_patterns(value)
-        }),
-        _ => Ok(()),
-    }
-}
-
-/// Refuse an expression that repeats too much. What does not parse is the parser's to report.
-fn check_letters(field: &'static str, pattern: &str) -> Result<(), GrammarError> {
-    let parsed = regex_syntax::parse(pattern);
-    if parsed.is_ok_and(|expression| letters(&expression) > MAX_EXPRESSION_LETTERS) {
-        return Err(GrammarError::Invalid {
-            field,
-            problem: format!(
-                "written out an expression has more than {MAX_EXPRESSION_LETTERS} letters"
-            ),
-        });
-    }
-    Ok(())
-}
-
-/// Letters and classes of an expression, repeated ones as often as they must come. It nests 250 deep at most.
-fn letters(expression: &Hir) -> usize {
-    match expression.kind() {
-        HirKind::Literal(literal) => literal.0.len(),
-        HirKind::Repetition(repeated) => {
-            let least = usize::try_from(repeated.min).unwrap_or(usize::MAX).max(1);
-            letters(&repeated.sub).saturating_mul(least)
-        }
-        HirKind::Capture(capture) => letters(&capture.sub),
-        HirKind::Concat(parts) | HirKind::Alternation(parts) => {
-            let each = parts.iter().map(letters);
-            each.fold(0, usize::saturating_add)
-        }
-        HirKind::Empty | HirKind::Look(_) | HirKind::Class(_) => 1,
-    }
 }
 
 /// A grammar of one terminal: an automaton, however much it describes; the parser itself branches 2,000 times at most.

@@ -1,0 +1,539 @@
+//! How much a description says once its repetitions are written out, and bounds on it.
+//!
+//! The parser has no limit for text that must follow: it makes all of it at once, a state for each letter of a terminal,
+//! and twenty bytes of a grammar can ask for a billion. Repetitions count as often as they must come, and of
+//! alternatives the longest counts.
+
+use std::collections::{BTreeSet, HashMap};
+
+use regex_syntax::hir::{Hir, HirKind};
+use serde_json::Value;
+
+use super::GrammarError;
+
+/// Most letters of an expression: a hundred thousand of them take 50 MB.
+const MAX_LETTERS: usize = 100_000;
+/// Of a rule of Lark, whose parser takes 10 µs for each, and of a terminal.
+const MAX_RULE_LETTERS: usize = 40_000;
+const MAX_TERMINAL_LETTERS: usize = 20_000;
+/// Largest number in the digits of a schema's `multipleOf`: the parser has a state for each remainder.
+const MAX_MULTIPLE: u64 = 20_000;
+
+/// Refuse an expression that repeats too much. What does not parse is the parser's to report.
+pub(super) fn check_expression(field: &'static str, pattern: &str) -> Result<(), GrammarError> {
+    if of_expression(pattern).is_some_and(|count| count > MAX_LETTERS) {
+        return Err(too_many(field, "an expression", MAX_LETTERS));
+    }
+    Ok(())
+}
+
+/// Refuse a schema with an expression that repeats too much, wherever it stands, or with multiples of large numbers.
+pub(super) fn check_schema(schema: &Value) -> Result<(), GrammarError> {
+    let mut multiples = Multiples::default();
+    check_part(schema, &mut multiples)?;
+    // What is joined is a multiple of both.
+    let joined = multiples
+        .of
+        .iter()
+        .fold(1_u64, |product, &of| product.saturating_mul(of));
+    let largest = multiples.of.last().copied().unwrap_or(0);
+    let states = if multiples.may_be_joined {
+        joined
+    } else {
+        largest
+    };
+    if states > MAX_MULTIPLE {
+        return Err(GrammarError::Invalid {
+            field: "schema",
+            problem: format!(
+                "multipleOf asks for multiples of {states} (without point and last zeros); at most {MAX_MULTIPLE}"
+            ),
+        });
+    }
+    Ok(())
+}
+
+/// What a schema says of multiples.
+#[derive(Default)]
+struct Multiples {
+    /// Digits of all `multipleOf`.
+    of: BTreeSet<u64>,
+    /// Schemas may be joined to one that has to satisfy several.
+    may_be_joined: bool,
+}
+
+fn check_part(schema: &Value, multiples: &mut Multiples) -> Result<(), GrammarError> {
+    match schema {
+        Value::Array(parts) => parts
+            .iter()
+            .try_for_each(|part| check_part(part, multiples)),
+        Value::Object(keys) => keys.iter().try_for_each(|(key, value)| {
+            match (key.as_str(), value) {
+                ("pattern", Value::String(pattern)) => check_expression("schema", pattern)?,
+                ("patternProperties", Value::Object(patterns)) => {
+                    let mut names = patterns.keys();
+                    names.try_for_each(|pattern| check_expression("schema", pattern))?;
+                    multiples.may_be_joined = true;
+                }
+                ("multipleOf", Value::Number(number)) => {
+                    multiples.of.insert(digits(number).max(1));
+                }
+                ("allOf" | "anyOf" | "oneOf" | "$ref" | "$dynamicRef" | "if", _) => {
+                    multiples.may_be_joined = true;
+                }
+                _ => {}
+            }
+            check_part(value, multiples)
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// The digits of a number, without its point, exponent and last zeros: 25 of 0.0250, 12 of 1.2e9.
+fn digits(number: &serde_json::Number) -> u64 {
+    let text = number.to_string();
+    let mantissa = text.split(['e', 'E']).next().unwrap_or_default();
+    let digits: String = mantissa.chars().filter(char::is_ascii_digit).collect();
+    let digits = digits.trim_matches('0');
+    if digits.is_empty() {
+        return 0;
+    }
+    digits.parse().unwrap_or(u64::MAX)
+}
+
+/// Refuse a grammar of Lark with a rule, a terminal or an expression that repeats too much.
+pub(super) fn check_lark(text: &str) -> Result<(), GrammarError> {
+    let definitions = definitions(text)?;
+    for (name, letters) in written_out(&definitions) {
+        let is_terminal = name
+            .trim_start_matches('_')
+            .starts_with(|c: char| c.is_ascii_uppercase());
+        let most = if is_terminal {
+            MAX_TERMINAL_LETTERS
+        } else {
+            MAX_RULE_LETTERS
+        };
+        if letters > most {
+            return Err(too_many("grammar", name, most));
+        }
+    }
+    Ok(())
+}
+
+fn too_many(field: &'static str, what: &str, most: usize) -> GrammarError {
+    GrammarError::Invalid {
+        field,
+        problem: format!("written out {what} has more than {most} letters"),
+    }
+}
+
+fn of_expression(pattern: &str) -> Option<usize> {
+    let mut parser = regex_syntax::ParserBuilder::new().utf8(false).build();
+    parser.parse(pattern).ok().map(|expression| of(&expression))
+}
+
+/// Letters and classes of an expression. It nests 250 deep at most.
+fn of(expression: &Hir) -> usize {
+    match expression.kind() {
+        HirKind::Literal(literal) => literal.0.len(),
+        HirKind::Repetition(repeated) => {
+            let least = usize::try_from(repeated.min).unwrap_or(usize::MAX).max(1);
+            of(&repeated.sub).saturating_mul(least)
+        }
+        HirKind::Capture(capture) => of(&capture.sub),
+        HirKind::Concat(parts) | HirKind::Alternation(parts) => {
+            parts.iter().map(of).fold(0, usize::saturating_add)
+        }
+        HirKind::Empty | HirKind::Look(_) | HirKind::Class(_) => 1,
+    }
+}
+
+/// A part of a definition.
+#[derive(Debug)]
+enum Part<'g> {
+    /// Another definition.
+    Name(&'g str),
+    /// Text, an expression or a token.
+    Letters(usize),
+    /// The part before comes so often.
+    Times(usize),
+    Or,
+    Open,
+    Close,
+}
+
+/// Names of rules and terminals and what they consist of; what is nested is there as if it were not.
+type Definitions<'g> = Vec<(&'g str, Vec<Part<'g>>)>;
+
+/// Read as much of Lark as repetitions need. What is no Lark is the parser's to report.
+fn definitions(text: &str) -> Result<Definitions<'_>, GrammarError> {
+    let mut all: Definitions<'_> = vec![("", Vec::new())];
+    // Where the line's first name is among the parts, if it may turn out to be what is defined.
+    let mut first_name: Option<(usize, &str)> = None;
+    let mut is_line_start = true;
+    let mut rest = text;
+    while let Some(letter) = rest.chars().next() {
+        let at_line_start = std::mem::take(&mut is_line_start);
+        let parts = &mut all.last_mut().expect("it begins with one").1;
+        let length = match letter {
+            '\n' => {
+                first_name = None;
+                is_line_start = true;
+                1
+            }
+            '#' => rest.find('\n').unwrap_or(rest.len()),
+            '/' if rest.starts_with("//") => rest.find('\n').unwrap_or(rest.len()),
+            '"' | '/' => {
+                let (inside, length) = quoted(rest, letter);
+                let letters = if letter == '"' {
+                    inside.len()
+                } else {
+                    of_expression(inside).unwrap_or(inside.len())
+                };
+                if letter == '/' && letters > MAX_TERMINAL_LETTERS {
+                    return Err(too_many("grammar", "an expression", MAX_TERMINAL_LETTERS));
+                }
+                parts.push(Part::Letters(letters.max(1)));
+                let flags = if letter == '"' { "i" } else { "imslux" };
+                let is_flag = |letter: char| flags.contains(letter);
+                let most = if letter == '"' { 1 } else { usize::MAX };
+                length
+                    + rest[length..]
+                        .chars()
+                        .take_while(|&c| is_flag(c))
+                        .take(most)
+                        .count()
+            }
+            '<' => {
+                parts.push(Part::Letters(1));
+                rest.find(['>', '\n']).map_or(1, |end| end + 1)
+            }
+            '%' => embedded(rest, parts)?,
+            '~' | '{' => {
+                let behind = rest[1..].trim_start();
+                let (least, length) = count(behind).unwrap_or((1, 0));
+                parts.push(Part::Times(least.max(1)));
+                rest.len() - behind.len() + length
+            }
+            '|' => {
+                parts.push(Part::Or);
+                1
+            }
+            '(' | '[' => {
+                parts.push(Part::Open);
+                1
+            }
+            ')' | ']' => {
+                parts.push(Part::Close);
+                1
+            }
+            ':' if rest.starts_with("::") => 2 + name(&rest[2..]).len(), // a parameter's name
+            ':' if first_name.is_some() => {
+                let (place, name) = first_name.take().expect("just seen");
+                parts.truncate(place);
+                all.push((name, Vec::new()));
+                1
+            }
+            letter if letter.is_ascii_alphabetic() || letter == '_' => {
+                let name = name(rest);
+                if at_line_start {
+                    first_name = Some((parts.len(), name));
+                }
+                parts.push(Part::Name(name));
+                name.len()
+            }
+            letter => {
+                // Before the name of what is defined, and blanks, the line still begins.
+                is_line_start = at_line_start && (letter.is_whitespace() || "?!".contains(letter));
+                letter.len_utf8()
+            }
+        };
+        rest = &rest[length.max(1)..];
+    }
+    Ok(all)
+}
+
+/// A directive, or a schema or an expression that JSON describes; how long it is.
+fn embedded<'g>(text: &'g str, parts: &mut Vec<Part<'g>>) -> Result<usize, GrammarError> {
+    let word = name(&text[1..]);
+    let behind = text[1 + word.len()..].trim_start();
+    if !matches!(word, "json" | "regex") || !behind.starts_with('{') {
+        return Ok(1 + word.len());
+    }
+    let skipped = text.len() - behind.len();
+    let mut values = serde_json::Deserializer::from_str(behind).into_iter::<Value>();
+    let Some(Ok(value)) = values.next() else {
+        return Ok(skipped + 1); // the parser will say so
+    };
+    if word == "json" {
+        check_schema(&value)?;
+    }
+    parts.push(Part::Letters(1));
+    Ok(skipped + values.byte_offset())
+}
+
+/// What stands between two of `quote`, and how long it is with them; all that there is where the other is missing. Only
+/// expressions go on behind the end of a line.
+fn quoted(text: &str, quote: char) -> (&str, usize) {
+    let mut is_escaped = false;
+    for (place, letter) in text.char_indices().skip(1) {
+        match letter {
+            '\n' if quote == '"' => return (&text[1..place], place),
+            _ if is_escaped => is_escaped = false,
+            '\\' => is_escaped = true,
+            _ if letter == quote => return (&text[1..place], place + 1),
+            _ => {}
+        }
+    }
+    (&text[1..], text.len())
+}
+
+/// The name that a text begins with, as the parser's lexer ends it: of small letters or of capitals.
+fn name(text: &str) -> &str {
+    let mark = usize::from(text.starts_with('_'));
+    let is_small = text
+        .as_bytes()
+        .get(mark)
+        .is_some_and(u8::is_ascii_lowercase);
+    let is_part = |&byte: &u8| match byte {
+        b'a'..=b'z' => is_small,
+        b'A'..=b'Z' => !is_small,
+        _ => byte.is_ascii_digit() || byte == b'_' || byte == b'-',
+    };
+    &text[..text.bytes().take_while(is_part).count()]
+}
+
+/// How often the part before comes at least, and how long the number is.
+fn count(text: &str) -> Option<(usize, usize)> {
+    let length = text.find(|c: char| !(c.is_ascii_digit() || ".+-eE".contains(c)));
+    let number = &text[..length.unwrap_or(text.len())];
+    let number = number.split_once("..").map_or(number, |(least, _)| least);
+    let value: f64 = number.parse().ok()?;
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "what is too large becomes the largest"
+    )]
+    Some((value as usize, number.len()))
+}
+
+/// How many letters each definition has; what leads back to itself counts once.
+fn written_out<'g>(definitions: &Definitions<'g>) -> Vec<(&'g str, usize)> {
+    let mut by_name: HashMap<&str, Vec<usize>> = HashMap::new();
+    for (index, (name, _)) in definitions.iter().enumerate() {
+        by_name.entry(name).or_default().push(index);
+    }
+    let others = |name: &str| by_name.get(name).map_or(&[][..], Vec::as_slice);
+    let mut letters: Vec<Option<usize>> = vec![None; definitions.len()];
+    let mut was_seen = vec![false; definitions.len()];
+    // Not by recursion: a chain of definitions may be as long as the text.
+    let mut open: Vec<usize> = (0..definitions.len()).rev().collect();
+    while let Some(&index) = open.last() {
+        if !was_seen[index] {
+            was_seen[index] = true;
+            for part in &definitions[index].1 {
+                if let Part::Name(name) = part {
+                    open.extend(others(name).iter().filter(|&&other| !was_seen[other]));
+                }
+            }
+            continue;
+        }
+        open.pop();
+        if letters[index].is_none() {
+            let of_name = |name: &str| {
+                let known = others(name).iter().filter_map(|&other| letters[other]);
+                known.max().unwrap_or(1)
+            };
+            letters[index] = Some(sum(&definitions[index].1, of_name));
+        }
+    }
+    let names = definitions.iter().map(|(name, _)| *name);
+    names
+        .zip(letters.into_iter().map(Option::unwrap_or_default))
+        .collect()
+}
+
+/// The letters of a definition's longest alternative.
+fn sum(parts: &[Part<'_>], of_name: impl Fn(&str) -> usize) -> usize {
+    /// Of one pair of brackets: the longest alternative so far, this one without its last part, its last part.
+    #[derive(Default)]
+    struct Group {
+        longest: usize,
+        before: usize,
+        last: usize,
+    }
+    impl Group {
+        fn push(&mut self, letters: usize) {
+            self.before = self.before.saturating_add(self.last);
+            self.last = letters;
+        }
+        fn end_alternative(&mut self) {
+            self.push(0);
+            self.longest = self.longest.max(self.before);
+            self.before = 0;
+        }
+    }
+    let mut groups = vec![Group::default()];
+    for part in parts {
+        let depth = groups.len();
+        let Some(group) = groups.last_mut() else {
+            break;
+        };
+        match part {
+            Part::Name(name) => group.push(of_name(name)),
+            Part::Letters(letters) => group.push(*letters),
+            Part::Times(times) => group.last = group.last.saturating_mul(*times),
+            Part::Or => group.end_alternative(),
+            Part::Open => groups.push(Group::default()),
+            Part::Close if depth == 1 => {} // the parser will say so
+            Part::Close => {
+                group.end_alternative();
+                let letters = group.longest;
+                groups.pop();
+                if let Some(outer) = groups.last_mut() {
+                    outer.push(letters);
+                }
+            }
+        }
+    }
+    let mut total = 0_usize;
+    for mut group in groups {
+        group.end_alternative();
+        total = total.saturating_add(group.longest);
+    }
+    total
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn letters_of(text: &str, name: &str) -> usize {
+        let definitions = definitions(text).unwrap();
+        let all = written_out(&definitions);
+        let of_name = all.iter().filter(|(other, _)| *other == name);
+        of_name.map(|(_, letters)| *letters).max().unwrap()
+    }
+
+    #[test]
+    fn what_must_come_counts_as_often_as_it_must() {
+        for (body, letters) in [
+            ("\"abc\"", 3),
+            ("\"a\" \"bc\"", 3),
+            ("\"a\"~3", 3),
+            ("\"a\" ~ 3..5 \"b\"", 4),
+            ("\"a\"~0..9", 1),
+            ("\"ab\"{4}", 8),
+            ("\"ab\"{4,}", 8),
+            ("(\"a\" \"b\"~2)~3", 9),
+            ("\"a\" | \"bcd\" | \"ef\"", 3),
+            ("(\"a\" | \"bcd\"~2)~5 \"x\"", 31),
+            ("[\"ab\"] \"c\"?", 3),
+            ("/a{5}b/i", 6),
+            ("/[a-z]+\\/x/", 3),
+            ("/\\xff{7}/", 14),
+            ("/(a{9}\nb){2}/x", 22),
+            ("\"\\\"~9\"", 4),
+            ("<|tool|> \"a\"", 2),
+            ("\"~99\" // \"x\"~99", 3),
+            ("\"a\" # ~99", 1),
+            ("%json {\"const\": \"~99\"} \"a\"", 2),
+            ("\"a\" -> name", 2),
+            ("other~3", 6),
+            ("other~+3", 6),
+            ("other~3e2", 600),
+            ("other~99999999999999999999", usize::MAX),
+            ("xOTHER~3", 1 + 15), // two names
+            ("\"a\"\n  | other", 2),
+            ("", 0),
+        ] {
+            let text =
+                format!("start: {body}\nother: \"ab\"\nOTHER: \"abcde\"\nOTHER: \"abcde\"\n");
+            assert_eq!(letters_of(&text, "start"), letters, "{body}");
+        }
+    }
+
+    #[test]
+    fn definitions_are_found_whatever_stands_around_their_names() {
+        let text = "?a: \"x\"\n!b.2: \"xy\"\n  c[max_tokens=5, stop=\"z\"]: /q/\nD.-1: \"xyz\"\ne{x}: x~4\n\nf::g: D~2\n";
+        for (name, letters) in [("a", 1), ("b", 2), ("c", 1), ("D", 3), ("e", 4), ("f", 6)] {
+            assert_eq!(letters_of(text, name), letters, "{name}");
+        }
+    }
+
+    #[test]
+    fn definitions_multiply_and_may_lead_back() {
+        let text = "start: a~99 start?\na: B~99\nB: \"x\"~99 | \"y\"\n";
+        assert_eq!(letters_of(text, "B"), 99);
+        assert_eq!(letters_of(text, "start"), 99 * 99 * 99 + 1);
+        let links = (0..100_000).map(|i| format!("a{i}: a{}~2\n", i + 1));
+        let chain = links.collect::<Vec<_>>().concat();
+        assert_eq!(letters_of(&chain, "a0"), usize::MAX);
+        assert_eq!(letters_of("start: start~5\n", "start"), 5);
+    }
+
+    #[test]
+    fn multiples_are_of_small_numbers() {
+        for (number, digits_of) in [
+            ("0.0250", 25),
+            ("100000", 1),
+            ("214743647", 214_743_647),
+            ("-1.2e9", 12),
+            ("0", 0),
+            ("0.0", 0),
+        ] {
+            let Ok(Value::Number(number)) = serde_json::from_str(number) else {
+                panic!("{number} is a number");
+            };
+            assert_eq!(digits(&number), digits_of, "{number}");
+        }
+        let problem = |schema: &Value| check_schema(schema).map_err(|error| error.to_string());
+        for schema in [
+            serde_json::json!({"items": {"multipleOf": 0.01}}),
+            serde_json::json!({"multipleOf": 19_999}),
+            serde_json::json!({"properties": {"a": {"multipleOf": 19_997}, "b": {"multipleOf": 0.0197}}}),
+            serde_json::json!({"allOf": [{"multipleOf": 0.01}, {"multipleOf": 7}, {"multipleOf": 70}]}),
+        ] {
+            assert_eq!(problem(&schema), Ok(()));
+        }
+        for schema in [
+            serde_json::json!({"items": {"multipleOf": 20_001}}),
+            serde_json::json!({"allOf": [{"multipleOf": 211}, {"multipleOf": 2.11}, {"multipleOf": 199}]}),
+        ] {
+            let problem = problem(&schema).unwrap_err();
+            assert!(problem.contains("multipleOf"), "{problem}");
+        }
+    }
+
+    #[test]
+    fn what_is_too_much_is_refused_by_name() {
+        let problem = |text: &str| match check_lark(text) {
+            Err(GrammarError::Invalid { problem, .. }) => problem,
+            other => panic!("{text}: {other:?}"),
+        };
+        for (text, name) in [
+            ("start: A\nA: \"a\"~20001\n", "A has more than 20000"),
+            ("start: A~9\nA: \"a\"~12000\n", "start has more than 40000"),
+            ("start: \"a\"~40001\n", "start has"),
+            ("start: /(a{200}){200}/\n", "an expression has"),
+            ("start: /(?-u:\\xff){30000}/\n", "an expression has"),
+            (
+                "start: %json {\"pattern\": \"(a{999}){999}\"}\n",
+                "an expression has",
+            ),
+        ] {
+            assert!(problem(text).contains(name), "{text}: {}", problem(text));
+        }
+        for text in [
+            "start: A~2\nA: \"a\"~20000\n",
+            "start: \"a\"~0..1000000 /x{0,9999999}/\n",
+            "start: UUID\nHEX: /[0-9a-f]/\nUUID: HEX~8 \"-\" HEX~4 \"-\" HEX~4 \"-\" HEX~4 \"-\" HEX~12\n",
+            "start: (((\"a\"",
+            ")))]]]~5 ~ ~~~ {{{ % %json { /",
+            "\"",
+            "",
+        ] {
+            check_lark(text).unwrap();
+        }
+    }
+}
