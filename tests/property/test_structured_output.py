@@ -191,6 +191,11 @@ def test_a_structure_that_takes_too_much_work_says_so(model):
     much = "(?:(?:a{1000}){1000}){1000}"
     with pytest.raises(RequestError, match="more than 100000 letters"):
         model.generate("x", regex=much)
+    with pytest.raises(RequestError, match="more than 20000 letters"):
+        model.generate("x", grammar=f"start: /{much}/")
+    with pytest.raises(RequestError, match="multiples of 214743647"):
+        model.generate("x", schema={"type": "integer", "multipleOf": 214743647})
+    much = "(?:(?:a{1,1000}){1,1000}){900}b"
     hard = model.generate("x", grammar=f"start: /{much}/", max_tokens=4000, seed=1)
     assert hard.finish_reason == "error"
     assert "the structure of the output cannot be continued" in hard.error

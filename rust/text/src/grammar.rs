@@ -7,7 +7,7 @@
 //! | file | holds |
 //! |---|---|
 //! | `grammar/source.rs` | what callers describe, as the parser reads it |
-//! | `grammar/letters.rs` | how much a description says once its repetitions are written out |
+//! | `grammar/letters.rs`, `grammar/schema_bounds.rs` | how much a description says once its repetitions are written out |
 //! | `grammar/vocabulary.rs` | the tokens of a model as the parser sees them |
 //! | `grammar/state.rs` | the state of one sequence: masks, forced tokens, steps forward and back |
 //! | `grammar/closing.rs` | a short way to the end of a text |
@@ -17,6 +17,7 @@
 mod closing;
 mod guard;
 mod letters;
+mod schema_bounds;
 mod source;
 mod state;
 mod states;

@@ -4,20 +4,18 @@
 //! and twenty bytes of a grammar can ask for a billion. Repetitions count as often as they must come, and of
 //! alternatives the longest counts.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 
 use regex_syntax::hir::{Hir, HirKind};
 use serde_json::Value;
 
-use super::GrammarError;
+use super::{GrammarError, schema_bounds};
 
 /// Most letters of an expression: a hundred thousand of them take 50 MB.
-const MAX_LETTERS: usize = 100_000;
+pub(super) const MAX_LETTERS: usize = 100_000;
 /// Of a rule of Lark, whose parser takes 10 µs for each, and of a terminal.
 const MAX_RULE_LETTERS: usize = 40_000;
 const MAX_TERMINAL_LETTERS: usize = 20_000;
-/// Largest number in the digits of a schema's `multipleOf`: the parser has a state for each remainder.
-const MAX_MULTIPLE: u64 = 20_000;
 
 /// Refuse an expression that repeats too much. What does not parse is the parser's to report.
 pub(super) fn check_expression(field: &'static str, pattern: &str) -> Result<(), GrammarError> {
@@ -25,80 +23,6 @@ pub(super) fn check_expression(field: &'static str, pattern: &str) -> Result<(),
         return Err(too_many(field, "an expression", MAX_LETTERS));
     }
     Ok(())
-}
-
-/// Refuse a schema with an expression that repeats too much, wherever it stands, or with multiples of large numbers.
-pub(super) fn check_schema(schema: &Value) -> Result<(), GrammarError> {
-    let mut multiples = Multiples::default();
-    check_part(schema, &mut multiples)?;
-    // What is joined is a multiple of both.
-    let joined = multiples
-        .of
-        .iter()
-        .fold(1_u64, |product, &of| product.saturating_mul(of));
-    let largest = multiples.of.last().copied().unwrap_or(0);
-    let states = if multiples.may_be_joined {
-        joined
-    } else {
-        largest
-    };
-    if states > MAX_MULTIPLE {
-        return Err(GrammarError::Invalid {
-            field: "schema",
-            problem: format!(
-                "multipleOf asks for multiples of {states} (without point and last zeros); at most {MAX_MULTIPLE}"
-            ),
-        });
-    }
-    Ok(())
-}
-
-/// What a schema says of multiples.
-#[derive(Default)]
-struct Multiples {
-    /// Digits of all `multipleOf`.
-    of: BTreeSet<u64>,
-    /// Schemas may be joined to one that has to satisfy several.
-    may_be_joined: bool,
-}
-
-fn check_part(schema: &Value, multiples: &mut Multiples) -> Result<(), GrammarError> {
-    match schema {
-        Value::Array(parts) => parts
-            .iter()
-            .try_for_each(|part| check_part(part, multiples)),
-        Value::Object(keys) => keys.iter().try_for_each(|(key, value)| {
-            match (key.as_str(), value) {
-                ("pattern", Value::String(pattern)) => check_expression("schema", pattern)?,
-                ("patternProperties", Value::Object(patterns)) => {
-                    let mut names = patterns.keys();
-                    names.try_for_each(|pattern| check_expression("schema", pattern))?;
-                    multiples.may_be_joined = true;
-                }
-                ("multipleOf", Value::Number(number)) => {
-                    multiples.of.insert(digits(number).max(1));
-                }
-                ("allOf" | "anyOf" | "oneOf" | "$ref" | "$dynamicRef" | "if", _) => {
-                    multiples.may_be_joined = true;
-                }
-                _ => {}
-            }
-            check_part(value, multiples)
-        }),
-        _ => Ok(()),
-    }
-}
-
-/// The digits of a number, without its point, exponent and last zeros: 25 of 0.0250, 12 of 1.2e9.
-fn digits(number: &serde_json::Number) -> u64 {
-    let text = number.to_string();
-    let mantissa = text.split(['e', 'E']).next().unwrap_or_default();
-    let digits: String = mantissa.chars().filter(char::is_ascii_digit).collect();
-    let digits = digits.trim_matches('0');
-    if digits.is_empty() {
-        return 0;
-    }
-    digits.parse().unwrap_or(u64::MAX)
 }
 
 /// Refuse a grammar of Lark with a rule, a terminal or an expression that repeats too much.
@@ -120,14 +44,14 @@ pub(super) fn check_lark(text: &str) -> Result<(), GrammarError> {
     Ok(())
 }
 
-fn too_many(field: &'static str, what: &str, most: usize) -> GrammarError {
+pub(super) fn too_many(field: &'static str, what: &str, most: usize) -> GrammarError {
     GrammarError::Invalid {
         field,
         problem: format!("written out {what} has more than {most} letters"),
     }
 }
 
-fn of_expression(pattern: &str) -> Option<usize> {
+pub(super) fn of_expression(pattern: &str) -> Option<usize> {
     let mut parser = regex_syntax::ParserBuilder::new().utf8(false).build();
     parser.parse(pattern).ok().map(|expression| of(&expression))
 }
@@ -266,7 +190,7 @@ fn embedded<'g>(text: &'g str, parts: &mut Vec<Part<'g>>) -> Result<usize, Gramm
         return Ok(skipped + 1); // the parser will say so
     };
     if word == "json" {
-        check_schema(&value)?;
+        schema_bounds::check(&value)?;
     }
     parts.push(Part::Letters(1));
     Ok(skipped + values.byte_offset())
@@ -470,39 +394,6 @@ mod tests {
         let chain = links.collect::<Vec<_>>().concat();
         assert_eq!(letters_of(&chain, "a0"), usize::MAX);
         assert_eq!(letters_of("start: start~5\n", "start"), 5);
-    }
-
-    #[test]
-    fn multiples_are_of_small_numbers() {
-        for (number, digits_of) in [
-            ("0.0250", 25),
-            ("100000", 1),
-            ("214743647", 214_743_647),
-            ("-1.2e9", 12),
-            ("0", 0),
-            ("0.0", 0),
-        ] {
-            let Ok(Value::Number(number)) = serde_json::from_str(number) else {
-                panic!("{number} is a number");
-            };
-            assert_eq!(digits(&number), digits_of, "{number}");
-        }
-        let problem = |schema: &Value| check_schema(schema).map_err(|error| error.to_string());
-        for schema in [
-            serde_json::json!({"items": {"multipleOf": 0.01}}),
-            serde_json::json!({"multipleOf": 19_999}),
-            serde_json::json!({"properties": {"a": {"multipleOf": 19_997}, "b": {"multipleOf": 0.0197}}}),
-            serde_json::json!({"allOf": [{"multipleOf": 0.01}, {"multipleOf": 7}, {"multipleOf": 70}]}),
-        ] {
-            assert_eq!(problem(&schema), Ok(()));
-        }
-        for schema in [
-            serde_json::json!({"items": {"multipleOf": 20_001}}),
-            serde_json::json!({"allOf": [{"multipleOf": 211}, {"multipleOf": 2.11}, {"multipleOf": 199}]}),
-        ] {
-            let problem = problem(&schema).unwrap_err();
-            assert!(problem.contains("multipleOf"), "{problem}");
-        }
     }
 
     #[test]

@@ -7,7 +7,7 @@ use llguidance::earley::{Grammar, SymbolProps};
 use llguidance::panic_utils::catch_unwind;
 use serde_json::{Value, json};
 
-use super::{GrammarError, letters};
+use super::{GrammarError, letters, schema_bounds};
 
 /// Longest description: 1 MB.
 pub const MAX_GRAMMAR_BYTES: usize = 1_000_000;
@@ -120,7 +120,7 @@ fn compact(text: &str) -> Result<Value, GrammarError> {
             "/x-guidance is not a keyword of JSON schema".into(),
         ));
     }
-    letters::check_schema(&schema)?;
+    schema_bounds::check(&schema)?;
     schema["x-guidance"] = json!({ "whitespace_flexible": false });
     Ok(schema)
 }
