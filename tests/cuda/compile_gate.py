@@ -117,6 +117,28 @@ def table(usages: dict[str, dict[str, KernelUsage]]) -> str:
     return "\n".join(rows) + "\n"
 
 
+NEAR = 4
+"""Registers that two runs of the assembler on the same source may differ by."""
+
+
+def is_near(found: str, expected: str) -> bool:
+    """Whether two tables say the same, but for a few registers."""
+    lines = list(zip(found.splitlines(), expected.splitlines(), strict=False))
+    if len(found.splitlines()) != len(expected.splitlines()):
+        return False
+    for one, other in lines:
+        a, b = one.split("|"), other.split("|")
+        if a[:2] + a[3:] != b[:2] + b[3:]:
+            return False
+        if len(a) > 2 and a[2] != b[2]:
+            counts = [[int(number) for number in re.findall(r"\d+", row[2])] for row in (a, b)]
+            if len(counts[0]) != len(counts[1]) or any(
+                abs(x - y) > NEAR for x, y in zip(*counts, strict=True)
+            ):
+                return False
+    return True
+
+
 def main() -> int:
     """Compare or rewrite; the exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -130,7 +152,7 @@ def main() -> int:
     if arguments.write:
         README.write_text(before + START + expected + END + after)
         return bool(wrong)
-    if found == expected:
+    if is_near(found, expected):
         return bool(wrong)
     changed = set(expected.splitlines()) ^ set(found.splitlines())
     sys.stderr.write("cuda/README.md is not what the assembler says:\n")
