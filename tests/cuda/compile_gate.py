@@ -26,9 +26,13 @@ from inferlib.executors.nvrtc import KernelUsage, Nvrtc
 
 if TYPE_CHECKING:
     import ctypes
+    from collections.abc import Collection
 
 ARCHITECTURES = ("sm_75", "sm_80", "sm_89", "sm_90", "sm_100")
 README = source_folder() / "README.md"
+ATTEMPTS = 5
+"""How often what differs is compiled again: of the same source and options the assembler makes
+other code in one of ten runs, at times with a register more. What the table says must come out."""
 START, END = "<!-- generated: make cuda-table -->\n", "<!-- end -->\n"
 
 
@@ -50,9 +54,11 @@ class LoggingNvrtc(Nvrtc):
         return [line for line in self._last.log.splitlines() if "serialized" in line]
 
 
-def compile_everything() -> tuple[dict[str, dict[str, KernelUsage]], list[str]]:
+def compile_files(
+    sources: KernelSources, files: Collection[str]
+) -> tuple[dict[str, dict[str, KernelUsage]], list[str]]:
     """Kernel → architecture → what it uses; and what is wrong with the instructions."""
-    sources, nvrtc = KernelSources(source_folder()), LoggingNvrtc()
+    nvrtc = LoggingNvrtc()
 
     def compile_one(job: tuple[str, str]) -> tuple[str, tuple[KernelUsage, ...], list[str]]:
         file, architecture = job
@@ -66,7 +72,7 @@ def compile_everything() -> tuple[dict[str, dict[str, KernelUsage]], list[str]]:
         wrong = [*opcodes.problems(architecture, found), *nvrtc.serialized()]
         return architecture, usages, wrong
 
-    jobs = [(file, architecture) for file in sources.files for architecture in ARCHITECTURES]
+    jobs = [(file, architecture) for file in files for architecture in ARCHITECTURES]
     usages: dict[str, dict[str, KernelUsage]] = defaultdict(dict)
     wrong: list[str] = []
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -90,9 +96,8 @@ def bytes_moved(contract: str) -> str:
     return found[1]
 
 
-def table(usages: dict[str, dict[str, KernelUsage]]) -> str:
+def table(sources: KernelSources, usages: dict[str, dict[str, KernelUsage]]) -> str:
     """The Markdown between the marks."""
-    sources = KernelSources(source_folder())
     lines = sum(
         len(text.splitlines()) for text in (*sources.files.values(), *sources.headers.values())
     )
@@ -117,28 +122,6 @@ def table(usages: dict[str, dict[str, KernelUsage]]) -> str:
     return "\n".join(rows) + "\n"
 
 
-NEAR = 4
-"""Registers that two runs of the assembler on the same source may differ by."""
-
-
-def is_near(found: str, expected: str) -> bool:
-    """Whether two tables say the same, but for a few registers."""
-    lines = list(zip(found.splitlines(), expected.splitlines(), strict=False))
-    if len(found.splitlines()) != len(expected.splitlines()):
-        return False
-    for one, other in lines:
-        a, b = one.split("|"), other.split("|")
-        if a[:2] + a[3:] != b[:2] + b[3:]:
-            return False
-        if len(a) > 2 and a[2] != b[2]:
-            counts = [[int(number) for number in re.findall(r"\d+", row[2])] for row in (a, b)]
-            if len(counts[0]) != len(counts[1]) or any(
-                abs(x - y) > NEAR for x, y in zip(*counts, strict=True)
-            ):
-                return False
-    return True
-
-
 def main() -> int:
     """Compare or rewrite; the exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -146,13 +129,22 @@ def main() -> int:
     arguments = parser.parse_args()
     before, rest = README.read_text().split(START)
     found, after = rest.split(END)
-    usages, wrong = compile_everything()
+    sources = KernelSources(source_folder())
+    usages, wrong = compile_files(sources, sources.files)
+    expected = table(sources, usages)
+    for _ in range(0 if arguments.write else ATTEMPTS):
+        differing = set(expected.splitlines()) - set(found.splitlines())
+        kernels = {name for name in usages if any(f"`{name}`" in line for line in differing)}
+        if not kernels:
+            break
+        again, found_again = compile_files(sources, {sources.file_of(name) for name in kernels})
+        usages, wrong = usages | again, wrong + found_again
+        expected = table(sources, usages)
     sys.stderr.writelines(f"{line}\n" for line in wrong)
-    expected = table(usages)
     if arguments.write:
         README.write_text(before + START + expected + END + after)
         return bool(wrong)
-    if is_near(found, expected):
+    if found == expected:
         return bool(wrong)
     changed = set(expected.splitlines()) ^ set(found.splitlines())
     sys.stderr.write("cuda/README.md is not what the assembler says:\n")
