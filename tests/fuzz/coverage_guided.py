@@ -157,9 +157,11 @@ def main() -> int:
         build()
     failed = []
     for target in targets:
-        runs = -1 if arguments.up_to is None else arguments.up_to - stored(target)
-        if arguments.up_to is not None and runs <= 0:
-            continue
+        runs = -1  # no limit
+        if arguments.up_to is not None:
+            runs = arguments.up_to - stored(target)
+            if runs <= 0:
+                continue
         executions, seconds, edges, finding = run(target, arguments.seconds, runs)
         rate = executions / max(seconds, 1e-9)
         print(f"{target:18s}{executions:>12,d} executions{rate:>10,.0f}/s{edges:>8,d} edges")

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use crate::memory::peak_of;
 use crate::targets::Target;
 
-/// Longest parse: a second, which is three where counters are compiled into every branch.
-pub const LIMIT: Duration = Duration::from_secs(if cfg!(feature = "libfuzzer") { 3 } else { 1 });
+/// Longest parse.
+pub const LIMIT: Duration = Duration::from_secs(1);
 
 impl Target {
     /// Parse, and count the memory.

@@ -1,4 +1,5 @@
-//! Every seed and every input that was once a finding: no panic, bounded memory, all of it given back. Time is libFuzzer's to watch.
+//! Every seed and every input that was once a finding: no panic, bounded memory, all of it given back. Time is
+//! libFuzzer's to watch.
 //!
 //! A test binary of its own, and one test in it: all threads of a process share the count of memory.
 #![expect(

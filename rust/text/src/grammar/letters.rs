@@ -16,6 +16,8 @@ pub(super) const MAX_LETTERS: usize = 100_000;
 /// Of a rule of Lark, whose parser takes 10 µs for each, and of a terminal.
 const MAX_RULE_LETTERS: usize = 40_000;
 const MAX_TERMINAL_LETTERS: usize = 20_000;
+/// Grammars of Lark within each other.
+const MAX_NESTED: usize = 16;
 
 /// Refuse an expression that repeats too much. What does not parse is the parser's to report.
 pub(super) fn check_expression(field: &'static str, pattern: &str) -> Result<(), GrammarError> {
@@ -27,8 +29,14 @@ pub(super) fn check_expression(field: &'static str, pattern: &str) -> Result<(),
 
 /// Refuse a grammar of Lark with a rule, a terminal or an expression that repeats too much.
 pub(super) fn check_lark(text: &str) -> Result<(), GrammarError> {
-    let definitions = definitions(text)?;
-    for (name, letters) in written_out(&definitions) {
+    let (definitions, _) = definitions(text, 0)?;
+    check_definitions(&definitions).map(drop)
+}
+
+/// The letters of the longest definition.
+fn check_definitions(definitions: &Definitions<'_>) -> Result<usize, GrammarError> {
+    let letters = written_out(definitions);
+    for ((name, _), &letters) in definitions.all.iter().zip(&letters) {
         let is_terminal = name
             .trim_start_matches('_')
             .starts_with(|c: char| c.is_ascii_uppercase());
@@ -41,7 +49,7 @@ pub(super) fn check_lark(text: &str) -> Result<(), GrammarError> {
             return Err(too_many("grammar", name, most));
         }
     }
-    Ok(())
+    Ok(letters.into_iter().max().unwrap_or(0))
 }
 
 pub(super) fn too_many(field: &'static str, what: &str, most: usize) -> GrammarError {
@@ -86,19 +94,42 @@ enum Part<'g> {
     Close,
 }
 
-/// Names of rules and terminals and what they consist of; what is nested is there as if it were not.
-type Definitions<'g> = Vec<(&'g str, Vec<Part<'g>>)>;
+/// Rules and terminals and what they consist of. One name has one definition: of several, all count as alternatives.
+#[derive(Default)]
+struct Definitions<'g> {
+    all: Vec<(&'g str, Vec<Part<'g>>)>,
+    by_name: HashMap<&'g str, usize>,
+    /// Which one is being read.
+    open: usize,
+}
 
-/// Read as much of Lark as repetitions need. What is no Lark is the parser's to report.
-fn definitions(text: &str) -> Result<Definitions<'_>, GrammarError> {
-    let mut all: Definitions<'_> = vec![("", Vec::new())];
+impl<'g> Definitions<'g> {
+    /// Begin the definition of a name, or another alternative of it.
+    fn define(&mut self, name: &'g str) {
+        self.open = *self.by_name.entry(name).or_insert_with(|| {
+            self.all.push((name, Vec::new()));
+            self.all.len() - 1
+        });
+        self.parts().push(Part::Or);
+    }
+
+    fn parts(&mut self) -> &mut Vec<Part<'g>> {
+        &mut self.all[self.open].1
+    }
+}
+
+/// Read as much of Lark as repetitions need, up to the bracket that ends a grammar within another; how long it is. What
+/// is no Lark is the parser's to report.
+fn definitions(text: &str, depth: usize) -> Result<(Definitions<'_>, usize), GrammarError> {
+    let mut all = Definitions::default();
+    all.define(""); // what stands before the first
     // Where the line's first name is among the parts, if it may turn out to be what is defined.
     let mut first_name: Option<(usize, &str)> = None;
     let mut is_line_start = true;
+    let mut num_braces = 0_usize;
     let mut rest = text;
     while let Some(letter) = rest.chars().next() {
         let at_line_start = std::mem::take(&mut is_line_start);
-        let parts = &mut all.last_mut().expect("it begins with one").1;
         let length = match letter {
             '\n' => {
                 first_name = None;
@@ -108,62 +139,57 @@ fn definitions(text: &str) -> Result<Definitions<'_>, GrammarError> {
             '#' => rest.find('\n').unwrap_or(rest.len()),
             '/' if rest.starts_with("//") => rest.find('\n').unwrap_or(rest.len()),
             '"' | '/' => {
-                let (inside, length) = quoted(rest, letter);
-                let letters = if letter == '"' {
-                    inside.len()
-                } else {
-                    of_expression(inside).unwrap_or(inside.len())
-                };
-                if letter == '/' && letters > MAX_TERMINAL_LETTERS {
-                    return Err(too_many("grammar", "an expression", MAX_TERMINAL_LETTERS));
-                }
-                parts.push(Part::Letters(letters.max(1)));
-                let flags = if letter == '"' { "i" } else { "imslux" };
-                let is_flag = |letter: char| flags.contains(letter);
-                let most = if letter == '"' { 1 } else { usize::MAX };
+                let (letters, length) = literal(rest, letter)?;
+                all.parts().push(Part::Letters(letters));
                 length
-                    + rest[length..]
-                        .chars()
-                        .take_while(|&c| is_flag(c))
-                        .take(most)
-                        .count()
             }
             '<' => {
-                parts.push(Part::Letters(1));
+                all.parts().push(Part::Letters(1));
                 rest.find(['>', '\n']).map_or(1, |end| end + 1)
             }
-            '%' => embedded(rest, parts)?,
+            '%' => {
+                let (letters, length) = embedded(rest, depth)?;
+                all.parts().extend(letters.map(Part::Letters));
+                length
+            }
+            '}' if num_braces == 0 && depth > 0 => break,
+            '}' => {
+                num_braces = num_braces.saturating_sub(1);
+                1
+            }
             '~' | '{' => {
+                num_braces += usize::from(letter == '{');
                 let behind = rest[1..].trim_start();
                 let (least, length) = count(behind).unwrap_or((1, 0));
-                parts.push(Part::Times(least.max(1)));
+                all.parts().push(Part::Times(least.max(1)));
                 rest.len() - behind.len() + length
             }
             '|' => {
-                parts.push(Part::Or);
+                all.parts().push(Part::Or);
                 1
             }
             '(' | '[' => {
-                parts.push(Part::Open);
+                all.parts().push(Part::Open);
                 1
             }
             ')' | ']' => {
-                parts.push(Part::Close);
+                all.parts().push(Part::Close);
                 1
             }
             ':' if rest.starts_with("::") => 2 + name(&rest[2..]).len(), // a parameter's name
-            ':' if first_name.is_some() => {
-                let (place, name) = first_name.take().expect("just seen");
-                parts.truncate(place);
-                all.push((name, Vec::new()));
+            ':' => {
+                if let Some((place, name)) = first_name.take() {
+                    all.parts().truncate(place);
+                    all.define(name);
+                }
                 1
             }
             letter if letter.is_ascii_alphabetic() || letter == '_' => {
                 let name = name(rest);
                 if at_line_start {
-                    first_name = Some((parts.len(), name));
+                    first_name = Some((all.parts().len(), name));
                 }
-                parts.push(Part::Name(name));
+                all.parts().push(Part::Name(name));
                 name.len()
             }
             letter => {
@@ -174,26 +200,55 @@ fn definitions(text: &str) -> Result<Definitions<'_>, GrammarError> {
         };
         rest = &rest[length.max(1)..];
     }
-    Ok(all)
+    Ok((all, text.len() - rest.len()))
 }
 
-/// A directive, or a schema or an expression that JSON describes; how long it is.
-fn embedded<'g>(text: &'g str, parts: &mut Vec<Part<'g>>) -> Result<usize, GrammarError> {
+/// The letters of a text in quotes or of an expression, and how long it is with its flags.
+fn literal(text: &str, quote: char) -> Result<(usize, usize), GrammarError> {
+    let (inside, length) = quoted(text, quote);
+    if quote == '"' {
+        let has_flag = text[length..].starts_with('i');
+        return Ok((inside.len().max(1), length + usize::from(has_flag)));
+    }
+    let letters = of_expression(inside).unwrap_or(inside.len());
+    if letters > MAX_TERMINAL_LETTERS {
+        return Err(too_many("grammar", "an expression", MAX_TERMINAL_LETTERS));
+    }
+    let behind = &text[length..];
+    let flags = behind.len() - behind.trim_start_matches(|c| "imslux".contains(c)).len();
+    Ok((letters.max(1), length + flags))
+}
+
+/// A directive, or what is described in another language: its letters, and how long it is.
+fn embedded(text: &str, depth: usize) -> Result<(Option<usize>, usize), GrammarError> {
     let word = name(&text[1..]);
     let behind = text[1 + word.len()..].trim_start();
-    if !matches!(word, "json" | "regex") || !behind.starts_with('{') {
-        return Ok(1 + word.len());
-    }
     let skipped = text.len() - behind.len();
-    let mut values = serde_json::Deserializer::from_str(behind).into_iter::<Value>();
-    let Some(Ok(value)) = values.next() else {
-        return Ok(skipped + 1); // the parser will say so
-    };
-    if word == "json" {
-        schema_bounds::check(&value)?;
+    match (word, behind.starts_with('{')) {
+        ("lark", true) if depth == MAX_NESTED => Err(GrammarError::Invalid {
+            field: "grammar",
+            problem: format!("grammars are nested more than {MAX_NESTED} deep"),
+        }),
+        ("lark", true) => {
+            let (inner, length) = definitions(&behind[1..], depth + 1)?;
+            let letters = check_definitions(&inner)?;
+            let end = usize::from(behind[1 + length..].starts_with('}'));
+            Ok((Some(letters), skipped + 1 + length + end))
+        }
+        ("json" | "regex", true) => {
+            let mut values = serde_json::Deserializer::from_str(behind).into_iter::<Value>();
+            let Some(Ok(value)) = values.next() else {
+                return Ok((None, skipped + 1)); // the parser will say so
+            };
+            let letters = if word == "json" {
+                schema_bounds::check(&value)?
+            } else {
+                1
+            };
+            Ok((Some(letters), skipped + values.byte_offset()))
+        }
+        _ => Ok((None, 1 + word.len())),
     }
-    parts.push(Part::Letters(1));
-    Ok(skipped + values.byte_offset())
 }
 
 /// What stands between two of `quote`, and how long it is with them; all that there is where the other is missing. Only
@@ -242,39 +297,32 @@ fn count(text: &str) -> Option<(usize, usize)> {
 }
 
 /// How many letters each definition has; what leads back to itself counts once.
-fn written_out<'g>(definitions: &Definitions<'g>) -> Vec<(&'g str, usize)> {
-    let mut by_name: HashMap<&str, Vec<usize>> = HashMap::new();
-    for (index, (name, _)) in definitions.iter().enumerate() {
-        by_name.entry(name).or_default().push(index);
-    }
-    let others = |name: &str| by_name.get(name).map_or(&[][..], Vec::as_slice);
-    let mut letters: Vec<Option<usize>> = vec![None; definitions.len()];
-    let mut was_seen = vec![false; definitions.len()];
+fn written_out(definitions: &Definitions<'_>) -> Vec<usize> {
+    let count = definitions.all.len();
+    let mut letters: Vec<Option<usize>> = vec![None; count];
+    let mut was_seen = vec![false; count];
     // Not by recursion: a chain of definitions may be as long as the text.
-    let mut open: Vec<usize> = (0..definitions.len()).rev().collect();
+    let mut open: Vec<usize> = (0..count).rev().collect();
     while let Some(&index) = open.last() {
-        if !was_seen[index] {
-            was_seen[index] = true;
-            for part in &definitions[index].1 {
-                if let Part::Name(name) = part {
-                    open.extend(others(name).iter().filter(|&&other| !was_seen[other]));
-                }
-            }
+        let parts = &definitions.all[index].1;
+        if !std::mem::replace(&mut was_seen[index], true) {
+            let others = parts.iter().filter_map(|part| match part {
+                Part::Name(name) => definitions.by_name.get(name).copied(),
+                _ => None,
+            });
+            open.extend(others.filter(|&other| !was_seen[other]));
             continue;
         }
         open.pop();
         if letters[index].is_none() {
             let of_name = |name: &str| {
-                let known = others(name).iter().filter_map(|&other| letters[other]);
-                known.max().unwrap_or(1)
+                let other = definitions.by_name.get(name);
+                other.and_then(|&other| letters[other]).unwrap_or(1)
             };
-            letters[index] = Some(sum(&definitions[index].1, of_name));
+            letters[index] = Some(sum(parts, of_name));
         }
     }
-    let names = definitions.iter().map(|(name, _)| *name);
-    names
-        .zip(letters.into_iter().map(Option::unwrap_or_default))
-        .collect()
+    letters.into_iter().map(Option::unwrap_or_default).collect()
 }
 
 /// The letters of a definition's longest alternative.
@@ -333,10 +381,9 @@ mod tests {
     use super::*;
 
     fn letters_of(text: &str, name: &str) -> usize {
-        let definitions = definitions(text).unwrap();
-        let all = written_out(&definitions);
-        let of_name = all.iter().filter(|(other, _)| *other == name);
-        of_name.map(|(_, letters)| *letters).max().unwrap()
+        let (definitions, length) = definitions(text, 0).unwrap();
+        assert_eq!(length, text.len());
+        written_out(&definitions)[definitions.by_name[name]]
     }
 
     #[test]
@@ -361,7 +408,12 @@ mod tests {
             ("<|tool|> \"a\"", 2),
             ("\"~99\" // \"x\"~99", 3),
             ("\"a\" # ~99", 1),
-            ("%json {\"const\": \"~99\"} \"a\"", 2),
+            ("%json {\"const\": \"~99\"}~2 \"a\"", 2 * 5 + 1),
+            ("%regex {\"substring_words\": \"~99\"}", 1),
+            (
+                "(%lark {\nstart: x \"a\"\nx: \"b\"{3} other\n}){4} \"c\"",
+                4 * 5 + 1,
+            ),
             ("\"a\" -> name", 2),
             ("other~3", 6),
             ("other~+3", 6),
@@ -392,6 +444,9 @@ mod tests {
         assert_eq!(letters_of(text, "start"), 99 * 99 * 99 + 1);
         let links = (0..100_000).map(|i| format!("a{i}: a{}~2\n", i + 1));
         let chain = links.collect::<Vec<_>>().concat();
+        // Neither many definitions of a name nor many names are work for each other.
+        let again = "a: a\n".repeat(200_000);
+        assert_eq!(letters_of(&again, "a"), 1);
         assert_eq!(letters_of(&chain, "a0"), usize::MAX);
         assert_eq!(letters_of("start: start~5\n", "start"), 5);
     }
@@ -415,6 +470,9 @@ mod tests {
         ] {
             assert!(problem(text).contains(name), "{text}: {}", problem(text));
         }
+        let nested = |depth: usize| format!("start: {}", "%lark {\nstart: ".repeat(depth));
+        assert!(problem(&nested(100_000)).contains("nested more than 16 deep"));
+        check_lark(&nested(16)).unwrap();
         for text in [
             "start: A~2\nA: \"a\"~20000\n",
             "start: \"a\"~0..1000000 /x{0,9999999}/\n",
