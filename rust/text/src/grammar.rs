@@ -151,7 +151,7 @@ impl Grammars {
             return Err(invalid("no text satisfies it".into()));
         }
         let start = GrammarState::new(matcher, Arc::clone(&self.ending));
-        let shortest = closing::closing(&start, MAX_SHORTEST);
+        let shortest = closing::first_closing(&start, MAX_SHORTEST);
         let least_tokens = start.least_tokens();
         Ok(Grammar {
             start,

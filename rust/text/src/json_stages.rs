@@ -93,20 +93,19 @@ struct Patterns {
 impl Patterns {
     fn add(&mut self, pattern: &str) -> Result<(), TextError> {
         let field = "tokenizer.json: pattern.Regex";
-        if refers_back(pattern) {
-            return Err(refused(field, pattern, "patterns without back-references"));
-        }
-        let repetitions = repetitions(pattern);
-        if repetitions > MAX_REPETITIONS {
-            let supported = format!("patterns that repeat a part {MAX_REPETITIONS} times at most");
-            return Err(refused(field, pattern, supported));
-        }
         self.count += 1;
         self.bytes += pattern.len();
         if self.count > MAX_PATTERNS || self.bytes > MAX_PATTERN_BYTES {
-            let found = format!("one of {} with {} bytes so far", self.count, self.bytes);
+            let found = format!("{} of them with {} bytes", self.count, self.bytes);
             let supported = format!("{MAX_PATTERNS} patterns with {MAX_PATTERN_BYTES} bytes");
             return Err(refused(field, found, supported));
+        }
+        if refers_back(pattern) {
+            return Err(refused(field, pattern, "patterns without back-references"));
+        }
+        if repetitions(pattern) > MAX_REPETITIONS {
+            let supported = format!("patterns that repeat a part {MAX_REPETITIONS} times at most");
+            return Err(refused(field, pattern, supported));
         }
         Ok(())
     }

@@ -243,6 +243,25 @@ fn what_cannot_fit_is_known_or_ends_where_its_tokens_do() {
 }
 
 #[test]
+fn a_way_to_the_end_that_takes_too_much_to_find_is_none() {
+    let hard = compile(&GrammarSource::Regex(".*.*{999}=".into()));
+    assert_eq!(hard.shortest(), None);
+    let run = run(&hard, limit(5), None, |_, ids| ids[0]);
+    assert_eq!((run.tokens.len(), run.is_complete), (5, false));
+    // What is long, but leads somewhere, is found.
+    let names: Vec<String> = (0..40).map(|number| format!("p{number}")).collect();
+    let field = json!({"type": "string", "pattern": "^[a-z]{3,9}[0-9]+$"});
+    let fields: serde_json::Map<String, Value> = names
+        .iter()
+        .map(|name| (name.clone(), field.clone()))
+        .collect();
+    let long = compile(&schema(&json!({
+        "type": "object", "properties": fields, "required": names, "additionalProperties": false
+    })));
+    assert!(long.shortest().is_some());
+}
+
+#[test]
 fn a_text_is_closed_on_request_in_one_step() {
     let grammar = compile(&schema(&json!({
         "type": "object",

@@ -4,7 +4,8 @@
 //! another: first along one way, which takes at each place what most likely ends something (closing quotes and brackets,
 //! the smallest values, punctuation); if that leads nowhere, a best-first search that leaves this way as little as
 //! possible. Both are bounded by a number of masks, so that the answer does not depend on how fast the machine is. What is
-//! found need not be the shortest.
+//! found need not be the shortest. When a grammar is compiled the work of its lexer is bounded, too: what comes to no end
+//! then has no way at all. Later it could not be, since it depends on what others have made of the shared automata.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -22,6 +23,8 @@ const MAX_NODES: usize = 384;
 const MAX_BRANCHES: usize = 12;
 /// What a choice that is not the first one costs, in tokens.
 const DETOUR: usize = 8;
+/// What the lexer may spend when a grammar is compiled, about 50 ms: two hundred fields of an object take a thousand.
+const FIRST_FUEL: u64 = 5_000_000;
 /// Of no more tokens than these each one is looked at.
 const FEW: usize = 24;
 
@@ -129,11 +132,34 @@ impl Enders {
 ///
 /// The state is left as it is. End-of-sequence tokens are no part of the answer: it leads to where the text may end.
 pub(super) fn closing(state: &GrammarState, most: usize) -> Option<Vec<u32>> {
+    closing_within(state, most, u64::MAX)
+}
+
+/// The same for a grammar that nobody has used before.
+pub(super) fn first_closing(state: &GrammarState, most: usize) -> Option<Vec<u32>> {
+    closing_within(state, most, FIRST_FUEL)
+}
+
+fn closing_within(state: &GrammarState, most: usize, mut fuel: u64) -> Option<Vec<u32>> {
     let ending = state.ending();
     let (enders, eos) = (&ending.enders, &ending.eos_token_ids[..]);
     // A fork shares the automata with the sequence's own state, but an error there is none here.
-    straight(&mut state.fork().into_matcher(), enders, eos, most)
-        .or_else(|| search(&mut state.fork().into_matcher(), enders, eos, most))
+    straight(
+        &mut state.fork().into_matcher(),
+        enders,
+        eos,
+        most,
+        &mut fuel,
+    )
+    .or_else(|| {
+        search(
+            &mut state.fork().into_matcher(),
+            enders,
+            eos,
+            most,
+            &mut fuel,
+        )
+    })
 }
 
 /// What may follow: the end, certain tokens, or a choice.
@@ -144,7 +170,7 @@ enum Next {
     Nothing,
 }
 
-fn next(matcher: &mut Matcher, enders: &Enders, eos: &[u32], most: usize) -> Next {
+fn next(matcher: &mut Matcher, enders: &Enders, eos: &[u32], fuel: &mut u64) -> Next {
     if matcher.is_error() {
         return Next::Nothing;
     }
@@ -158,13 +184,20 @@ fn next(matcher: &mut Matcher, enders: &Enders, eos: &[u32], most: usize) -> Nex
     let Ok(mask) = matcher.compute_mask() else {
         return Next::Nothing;
     };
+    let spent = matcher
+        .last_step_stats()
+        .map_or(0, |stats| stats.lexer_cost);
+    if *fuel < spent {
+        return Next::Nothing;
+    }
+    *fuel -= spent;
     let mut mask = mask.as_slice().to_vec();
     for &id in eos {
         if let Some(word) = mask.get_mut(id as usize / 32) {
             *word &= !(1 << (id % 32));
         }
     }
-    let choice = enders.allowed(&mask, most);
+    let choice = enders.allowed(&mask, MAX_BRANCHES);
     if choice.is_empty() {
         Next::Nothing
     } else {
@@ -173,12 +206,18 @@ fn next(matcher: &mut Matcher, enders: &Enders, eos: &[u32], most: usize) -> Nex
 }
 
 /// The first choice everywhere, but for what was taken just before: a number or a word does not go on for ever.
-fn straight(matcher: &mut Matcher, enders: &Enders, eos: &[u32], most: usize) -> Option<Vec<u32>> {
+fn straight(
+    matcher: &mut Matcher,
+    enders: &Enders,
+    eos: &[u32],
+    most: usize,
+    fuel: &mut u64,
+) -> Option<Vec<u32>> {
     let most = most.min(MAX_STRAIGHT);
     let mut tokens: Vec<u32> = Vec::new();
     let ends = |id: &u32| enders.brackets.contains(id) || enders.quotes.contains(id);
     loop {
-        let taken = match next(matcher, enders, eos, MAX_BRANCHES) {
+        let taken = match next(matcher, enders, eos, fuel) {
             Next::End => return Some(tokens),
             Next::Certain(certain) => certain,
             Next::Choice(choice) => {
@@ -203,7 +242,13 @@ struct Node {
 }
 
 /// Best first: as few tokens as possible, each detour as much as [`DETOUR`] of them.
-fn search(matcher: &mut Matcher, enders: &Enders, eos: &[u32], most: usize) -> Option<Vec<u32>> {
+fn search(
+    matcher: &mut Matcher,
+    enders: &Enders,
+    eos: &[u32],
+    most: usize,
+    fuel: &mut u64,
+) -> Option<Vec<u32>> {
     let mut nodes = vec![Node {
         parent: 0,
         tokens: Vec::new(),
@@ -222,7 +267,7 @@ fn search(matcher: &mut Matcher, enders: &Enders, eos: &[u32], most: usize) -> O
         matcher.rollback(path.len() - shared).ok()?;
         matcher.consume_tokens(&wanted[shared..]).ok()?;
         path = wanted;
-        let ways: Vec<Vec<u32>> = match next(matcher, enders, eos, MAX_BRANCHES) {
+        let ways: Vec<Vec<u32>> = match next(matcher, enders, eos, fuel) {
             Next::End => return Some(path),
             Next::Certain(certain) => vec![certain],
             Next::Choice(choice) => choice.into_iter().map(|id| vec![id]).collect(),
