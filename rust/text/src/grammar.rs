@@ -10,6 +10,7 @@
 //! | `grammar/letters.rs`, `grammar/schema_bounds.rs` | how much a description says once its repetitions are written out |
 //! | `grammar/vocabulary.rs` | the tokens of a model as the parser sees them |
 //! | `grammar/state.rs` | the state of one sequence: masks, forced tokens, steps forward and back |
+//! | `grammar/work.rs` | what compiling, and a step, may take |
 //! | `grammar/closing.rs` | a short way to the end of a text |
 //! | `grammar/guard.rs` | a text is closed before its tokens run out |
 //! | `grammar/states.rs` | the states of all running sequences, step by step |
@@ -22,11 +23,11 @@ mod source;
 mod state;
 mod states;
 mod vocabulary;
+mod work;
 
-use llguidance::api::ParserLimits;
 use llguidance::earley::SlicedBiasComputer;
 use llguidance::toktrie::InferenceCapabilities;
-use llguidance::{Matcher, ParserFactory};
+use llguidance::{Logger, Matcher, ParserFactory};
 use std::sync::Arc;
 
 use crate::tokenizer::Tokenizer;
@@ -34,6 +35,7 @@ pub use source::{GrammarSource, MAX_CHOICES, MAX_GRAMMAR_BYTES};
 use state::Ending;
 pub use state::GrammarState;
 pub use states::{Complete, GrammarStates, MaskedRow, SequenceLimit};
+use work::Fuel;
 
 /// Longest text that is looked for as the shortest one, in tokens.
 const MAX_SHORTEST: usize = 4096;
@@ -101,13 +103,9 @@ impl Grammars {
     ) -> Result<Self, GrammarError> {
         let ending = Ending::new(&tokenizer, eos_token_ids, vocab_size);
         let environment = vocabulary::environment(tokenizer, eos_token_ids, vocab_size)?;
-        let capabilities = InferenceCapabilities {
-            ff_tokens: true,
-            ..InferenceCapabilities::default()
-        };
         let mut factory = ParserFactory::new(
             &environment,
-            capabilities,
+            capabilities(),
             &SlicedBiasComputer::general_slices(),
         )
         .map_err(|error| GrammarError::Invalid {
@@ -115,7 +113,6 @@ impl Grammars {
             problem: error.to_string(),
         })?;
         factory.quiet();
-        *factory.limits_mut() = limits();
         Ok(Self {
             factory,
             ending: Arc::new(ending),
@@ -133,8 +130,15 @@ impl Grammars {
             field,
             problem: message(&problem),
         };
-        let description = source.description(self.factory.limits())?;
-        let parser = self.factory.create_parser_from_init_default(description);
+        let limits = work::limits(source);
+        let most_items = limits.max_items_in_row;
+        let description = source.description(&limits)?;
+        let parser = self.factory.create_parser_from_init_ext(
+            description,
+            Logger::new(0, 0),
+            capabilities(),
+            limits,
+        );
         let mut matcher = Matcher::new(parser);
         if let Some(problem) = matcher.get_error() {
             return Err(invalid(problem));
@@ -150,8 +154,9 @@ impl Grammars {
         if mask.is_zero() {
             return Err(invalid("no text satisfies it".into()));
         }
-        let start = GrammarState::new(matcher, Arc::clone(&self.ending));
-        let shortest = closing::first_closing(&start, MAX_SHORTEST);
+        let start = GrammarState::new(matcher, Arc::clone(&self.ending), most_items);
+        closing::check_first_step(&start).map_err(invalid)?;
+        let shortest = closing::closing_within(&start, MAX_SHORTEST, Fuel::first(source));
         let least_tokens = start.least_tokens();
         Ok(Grammar {
             start,
@@ -199,16 +204,9 @@ fn message(text: &str) -> String {
     text.replace("<non-verbose/>", "").trim().to_owned()
 }
 
-/// Work and memory of one grammar. Lexer states take up to 2 kB each, so that 25,000 of them are 50 MB.
-fn limits() -> ParserLimits {
-    ParserLimits {
-        max_items_in_row: 2_000,
-        initial_lexer_fuel: 1_000_000,
-        step_lexer_fuel: 200_000,
-        step_max_items: 50_000,
-        max_lexer_states: 25_000,
-        max_grammar_size: 500_000,
-        precompute_large_lexemes: true,
-        verbose_errors: false,
+fn capabilities() -> InferenceCapabilities {
+    InferenceCapabilities {
+        ff_tokens: true,
+        ..InferenceCapabilities::default()
     }
 }

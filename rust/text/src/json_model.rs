@@ -1,7 +1,7 @@
 //! The model of a `tokenizer.json`, and the words that it has lately been asked to cut.
 //!
 //! Byte-pair encodings cut the same words over and over. The crate remembers them per thread and tokenizer, beyond the
-//! tokenizer's end: who loads models one after the other would lose some megabytes to each. So its memory is off, and
+//! tokenizer's end: who loads models one after the other would lose up to 10,000 words to each. So its memory is off, and
 //! the words lie here, with the tokenizer.
 
 use std::sync::RwLock;

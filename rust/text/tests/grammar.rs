@@ -172,11 +172,11 @@ fn bad_descriptions_are_refused_by_name() {
         ),
         (
             schema(&json!({"type": "object", "patternProperties": {"^a{999}{999}$": {}}})),
-            "more than 100000 letters",
+            "more than 60000 letters",
         ),
         (
             GrammarSource::Regex("(x|(?:ab?c{999}){999})?".into()),
-            "more than 100000 letters",
+            "more than 60000 letters",
         ),
         (
             GrammarSource::Regex("a(?=b)".into()),

@@ -8,7 +8,9 @@ mod grammar_cases;
 mod vocabularies;
 
 use grammar_cases::{VOCAB_SIZE, bits, end, grammars, satisfies, schema, schemas, tokenizer};
-use inferlib_text::{Grammar, GrammarSource, GrammarStates, MaskedRow, SequenceLimit};
+use inferlib_text::{
+    EncodeOptions, Grammar, GrammarSource, GrammarStates, MaskedRow, SequenceLimit,
+};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -321,4 +323,61 @@ proptest! {
         prop_assert_eq!(&alone.tokens, &run_told.tokens);
         prop_assert!(alone.num_steps >= run_told.num_steps);
     }
+}
+
+#[test]
+fn what_may_be_read_in_too_many_ways_ends_before_a_step_takes_long() {
+    let mut words = vec![0; tokenizer().vocab_size().div_ceil(32)];
+    let letter = tokenizer().encode("b", EncodeOptions::default()).unwrap()[0];
+    for (text, most) in [
+        ("start: a \"x\"\na: a a | /[a-z]/\n", 300),
+        ("start: a \"x\"\na: a a a | a a | /[a-z]/ | /[a-y]/\n", 300),
+        ("start: a+ \"x\"\na: /[a-z]/ |<[*]>start?\n", 300),
+        // One way only, but what comes last has to be closed by all that came before.
+        ("start: s \"x\"\ns: \"b\" s | \"b\"\n", 600),
+    ] {
+        let mut state = compile(&GrammarSource::Lark(text.into())).start();
+        let (mut tokens, mut error) = (0, None);
+        while error.is_none() && tokens < most {
+            error = state
+                .mask(&mut words)
+                .and_then(|()| state.append(letter))
+                .err();
+            tokens += 1;
+        }
+        let error = error.unwrap().to_string();
+        assert!(tokens > 90 && error.contains("items"), "{tokens}: {error}");
+    }
+    // What is written the other way round goes on for ever.
+    let mut state = compile(&GrammarSource::Lark(
+        "start: s \"x\"\ns: s \"b\" | \"b\"\n".into(),
+    ))
+    .start();
+    for _ in 0..2_000 {
+        state.append(letter).unwrap();
+    }
+}
+
+#[test]
+fn an_object_may_have_a_thousand_fields_and_one_with_more_is_refused_at_once() {
+    let object = |fields: usize| {
+        let fields = (0..fields).map(|number| (format!("p{number}"), json!({"type": "integer"})));
+        let fields: serde_json::Map<String, Value> = fields.collect();
+        schema(&json!({"type": "object", "properties": fields, "additionalProperties": false}))
+    };
+    let grammar = compile(&object(1_000));
+    assert!(grammar.shortest().is_some_and(|tokens| tokens.len() <= 2)); // {}
+    let mut state = grammar.start();
+    for token in tokenizer()
+        .encode("{\"p7\":1,\"p300\":2}", EncodeOptions::default())
+        .unwrap()
+    {
+        state.append(token).unwrap();
+    }
+    assert!(state.is_complete());
+    let error = grammars(&tokenizer()).compile(&object(2_000)).unwrap_err();
+    assert!(
+        error.to_string().starts_with("schema cannot be used"),
+        "{error}"
+    );
 }

@@ -4,7 +4,7 @@
 //! another: first along one way, which takes at each place what most likely ends something (closing quotes and brackets,
 //! the smallest values, punctuation); if that leads nowhere, a best-first search that leaves this way as little as
 //! possible. Both are bounded by a number of masks, so that the answer does not depend on how fast the machine is. What is
-//! found need not be the shortest. When a grammar is compiled the work of its lexer is bounded, too: what comes to no end
+//! found need not be the shortest. When a grammar is compiled the parser's work is bounded, too: what comes to no end
 //! then has no way at all. Later it could not be, since it depends on what others have made of the shared automata.
 
 use std::cmp::Reverse;
@@ -13,6 +13,7 @@ use std::collections::BinaryHeap;
 use llguidance::Matcher;
 
 use super::state::GrammarState;
+use super::work::Fuel;
 use crate::tokenizer::Tokenizer;
 
 /// Tokens of the way that is tried first.
@@ -23,8 +24,6 @@ const MAX_NODES: usize = 384;
 const MAX_BRANCHES: usize = 12;
 /// What a choice that is not the first one costs, in tokens.
 const DETOUR: usize = 8;
-/// What the lexer may spend when a grammar is compiled, about 50 ms: two hundred fields of an object take a thousand.
-const FIRST_FUEL: u64 = 5_000_000;
 /// Of no more tokens than these each one is looked at.
 const FEW: usize = 24;
 
@@ -132,15 +131,15 @@ impl Enders {
 ///
 /// The state is left as it is. End-of-sequence tokens are no part of the answer: it leads to where the text may end.
 pub(super) fn closing(state: &GrammarState, most: usize) -> Option<Vec<u32>> {
-    closing_within(state, most, u64::MAX)
+    closing_within(state, most, Fuel::endless())
 }
 
-/// The same for a grammar that nobody has used before.
-pub(super) fn first_closing(state: &GrammarState, most: usize) -> Option<Vec<u32>> {
-    closing_within(state, most, FIRST_FUEL)
-}
-
-fn closing_within(state: &GrammarState, most: usize, mut fuel: u64) -> Option<Vec<u32>> {
+/// The same, with so much work; what a grammar takes that nobody has used before depends on nothing else.
+pub(super) fn closing_within(
+    state: &GrammarState,
+    most: usize,
+    mut fuel: Fuel,
+) -> Option<Vec<u32>> {
     let ending = state.ending();
     let (enders, eos) = (&ending.enders, &ending.eos_token_ids[..]);
     // A fork shares the automata with the sequence's own state, but an error there is none here.
@@ -162,6 +161,24 @@ fn closing_within(state: &GrammarState, most: usize, mut fuel: u64) -> Option<Ve
     })
 }
 
+/// What cannot even begin, whatever the first token is taken to be, has to be refused at once.
+///
+/// # Errors
+///
+/// The limit that the parser reached.
+pub(super) fn check_first_step(state: &GrammarState) -> Result<(), String> {
+    let ending = state.ending();
+    let (enders, eos) = (&ending.enders, &ending.eos_token_ids[..]);
+    let mut matcher = state.fork().into_matcher();
+    let tokens = match next(&mut matcher, enders, eos, &mut Fuel::endless()) {
+        Next::Certain(tokens) => tokens,
+        Next::Choice(tokens) => vec![tokens[0]],
+        Next::End | Next::Nothing => return Ok(()),
+    };
+    let consumed = matcher.consume_tokens(&tokens);
+    consumed.map_err(|error| error.to_string())
+}
+
 /// What may follow: the end, certain tokens, or a choice.
 enum Next {
     End,
@@ -170,7 +187,7 @@ enum Next {
     Nothing,
 }
 
-fn next(matcher: &mut Matcher, enders: &Enders, eos: &[u32], fuel: &mut u64) -> Next {
+fn next(matcher: &mut Matcher, enders: &Enders, eos: &[u32], fuel: &mut Fuel) -> Next {
     if matcher.is_error() {
         return Next::Nothing;
     }
@@ -184,13 +201,12 @@ fn next(matcher: &mut Matcher, enders: &Enders, eos: &[u32], fuel: &mut u64) -> 
     let Ok(mask) = matcher.compute_mask() else {
         return Next::Nothing;
     };
-    let spent = matcher
+    if !matcher
         .last_step_stats()
-        .map_or(0, |stats| stats.lexer_cost);
-    if *fuel < spent {
+        .is_ok_and(|stats| fuel.spend(stats))
+    {
         return Next::Nothing;
     }
-    *fuel -= spent;
     let mut mask = mask.as_slice().to_vec();
     for &id in eos {
         if let Some(word) = mask.get_mut(id as usize / 32) {
@@ -211,7 +227,7 @@ fn straight(
     enders: &Enders,
     eos: &[u32],
     most: usize,
-    fuel: &mut u64,
+    fuel: &mut Fuel,
 ) -> Option<Vec<u32>> {
     let most = most.min(MAX_STRAIGHT);
     let mut tokens: Vec<u32> = Vec::new();
@@ -247,7 +263,7 @@ fn search(
     enders: &Enders,
     eos: &[u32],
     most: usize,
-    fuel: &mut u64,
+    fuel: &mut Fuel,
 ) -> Option<Vec<u32>> {
     let mut nodes = vec![Node {
         parent: 0,

@@ -11,8 +11,8 @@ use serde_json::Value;
 
 use super::{GrammarError, schema_bounds};
 
-/// Most letters of an expression: a hundred thousand of them take 50 MB.
-pub(super) const MAX_LETTERS: usize = 100_000;
+/// Most letters of a choice, an expression or a schema: each takes about 900 bytes.
+pub(super) const MAX_LETTERS: usize = 60_000;
 /// Of a rule of Lark, whose parser takes 10 µs for each, and of a terminal.
 const MAX_RULE_LETTERS: usize = 40_000;
 const MAX_TERMINAL_LETTERS: usize = 20_000;

@@ -27,8 +27,8 @@ const JOINING: [&str; 12] = [
     "not",
 ];
 
-/// Refuse a schema with an expression that repeats too much, with arrays that repeat too much of what must follow, or
-/// with multiples of large numbers; how many letters must follow, at most.
+/// Refuse a schema with too much that must follow, repeated by expressions and arrays as often as they must, or with
+/// multiples of large numbers; how many letters must follow, at most.
 pub(super) fn check(schema: &Value) -> Result<usize, GrammarError> {
     let mut multiples = Multiples::default();
     check_part(schema, &mut multiples)?;
@@ -39,8 +39,7 @@ pub(super) fn check(schema: &Value) -> Result<usize, GrammarError> {
         depth: 0,
     };
     let letters = letters.of(schema);
-    // What repeats nothing may be as long as a description may be.
-    if letters > MAX_LETTERS && letters > schema.to_string().len() {
+    if letters > MAX_LETTERS {
         return Err(too_many("schema", "it", MAX_LETTERS));
     }
     Ok(letters)
@@ -163,6 +162,10 @@ impl<'s> Letters<'s> {
         for (key, value) in keys {
             let letters = match (key.as_str(), value) {
                 ("const", value) => value.to_string().len(),
+                ("enum", Value::Array(values)) => {
+                    let lengths = values.iter().map(|value| value.to_string().len());
+                    lengths.max().unwrap_or(0)
+                }
                 ("pattern", Value::String(pattern)) => of_expression(pattern).unwrap_or(0),
                 ("properties" | "patternProperties" | "dependentSchemas", Value::Object(parts)) => {
                     let parts = parts
@@ -304,12 +307,12 @@ mod tests {
         ] {
             assert_eq!(letters(&schema), expected, "{schema}");
         }
-        check(&array(10_000, json!({"const": 12345}))).unwrap();
+        check(&array(10_000, json!({"const": 1234}))).unwrap();
         let error = check(&array(10_000, array(10, word)))
             .unwrap_err()
             .to_string();
         assert!(
-            error.contains("written out it has more than 100000"),
+            error.contains("written out it has more than 60000"),
             "{error}"
         );
         // References double: twenty of them are a million.
@@ -330,7 +333,11 @@ mod tests {
         };
         chain(100).unwrap();
         chain(100_000).unwrap_err();
-        // What repeats nothing may be as long as a description may be.
-        check(&json!({"const": "x".repeat(500_000)})).unwrap();
+        let long = "x".repeat(50_000);
+        check(&json!({"const": long})).unwrap();
+        check(&json!({"enum": [long, "a", long]})).unwrap();
+        check(&json!({"anyOf": [{"const": long}, {"const": long}]})).unwrap();
+        check(&json!({"enum": [format!("{long}{long}")]})).unwrap_err();
+        check(&json!({"properties": {"a": {"const": long}, "b": {"const": long}}})).unwrap_err();
     }
 }

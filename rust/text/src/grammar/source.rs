@@ -70,16 +70,23 @@ impl GrammarSource {
         let bytes = match self {
             Self::JsonSchema(text) | Self::Regex(text) | Self::Lark(text) => text.len(),
             Self::Choices(choices) => {
-                let problem = match choices.len() {
-                    0 => Some("is empty; at least one is needed".to_owned()),
-                    count if count > MAX_CHOICES => Some(format!(
-                        "has {count} entries; at most {MAX_CHOICES} are allowed"
-                    )),
-                    _ => choices
-                        .iter()
-                        .position(String::is_empty)
-                        .map(|index| format!("[{index}] is empty")),
-                };
+                let problem =
+                    match choices.len() {
+                        0 => Some("is empty; at least one is needed".to_owned()),
+                        count if count > MAX_CHOICES => Some(format!(
+                            "has {count} entries; at most {MAX_CHOICES} are allowed"
+                        )),
+                        _ => choices.iter().enumerate().find_map(|(index, choice)| {
+                            match choice.len() {
+                                0 => Some(format!("[{index}] is empty")),
+                                bytes if bytes > letters::MAX_LETTERS => Some(format!(
+                                    "[{index}] has {bytes} bytes; at most {} are allowed",
+                                    letters::MAX_LETTERS
+                                )),
+                                _ => None,
+                            }
+                        }),
+                    };
                 if let Some(problem) = problem {
                     return Err(GrammarError::Choices { problem });
                 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use llguidance::Matcher;
 
 use super::closing::Enders;
+use super::work::items_per_row;
 use super::{GrammarError, message};
 use crate::tokenizer::Tokenizer;
 
@@ -30,6 +31,8 @@ impl Ending {
 pub struct GrammarState {
     matcher: Matcher,
     ending: Arc<Ending>,
+    /// Most items of a row.
+    most_items: usize,
 }
 
 impl std::fmt::Debug for GrammarState {
@@ -41,20 +44,28 @@ impl std::fmt::Debug for GrammarState {
 }
 
 impl GrammarState {
-    pub(super) fn new(matcher: Matcher, ending: Arc<Ending>) -> Self {
-        Self { matcher, ending }
+    pub(super) fn new(matcher: Matcher, ending: Arc<Ending>, most_items: usize) -> Self {
+        Self {
+            matcher,
+            ending,
+            most_items,
+        }
+    }
+
+    fn with(&self, matcher: Matcher) -> Self {
+        Self::new(matcher, Arc::clone(&self.ending), self.most_items)
     }
 
     /// A state that goes on from here. It shares the automata, so that the two take turns.
     #[must_use]
     pub fn fork(&self) -> Self {
-        Self::new(self.matcher.clone(), Arc::clone(&self.ending))
+        self.with(self.matcher.clone())
     }
 
     /// The same with automata of its own.
     #[must_use]
     pub fn separate(&self) -> Self {
-        Self::new(self.matcher.deep_clone(), Arc::clone(&self.ending))
+        self.with(self.matcher.deep_clone())
     }
 
     pub(super) fn into_matcher(self) -> Matcher {
@@ -104,6 +115,16 @@ impl GrammarState {
     /// [`GrammarError::Stuck`]: nothing may follow, or finding out takes more work than is allowed.
     pub fn mask(&mut self, words: &mut [u32]) -> Result<(), GrammarError> {
         let mask = self.matcher.compute_mask_or_eos().map_err(stuck)?;
+        // The parser looks at the row behind a token's text itself, but not behind a token that was asked for by its id.
+        let stats = self.matcher.last_step_stats();
+        if stats.is_ok_and(|stats| items_per_row(stats) > 2 * self.most_items) {
+            return Err(GrammarError::Stuck {
+                problem: format!(
+                    "it may be read in too many ways (more than {} items)",
+                    self.most_items
+                ),
+            });
+        }
         if mask.is_zero() {
             return Err(GrammarError::Stuck {
                 problem: "no token fits".into(),
