@@ -212,6 +212,15 @@ mod tests {
             found(share),
             "group 0: block 2 is writable by two sequences"
         );
+        let hold_too = |state: &mut State| {
+            let private = state.held.table(0)[0];
+            state.kv.tables[0].push(private);
+            state.kv.groups[0].pool.touch(private);
+        };
+        assert_eq!(
+            found(hold_too),
+            "group 0: block 3 is writable by two sequences"
+        );
         assert_eq!(
             found(|state| state.computed[0] = 20),
             "group 0: block 1 is published and writable"

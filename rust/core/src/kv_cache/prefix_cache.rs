@@ -272,6 +272,75 @@ mod tests {
         ContentId(NonZeroU64::new(id).unwrap())
     }
 
+    /// Another number each time.
+    fn numbers() -> impl FnMut() -> u64 {
+        let mut state = 0_u64;
+        move || {
+            state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            let mixed = (state ^ state >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            mixed ^ mixed >> 31
+        }
+    }
+
+    /// A bit of a token changes each bit of the hash half of the time, a bit of the parent each bit of its own half.
+    #[test]
+    #[expect(clippy::cast_possible_truncation, reason = "any numbers will do")]
+    fn every_bit_changes_half_of_the_hash() {
+        const SAMPLES: u32 = 200;
+        let mut number = numbers();
+        let mut changed = [0; 128];
+        for bit in 0..128 + 32 * BLOCK_SIZE {
+            let mut flips = 0;
+            for _ in 0..SAMPLES {
+                let hash = PrefixHash {
+                    key: [number(), number()],
+                    bits: 128,
+                };
+                let parent = u128::from(number()) << 64 | u128::from(number());
+                let tokens: BlockTokens = std::array::from_fn(|_| number() as i32);
+                let (mut other, mut others) = (parent, tokens);
+                if bit < 128 {
+                    other ^= 1 << bit;
+                } else {
+                    others[(bit - 128) / 32] ^= 1 << (bit % 32);
+                }
+                let difference = hash.mix(parent, &tokens) ^ hash.mix(other, &others);
+                flips += difference.count_ones();
+                if bit >= 128 {
+                    for (at, count) in changed.iter_mut().enumerate() {
+                        *count += (difference >> at & 1) as u32;
+                    }
+                }
+            }
+            let expected = if bit < 128 { 32 } else { 64 };
+            let most = 2 * SAMPLES; // five standard deviations
+            assert!(
+                flips.abs_diff(expected * SAMPLES) < most,
+                "{bit}: {flips} of {SAMPLES}"
+            );
+        }
+        let half = 32 * 16 * SAMPLES / 2;
+        for (at, &count) in changed.iter().enumerate() {
+            assert!(count.abs_diff(half) < half / 50, "{at}: {count} of {half}");
+        }
+    }
+
+    #[test]
+    fn a_hash_of_few_bits_is_a_small_number() {
+        let mut number = numbers();
+        let hash = PrefixHash {
+            key: [number(), number()],
+            bits: 3,
+        };
+        let mut found = [0; 8];
+        for _ in 0..800 {
+            let parent = u128::from(number()) << 64;
+            let value = hash.mix(parent, &[1; BLOCK_SIZE]);
+            found[usize::try_from(value).unwrap()] += 1;
+        }
+        assert!(found.iter().all(|&count| count > 60), "{found:?}");
+    }
+
     #[test]
     fn a_hit_needs_equal_tokens_and_an_equal_parent() {
         let mut cache = PrefixCache::new(4);
