@@ -57,11 +57,18 @@ UNUSABLE: list[tuple[str, str, dict[str, Any]]] = [
         "schema",
         {"schema": '{"items":' * 10**5 + "{}" + "}" * 10**5},
     ),
+    (
+        "an object of 5,000 fields that may be left out",
+        "schema",
+        {"schema": {"properties": {f"field{number}": {} for number in range(5000)}}},
+    ),
+    ("a constant of 900 KB", "schema", {"schema": {"const": "x" * 900_000}}),
     ("a remote `$ref`", "schema", {"schema": {"$ref": "https://example.com/schema.json"}}),
     ("a schema that nothing satisfies", "schema", {"schema": {"enum": []}}),
     ("an expression with an open bracket", "regex", {"regex": "(a"}),
     ("an expression with look-around", "regex", {"regex": "(?=a)b"}),
     ("an expression of 5,000 brackets", "regex", {"regex": "(" * 5000 + ")" * 5000}),
+    ("a million letters in nine", "regex", {"regex": "a{999}{999}"}),
     ("a grammar without a start", "grammar", {"grammar": 'other: "a"'}),
     ("a grammar with a syntax error", "grammar", {"grammar": "start: ("}),
     ("choices that are empty", "choices", {"choices": []}),
@@ -191,6 +198,16 @@ def a_closed_loop(stage: Stage) -> None:
 def cut_off(stage: Stage) -> None:
     completion = stage.model.generate("x", regex="[a-z]{100}", max_tokens=3)
     assert completion.finish_reason == "length"
+
+
+@fault("request", "a grammar that may be read in many ways", '`finish_reason="error"`')
+def many_ways(stage: Stage) -> None:
+    grammar = 'start: a "x"\na: a a | "b"\n'
+    options: dict[str, Any] = {"grammar": grammar, "logit_bias": {ord("b"): 100.0}}
+    completion = stage.model.generate("x", max_tokens=400, temperature=0, **options)
+    assert completion.finish_reason == "error"
+    assert "items" in (completion.error or "")
+    assert completion.text.startswith("b" * 100)
 
 
 @fault("request", "a deadline that has passed", '`finish_reason="deadline"`')

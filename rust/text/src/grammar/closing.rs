@@ -161,7 +161,7 @@ pub(super) fn closing_within(
     })
 }
 
-/// What cannot even begin, whatever the first token is taken to be, has to be refused at once.
+/// What cannot go on behind its first token has to be refused at once.
 ///
 /// # Errors
 ///
@@ -170,13 +170,15 @@ pub(super) fn check_first_step(state: &GrammarState) -> Result<(), String> {
     let ending = state.ending();
     let (enders, eos) = (&ending.enders, &ending.eos_token_ids[..]);
     let mut matcher = state.fork().into_matcher();
-    let tokens = match next(&mut matcher, enders, eos, &mut Fuel::endless()) {
-        Next::Certain(tokens) => tokens,
-        Next::Choice(tokens) => vec![tokens[0]],
-        Next::End | Next::Nothing => return Ok(()),
+    let beginnings = match next(&mut matcher, enders, eos, &mut Fuel::endless()) {
+        Next::Certain(tokens) => vec![tokens],
+        Next::Choice(tokens) => tokens.into_iter().map(|token| vec![token]).collect(),
+        Next::End | Next::Nothing => Vec::new(),
     };
-    let consumed = matcher.consume_tokens(&tokens);
-    consumed.map_err(|error| error.to_string())
+    beginnings.iter().try_for_each(|tokens| {
+        let consumed = state.fork().into_matcher().consume_tokens(tokens);
+        consumed.map_err(|error| error.to_string())
+    })
 }
 
 /// What may follow: the end, certain tokens, or a choice.
