@@ -166,7 +166,9 @@ def test_log_probabilities_are_paid_for_only_when_they_are_asked_for():
 
 def test_a_receipt_of_an_abstention_can_be_verified(tmp_path):
     with tiny_model() as model:
-        completion = model.generate("x", max_tokens=40, temperature=1.0, n=2, seed=1, abstain_below=0.3)
+        completion = model.generate(
+            "x", max_tokens=40, temperature=1.0, n=2, seed=1, abstain_below=0.3
+        )
         assert completion.finish_reason == "abstain"
         assert model.replay(completion.receipt).outputs == completion.outputs
         receipt = json.loads(json.dumps(completion.receipt.to_dict()))

@@ -39,6 +39,8 @@ use work::Fuel;
 
 /// Longest text that is looked for as the shortest one, in tokens.
 const MAX_SHORTEST: usize = 4096;
+/// A description with so many bytes may take too much at once.
+const MIN_LONG_BYTES: usize = 1_000;
 
 /// A description that cannot be used, or a sequence that it cannot go on with.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -155,7 +157,10 @@ impl Grammars {
             return Err(invalid("no text satisfies it".into()));
         }
         let start = GrammarState::new(matcher, Arc::clone(&self.ending), most_items);
-        closing::check_first_step(&start).map_err(invalid)?;
+        // Rows are too long from the start only where there are more alternatives than fit into a short text.
+        if source.num_bytes() > MIN_LONG_BYTES {
+            closing::check_first_step(&start).map_err(invalid)?;
+        }
         let shortest = closing::closing_within(&start, MAX_SHORTEST, Fuel::first(source));
         let least_tokens = start.least_tokens();
         Ok(Grammar {

@@ -192,6 +192,10 @@ fn bad_descriptions_are_refused_by_name() {
             GrammarSource::Choices(vec!["a".into(), String::new()]),
             "choices [1] is empty",
         ),
+        (
+            GrammarSource::Choices(vec!["a".into(), "b".repeat(60_001)]),
+            "choices [1] has 60001 bytes; at most 60000",
+        ),
         (GrammarSource::Choices(many), "choices has 10001 entries"),
         (
             GrammarSource::Regex("a".repeat(1_000_001)),

@@ -282,14 +282,15 @@ mod tests {
         }
     }
 
-    /// A bit of a token changes each bit of the hash half of the time, a bit of the parent each bit of its own half.
+    /// A bit of the key or of a token changes each bit of the hash half of the time, a bit of the parent each bit of its
+    /// own half.
     #[test]
     #[expect(clippy::cast_possible_truncation, reason = "any numbers will do")]
     fn every_bit_changes_half_of_the_hash() {
         const SAMPLES: u32 = 200;
         let mut number = numbers();
         let mut changed = [0; 128];
-        for bit in 0..128 + 32 * BLOCK_SIZE {
+        for bit in 0..256 + 32 * BLOCK_SIZE {
             let mut flips = 0;
             for _ in 0..SAMPLES {
                 let hash = PrefixHash {
@@ -298,15 +299,15 @@ mod tests {
                 };
                 let parent = u128::from(number()) << 64 | u128::from(number());
                 let tokens: BlockTokens = std::array::from_fn(|_| number() as i32);
-                let (mut other, mut others) = (parent, tokens);
-                if bit < 128 {
-                    other ^= 1 << bit;
-                } else {
-                    others[(bit - 128) / 32] ^= 1 << (bit % 32);
+                let (mut keyed, mut other, mut others) = (hash, parent, tokens);
+                match bit {
+                    0..128 => other ^= 1 << bit,
+                    128..256 => keyed.key[(bit - 128) / 64] ^= 1 << (bit % 64),
+                    _ => others[(bit - 256) / 32] ^= 1 << (bit % 32),
                 }
-                let difference = hash.mix(parent, &tokens) ^ hash.mix(other, &others);
+                let difference = hash.mix(parent, &tokens) ^ keyed.mix(other, &others);
                 flips += difference.count_ones();
-                if bit >= 128 {
+                if bit >= 256 {
                     for (at, count) in changed.iter_mut().enumerate() {
                         *count += (difference >> at & 1) as u32;
                     }

@@ -7,7 +7,8 @@ use llguidance::earley::{Grammar, SymbolProps};
 use llguidance::panic_utils::catch_unwind;
 use serde_json::{Value, json};
 
-use super::{GrammarError, letters, schema_bounds};
+use super::letters::{self, MAX_LETTERS};
+use super::{GrammarError, schema_bounds};
 
 /// Longest description: 1 MB.
 pub const MAX_GRAMMAR_BYTES: usize = 1_000_000;
@@ -66,33 +67,19 @@ impl GrammarSource {
         })
     }
 
-    fn check_size(&self) -> Result<(), GrammarError> {
-        let bytes = match self {
+    /// Bytes of the text, or of all choices.
+    pub(super) fn num_bytes(&self) -> usize {
+        match self {
             Self::JsonSchema(text) | Self::Regex(text) | Self::Lark(text) => text.len(),
-            Self::Choices(choices) => {
-                let problem =
-                    match choices.len() {
-                        0 => Some("is empty; at least one is needed".to_owned()),
-                        count if count > MAX_CHOICES => Some(format!(
-                            "has {count} entries; at most {MAX_CHOICES} are allowed"
-                        )),
-                        _ => choices.iter().enumerate().find_map(|(index, choice)| {
-                            match choice.len() {
-                                0 => Some(format!("[{index}] is empty")),
-                                bytes if bytes > letters::MAX_LETTERS => Some(format!(
-                                    "[{index}] has {bytes} bytes; at most {} are allowed",
-                                    letters::MAX_LETTERS
-                                )),
-                                _ => None,
-                            }
-                        }),
-                    };
-                if let Some(problem) = problem {
-                    return Err(GrammarError::Choices { problem });
-                }
-                choices.iter().map(String::len).sum()
-            }
-        };
+            Self::Choices(choices) => choices.iter().map(String::len).sum(),
+        }
+    }
+
+    fn check_size(&self) -> Result<(), GrammarError> {
+        if let Self::Choices(choices) = self {
+            check_choices(choices).map_err(|problem| GrammarError::Choices { problem })?;
+        }
+        let bytes = self.num_bytes();
         if bytes > MAX_GRAMMAR_BYTES {
             return Err(GrammarError::TooLong {
                 field: self.field(),
@@ -102,6 +89,30 @@ impl GrammarSource {
         }
         Ok(())
     }
+}
+
+fn check_choices(choices: &[String]) -> Result<(), String> {
+    match choices.len() {
+        0 => return Err("is empty; at least one is needed".into()),
+        count if count > MAX_CHOICES => {
+            return Err(format!(
+                "has {count} entries; at most {MAX_CHOICES} are allowed"
+            ));
+        }
+        _ => {}
+    }
+    for (index, choice) in choices.iter().enumerate() {
+        match choice.len() {
+            0 => return Err(format!("[{index}] is empty")),
+            bytes if bytes > MAX_LETTERS => {
+                return Err(format!(
+                    "[{index}] has {bytes} bytes; at most {MAX_LETTERS} are allowed"
+                ));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// The schema with our options. `x-guidance` is the parser's own keyword: it is not part of JSON schema, and taking it
