@@ -143,7 +143,7 @@ fn compact(text: &str) -> Result<Value, GrammarError> {
     Ok(schema)
 }
 
-/// A grammar of one terminal: an automaton, however much it describes; the parser itself branches 2,000 times at most.
+/// A grammar of one terminal: an automaton, however much it describes, where the parser itself branches so often only.
 /// The parser makes the same of a rule of Lark, whose text it would have to read first, which takes several milliseconds.
 fn terminal(regex: RegexAst, limits: &ParserLimits) -> anyhow::Result<GrammarInit> {
     let mut lexer = LexerSpec::new()?;
