@@ -105,7 +105,7 @@ impl Grammars {
     ) -> Result<Self, GrammarError> {
         let ending = Ending::new(&tokenizer, eos_token_ids, vocab_size);
         let environment = vocabulary::environment(tokenizer, eos_token_ids, vocab_size)?;
-        let mut factory = ParserFactory::new(
+        let factory = ParserFactory::new(
             &environment,
             capabilities(),
             &SlicedBiasComputer::general_slices(),
@@ -114,7 +114,6 @@ impl Grammars {
             field: "tokenizer",
             problem: error.to_string(),
         })?;
-        factory.quiet();
         Ok(Self {
             factory,
             ending: Arc::new(ending),
