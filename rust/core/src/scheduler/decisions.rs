@@ -114,4 +114,18 @@ mod tests {
         };
         assert_eq!(estimate(drafting, 1), own + table + prompt + 64 * (20 + 8));
     }
+
+    #[test]
+    fn a_held_sequence_is_estimated_by_its_tokens_and_tables() {
+        let mut two_groups = config();
+        two_groups.groups.push(two_groups.groups[0]);
+        let mut scheduler = Scheduler::new(two_groups).unwrap();
+        let id = scheduler.open_sequence(None);
+        assert_eq!(scheduler.estimated_bytes(), 1024);
+        assert_eq!(scheduler.restore_sequence(id, vec![1; 50], 40), Ok(true));
+        // 50 tokens, and three blocks in each of two groups.
+        assert_eq!(scheduler.estimated_bytes(), 4 * 50 + 2 * (4 * 3) + 1024);
+        assert!(scheduler.close_sequence(id));
+        assert_eq!(scheduler.estimated_bytes(), 0);
+    }
 }
