@@ -319,3 +319,23 @@ fn second_texts_are_marked() {
     scheduler.submit(of(None), 0.0).unwrap();
     assert!(scheduler.schedule(0.0).unwrap().segment_ids.is_empty());
 }
+
+#[test]
+fn adapters_are_told_for_every_sequence_once_one_has_some() {
+    let config = whole();
+    let mut executor = FakeExecutor::new(&config.groups);
+    let mut scheduler = Scheduler::new(config).unwrap();
+    let of = |adapter| NewRequest {
+        adapter,
+        ..request(prompt(1, 4), 0)
+    };
+    for adapter in [0, 3, 0, 1] {
+        scheduler.submit(of(adapter), 0.0).unwrap();
+    }
+    let batch = scheduler.schedule(0.0).unwrap();
+    assert_eq!(batch.adapters, [0, 3, 0, 1]);
+    let output = executor.run(batch);
+    scheduler.update(&output, 0.0).unwrap();
+    scheduler.submit(of(0), 0.0).unwrap();
+    assert!(scheduler.schedule(0.0).unwrap().adapters.is_empty());
+}
