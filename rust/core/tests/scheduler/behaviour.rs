@@ -1,7 +1,7 @@
 //! What the scheduler promises, one behaviour per test.
 
 use inferlib_core::{FinishReason, NewRequest, Policy, RequestStatus, SchedulerConfig};
-use inferlib_program::SamplingParams;
+use inferlib_program::{Mirostat, SamplingParams};
 
 use crate::pretended_executor::{
     build, chunks, config, drain, group, oracle, oracle_prompt_logprobs, params, prompt, request,
@@ -464,4 +464,29 @@ fn timestamps_follow_the_callers_clock() {
     assert_eq!(times.first_token, Some(5.0));
     assert_eq!(times.last_token, Some(7.0));
     assert_eq!(times.finished, Some(7.0));
+}
+
+#[test]
+fn what_mirostat_keeps_comes_back_with_the_next_row_of_its_sequence() {
+    let (mut scheduler, mut executor) = build(config());
+    let mirostat = SamplingParams {
+        mirostat: Some(Mirostat { tau: 3.0, eta: 0.1 }),
+        ..params(3)
+    };
+    scheduler
+        .submit(request(prompt(1, 4), params(3)), 0.0)
+        .unwrap();
+    scheduler
+        .submit(request(prompt(2, 4), mirostat), 0.0)
+        .unwrap();
+    let mut expected = [0.0, 6.0]; // none, and twice tau
+    for step in 0..3_u8 {
+        let batch = scheduler.schedule(0.0).unwrap();
+        let found: Vec<f32> = batch.sampled.iter().map(|row| row.mirostat_mu).collect();
+        assert_eq!(found, expected);
+        let mut output = executor.run(batch);
+        expected[1] = f32::from(step) + 0.5;
+        output.mirostat_mu = vec![(1, expected[1])];
+        scheduler.update(&output, 0.0).unwrap();
+    }
 }
