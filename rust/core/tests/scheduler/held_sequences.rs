@@ -516,3 +516,11 @@ fn how_long_a_fork_takes() {
     let each = start.elapsed() / COUNT;
     println!("a fork of 2,000 tokens takes {each:?}");
 }
+
+#[test]
+fn a_fork_is_its_tenants_as_what_it_was_forked_from() {
+    let mut scheduler = Scheduler::new(config()).unwrap();
+    let id = scheduler.open_sequence(Some("tenant".into()));
+    let fork = scheduler.fork_sequence(id).unwrap();
+    assert_eq!(scheduler.sequence(fork).unwrap().salt(), Some("tenant"));
+}
