@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import fcntl
 import json
 import os
 import re
@@ -130,7 +131,14 @@ def stored(target: str) -> int:
 
 
 def add_up(target: str, executions: int, seconds: float, edges: int, findings: int) -> None:
-    """Add a run to the results."""
+    """Add a run to the results. Of several at once one waits for the other."""
+    WORK.mkdir(parents=True, exist_ok=True)
+    with (WORK / "results.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        _add_up(target, executions, seconds, edges, findings)
+
+
+def _add_up(target: str, executions: int, seconds: float, edges: int, findings: int) -> None:
     results = json.loads(RESULTS.read_text(encoding="utf8")) if RESULTS.exists() else {}
     entry = results.setdefault(target, {"executions": 0, "seconds": 0, "findings": 0})
     entry["executions"] += executions
