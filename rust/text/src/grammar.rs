@@ -158,7 +158,11 @@ impl Grammars {
         let start = GrammarState::new(matcher, Arc::clone(&self.ending), most_items);
         // Rows are too long from the start only where there are more alternatives than fit into a short text.
         if source.num_bytes() > MIN_LONG_BYTES {
-            closing::check_first_step(&start).map_err(invalid)?;
+            closing::check_first_step(&start).map_err(|limit| {
+                invalid(format!(
+                    "too much may follow its beginning, such as an object's optional fields: {limit}"
+                ))
+            })?;
         }
         let shortest = closing::closing_within(&start, MAX_SHORTEST, Fuel::first(source));
         let least_tokens = start.least_tokens();

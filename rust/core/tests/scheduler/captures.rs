@@ -7,7 +7,7 @@ use inferlib_core::{
     UpdateError,
 };
 use inferlib_program::program::Rows;
-use inferlib_program::{SamplingParams, StepOutput};
+use inferlib_program::{Batch, SamplingParams, StepOutput};
 
 use crate::pretended_executor::{
     FakeExecutor, LOGITS_POINT, SEQUENCE_POINT, TOKEN_POINT, build, config, group, oracle_captures,
@@ -299,43 +299,41 @@ fn what_whole_prompts_cannot_have_is_refused_by_name() {
     );
 }
 
+/// A column of the batch of these requests, and of that of another one like the first, once they have ended.
+fn columns<T: Clone>(requests: Vec<NewRequest>, column: fn(&Batch) -> &Vec<T>) -> [Vec<T>; 2] {
+    let (mut scheduler, mut executor) = build(whole());
+    let plain = requests[0].clone();
+    for request in requests {
+        scheduler.submit(request, 0.0).unwrap();
+    }
+    let batch = scheduler.schedule(0.0).unwrap();
+    let first = column(batch).clone();
+    let output = executor.run(batch);
+    scheduler.update(&output, 0.0).unwrap();
+    scheduler.submit(plain, 0.0).unwrap();
+    [first, column(scheduler.schedule(0.0).unwrap()).clone()]
+}
+
 #[test]
-fn second_texts_are_marked() {
-    let config = whole();
-    let mut executor = FakeExecutor::new(&config.groups);
-    let mut scheduler = Scheduler::new(config).unwrap();
+fn second_texts_are_marked_once_there_is_one() {
     let of = |second_segment| NewRequest {
         second_segment,
         ..request(prompt(1, 4), 0)
     };
-    for second in [None, Some(3), None, Some(9)] {
-        scheduler.submit(of(second), 0.0).unwrap();
-    }
-    let batch = scheduler.schedule(0.0).unwrap();
-    let expected = [0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0];
-    assert_eq!(batch.segment_ids, expected);
-    let output = executor.run(batch);
-    scheduler.update(&output, 0.0).unwrap();
-    scheduler.submit(of(None), 0.0).unwrap();
-    assert!(scheduler.schedule(0.0).unwrap().segment_ids.is_empty());
+    let requests = [None, Some(3), None, Some(9)].map(of);
+    let [marked, without] = columns(requests.into(), |batch| &batch.segment_ids);
+    assert_eq!(marked, [0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0]);
+    assert!(without.is_empty());
 }
 
 #[test]
 fn adapters_are_told_for_every_sequence_once_one_has_some() {
-    let config = whole();
-    let mut executor = FakeExecutor::new(&config.groups);
-    let mut scheduler = Scheduler::new(config).unwrap();
     let of = |adapter| NewRequest {
         adapter,
         ..request(prompt(1, 4), 0)
     };
-    for adapter in [0, 3, 0, 1] {
-        scheduler.submit(of(adapter), 0.0).unwrap();
-    }
-    let batch = scheduler.schedule(0.0).unwrap();
-    assert_eq!(batch.adapters, [0, 3, 0, 1]);
-    let output = executor.run(batch);
-    scheduler.update(&output, 0.0).unwrap();
-    scheduler.submit(of(0), 0.0).unwrap();
-    assert!(scheduler.schedule(0.0).unwrap().adapters.is_empty());
+    let requests = [0, 3, 0, 1].map(of);
+    let [told, without] = columns(requests.into(), |batch| &batch.adapters);
+    assert_eq!(told, [0, 3, 0, 1]);
+    assert!(without.is_empty());
 }

@@ -12,7 +12,7 @@ use std::collections::BinaryHeap;
 
 use llguidance::Matcher;
 
-use super::state::GrammarState;
+use super::state::{Ending, GrammarState};
 use super::work::Fuel;
 use crate::tokenizer::Tokenizer;
 
@@ -135,29 +135,11 @@ pub(super) fn closing(state: &GrammarState, most: usize) -> Option<Vec<u32>> {
 }
 
 /// The same, with so much work; what a grammar takes that nobody has used before depends on nothing else.
-pub(super) fn closing_within(
-    state: &GrammarState,
-    most: usize,
-    mut fuel: Fuel,
-) -> Option<Vec<u32>> {
-    let ending = state.ending();
-    let (enders, eos) = (&ending.enders, &ending.eos_token_ids[..]);
-    // A fork shares the automata with the sequence's own state, but an error there is none here.
-    straight(
-        &mut state.fork().into_matcher(),
-        enders,
-        eos,
-        most,
-        &mut fuel,
-    )
-    .or_else(|| {
-        search(
-            &mut state.fork().into_matcher(),
-            enders,
-            eos,
-            most,
-            &mut fuel,
-        )
+pub(super) fn closing_within(state: &GrammarState, most: usize, fuel: Fuel) -> Option<Vec<u32>> {
+    let mut walk = Walk::new(state, fuel);
+    walk.straight(most).or_else(|| {
+        walk.matcher = state.fork().into_matcher();
+        walk.search(most)
     })
 }
 
@@ -167,15 +149,8 @@ pub(super) fn closing_within(
 ///
 /// The limit that the parser reached.
 pub(super) fn check_first_step(state: &GrammarState) -> Result<(), String> {
-    let ending = state.ending();
-    let (enders, eos) = (&ending.enders, &ending.eos_token_ids[..]);
-    let mut matcher = state.fork().into_matcher();
-    let beginnings = match next(&mut matcher, enders, eos, &mut Fuel::endless()) {
-        Next::Certain(tokens) => vec![tokens],
-        Next::Choice(tokens) => tokens.into_iter().map(|token| vec![token]).collect(),
-        Next::End | Next::Nothing => Vec::new(),
-    };
-    beginnings.iter().try_for_each(|tokens| {
+    let ways = Walk::new(state, Fuel::endless()).next().ways();
+    ways.iter().try_for_each(|tokens| {
         let consumed = state.fork().into_matcher().consume_tokens(tokens);
         consumed.map_err(|error| error.to_string())
     })
@@ -189,67 +164,14 @@ enum Next {
     Nothing,
 }
 
-fn next(matcher: &mut Matcher, enders: &Enders, eos: &[u32], fuel: &mut Fuel) -> Next {
-    if matcher.is_error() {
-        return Next::Nothing;
-    }
-    if matcher.is_stopped() || matcher.is_accepting().unwrap_or(false) {
-        return Next::End;
-    }
-    let certain = matcher.compute_ff_tokens();
-    if !certain.is_empty() {
-        return Next::Certain(certain);
-    }
-    let Ok(mask) = matcher.compute_mask() else {
-        return Next::Nothing;
-    };
-    if !matcher
-        .last_step_stats()
-        .is_ok_and(|stats| fuel.spend(stats))
-    {
-        return Next::Nothing;
-    }
-    let mut mask = mask.as_slice().to_vec();
-    for &id in eos {
-        if let Some(word) = mask.get_mut(id as usize / 32) {
-            *word &= !(1 << (id % 32));
+impl Next {
+    /// Each way on.
+    fn ways(self) -> Vec<Vec<u32>> {
+        match self {
+            Self::End | Self::Nothing => Vec::new(),
+            Self::Certain(tokens) => vec![tokens],
+            Self::Choice(tokens) => tokens.into_iter().map(|id| vec![id]).collect(),
         }
-    }
-    let choice = enders.allowed(&mask, MAX_BRANCHES);
-    if choice.is_empty() {
-        Next::Nothing
-    } else {
-        Next::Choice(choice)
-    }
-}
-
-/// The first choice everywhere, but for what was taken just before: a number or a word does not go on for ever.
-fn straight(
-    matcher: &mut Matcher,
-    enders: &Enders,
-    eos: &[u32],
-    most: usize,
-    fuel: &mut Fuel,
-) -> Option<Vec<u32>> {
-    let most = most.min(MAX_STRAIGHT);
-    let mut tokens: Vec<u32> = Vec::new();
-    let ends = |id: &u32| enders.brackets.contains(id) || enders.quotes.contains(id);
-    loop {
-        let taken = match next(matcher, enders, eos, fuel) {
-            Next::End => return Some(tokens),
-            Next::Certain(certain) => certain,
-            Next::Choice(choice) => {
-                let recent = &tokens[tokens.len().saturating_sub(MAX_BRANCHES - 1)..];
-                let fresh = |id: &&u32| ends(id) || !recent.contains(id);
-                vec![*choice.iter().find(fresh).or(choice.first())?]
-            }
-            Next::Nothing => return None,
-        };
-        tokens.extend(&taken);
-        if tokens.len() > most {
-            return None;
-        }
-        matcher.consume_tokens(&taken).ok()?;
     }
 }
 
@@ -259,52 +181,121 @@ struct Node {
     length: usize,
 }
 
-/// Best first: as few tokens as possible, each detour as much as [`DETOUR`] of them.
-fn search(
-    matcher: &mut Matcher,
-    enders: &Enders,
-    eos: &[u32],
-    most: usize,
-    fuel: &mut Fuel,
-) -> Option<Vec<u32>> {
-    let mut nodes = vec![Node {
-        parent: 0,
-        tokens: Vec::new(),
-        length: 0,
-    }];
-    let mut open = BinaryHeap::from([Reverse((0, 0))]);
-    let mut path: Vec<u32> = Vec::new();
-    let mut num_masks = 0;
-    while let Some(Reverse((cost, index))) = open.pop() {
-        num_masks += 1;
-        if num_masks > MAX_NODES {
-            return None;
-        }
-        let wanted = path_to(&nodes, index);
-        let shared = path.iter().zip(&wanted).take_while(|(a, b)| a == b).count();
-        matcher.rollback(path.len() - shared).ok()?;
-        matcher.consume_tokens(&wanted[shared..]).ok()?;
-        path = wanted;
-        let ways: Vec<Vec<u32>> = match next(matcher, enders, eos, fuel) {
-            Next::End => return Some(path),
-            Next::Certain(certain) => vec![certain],
-            Next::Choice(choice) => choice.into_iter().map(|id| vec![id]).collect(),
-            Next::Nothing => return None,
-        };
-        for (rank, tokens) in ways.into_iter().enumerate() {
-            let length = path.len() + tokens.len();
-            if length <= most {
-                let detour = if rank == 0 { 0 } else { DETOUR + rank };
-                open.push(Reverse((cost + tokens.len() + detour, nodes.len())));
-                nodes.push(Node {
-                    parent: index,
-                    tokens,
-                    length,
-                });
-            }
+/// A way through a grammar, from one of its states on.
+struct Walk<'a> {
+    /// A fork: it shares the automata with the sequence's own state, but an error here is none there.
+    matcher: Matcher,
+    ending: &'a Ending,
+    fuel: Fuel,
+}
+
+impl<'a> Walk<'a> {
+    fn new(state: &'a GrammarState, fuel: Fuel) -> Self {
+        Self {
+            matcher: state.fork().into_matcher(),
+            ending: state.ending(),
+            fuel,
         }
     }
-    None
+
+    fn next(&mut self) -> Next {
+        let matcher = &mut self.matcher;
+        if matcher.is_error() {
+            return Next::Nothing;
+        }
+        if matcher.is_stopped() || matcher.is_accepting().unwrap_or(false) {
+            return Next::End;
+        }
+        let certain = matcher.compute_ff_tokens();
+        if !certain.is_empty() {
+            return Next::Certain(certain);
+        }
+        let Ok(mask) = matcher.compute_mask() else {
+            return Next::Nothing;
+        };
+        let stats = matcher.last_step_stats();
+        if !stats.is_ok_and(|stats| self.fuel.spend(stats)) {
+            return Next::Nothing;
+        }
+        let mut mask = mask.as_slice().to_vec();
+        for &id in &self.ending.eos_token_ids {
+            if let Some(word) = mask.get_mut(id as usize / 32) {
+                *word &= !(1 << (id % 32));
+            }
+        }
+        let choice = self.ending.enders.allowed(&mask, MAX_BRANCHES);
+        if choice.is_empty() {
+            Next::Nothing
+        } else {
+            Next::Choice(choice)
+        }
+    }
+
+    /// The first choice everywhere, but for what was taken just before: a number or a word does not go on for ever.
+    fn straight(&mut self, most: usize) -> Option<Vec<u32>> {
+        let enders = &self.ending.enders;
+        let most = most.min(MAX_STRAIGHT);
+        let mut tokens: Vec<u32> = Vec::new();
+        let ends = |id: &u32| enders.brackets.contains(id) || enders.quotes.contains(id);
+        loop {
+            let taken = match self.next() {
+                Next::End => return Some(tokens),
+                Next::Certain(certain) => certain,
+                Next::Choice(choice) => {
+                    let recent = &tokens[tokens.len().saturating_sub(MAX_BRANCHES - 1)..];
+                    let fresh = |id: &&u32| ends(id) || !recent.contains(id);
+                    vec![*choice.iter().find(fresh).or(choice.first())?]
+                }
+                Next::Nothing => return None,
+            };
+            tokens.extend(&taken);
+            if tokens.len() > most {
+                return None;
+            }
+            self.matcher.consume_tokens(&taken).ok()?;
+        }
+    }
+
+    /// Best first: as few tokens as possible, each detour as much as [`DETOUR`] of them.
+    fn search(&mut self, most: usize) -> Option<Vec<u32>> {
+        let mut nodes = vec![Node {
+            parent: 0,
+            tokens: Vec::new(),
+            length: 0,
+        }];
+        let mut open = BinaryHeap::from([Reverse((0, 0))]);
+        let mut path: Vec<u32> = Vec::new();
+        let mut num_masks = 0;
+        while let Some(Reverse((cost, index))) = open.pop() {
+            num_masks += 1;
+            if num_masks > MAX_NODES {
+                return None;
+            }
+            let wanted = path_to(&nodes, index);
+            let shared = path.iter().zip(&wanted).take_while(|(a, b)| a == b).count();
+            self.matcher.rollback(path.len() - shared).ok()?;
+            self.matcher.consume_tokens(&wanted[shared..]).ok()?;
+            path = wanted;
+            let ways = match self.next() {
+                Next::End => return Some(path),
+                Next::Nothing => return None,
+                next => next.ways(),
+            };
+            for (rank, tokens) in ways.into_iter().enumerate() {
+                let length = path.len() + tokens.len();
+                if length <= most {
+                    let detour = if rank == 0 { 0 } else { DETOUR + rank };
+                    open.push(Reverse((cost + tokens.len() + detour, nodes.len())));
+                    nodes.push(Node {
+                        parent: index,
+                        tokens,
+                        length,
+                    });
+                }
+            }
+        }
+        None
+    }
 }
 
 fn path_to(nodes: &[Node], mut index: usize) -> Vec<u32> {

@@ -85,3 +85,32 @@ impl Fuel {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn items_cost_the_more_the_more_there_are_in_a_row() {
+        let step = |rows, all_items, lexer_cost| ParserStats {
+            rows,
+            all_items,
+            lexer_cost,
+            ..ParserStats::default()
+        };
+        let lark = GrammarSource::Lark(String::new());
+        let schema = GrammarSource::JsonSchema(String::new());
+        let steps = |source: &GrammarSource, stats: ParserStats| {
+            let mut fuel = Fuel::first(source);
+            (0..10_000).take_while(|_| fuel.spend(&stats)).count()
+        };
+        assert_eq!(steps(&schema, step(4, 4 * 63, 0)), 10_000);
+        assert_eq!(steps(&schema, step(4, 4 * 2_000, 0)), 78); // 32 times as much each
+        assert_eq!(steps(&lark, step(4, 4 * 2, 0)), 10_000);
+        assert_eq!(steps(&lark, step(4, 4 * 500, 0)), 19);
+        assert_eq!(steps(&lark, step(4, 8, 1_000_000)), 5);
+        assert_eq!(steps(&lark, step(0, 0, 0)), 10_000);
+        let mut endless = Fuel::endless();
+        assert!((0..100).all(|_| endless.spend(&step(1, 1 << 20, 1 << 40))));
+    }
+}
