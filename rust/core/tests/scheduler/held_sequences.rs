@@ -345,14 +345,25 @@ fn a_sequence_may_be_closed_while_its_request_runs() {
 
 #[test]
 fn whoever_runs_takes_the_blocks_of_the_sequence_that_was_not_used_for_longest() {
+    for keep in [false, true] {
+        takes_the_blocks_of_what_was_not_used_for_longest(keep);
+    }
+}
+
+/// `keep`: the sequence that was used last goes on by what was generated.
+fn takes_the_blocks_of_what_was_not_used_for_longest(keep: bool) {
     let mut engine = Engine::new(SchedulerConfig {
         groups: vec![group(8)],
         ..uncached()
     });
-    let texts: Vec<_> = (0..3).map(|seed| prompt(seed, 32)).collect();
+    let mut texts: Vec<_> = (0..3).map(|seed| prompt(seed, 32)).collect();
     let ids: Vec<_> = texts.iter().map(|text| engine.prefill(text)).collect();
-    assert_eq!(engine.run(ids[0], &[], 2, false), alone(&texts[0], 2));
-    // 6 blocks are held; this request takes 5, so two sequences go, and not the first.
+    let generated = engine.run(ids[0], &[], 2, keep);
+    assert_eq!(generated, alone(&texts[0], 2));
+    if keep {
+        texts[0].extend(generated);
+    }
+    // 6 or 7 blocks are held; this request takes 5, so two sequences go, and not the first.
     let long = request(prompt(9, 70), params(4));
     let expected = alone(&long.prompt, 4);
     let request = engine.submit(long).unwrap();
@@ -365,7 +376,7 @@ fn whoever_runs_takes_the_blocks_of_the_sequence_that_was_not_used_for_longest()
         let held = engine.scheduler.sequence(id).unwrap();
         held.num_computed_tokens()
     });
-    assert_eq!(computed.collect::<Vec<_>>(), [32, 0, 0]);
+    assert_eq!(computed.collect::<Vec<_>>(), [32 + usize::from(keep), 0, 0]);
     assert_eq!(engine.scheduler.stats().num_evictions, 2);
     for (id, text) in ids.iter().zip(&texts) {
         assert_eq!(
