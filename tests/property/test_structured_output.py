@@ -189,7 +189,7 @@ def test_a_structure_is_closed_at_its_deadline(model):
 def test_a_structure_that_takes_too_much_work_says_so(model):
     healthy = model.submit("Once", max_tokens=30, seed=1)
     much = "(?:(?:a{1000}){1000}){1000}"
-    with pytest.raises(RequestError, match="more than 60000 letters"):
+    with pytest.raises(RequestError, match="more than 32000 letters"):
         model.generate("x", regex=much)
     with pytest.raises(RequestError, match="more than 20000 letters"):
         model.generate("x", grammar=f"start: /{much}/")

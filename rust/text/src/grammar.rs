@@ -35,7 +35,7 @@ pub use source::{GrammarSource, MAX_CHOICES, MAX_GRAMMAR_BYTES};
 use state::Ending;
 pub use state::GrammarState;
 pub use states::{Complete, GrammarStates, MaskedRow, SequenceLimit};
-use work::Fuel;
+use work::Bounds;
 
 /// Longest text that is looked for as the shortest one, in tokens.
 const MAX_SHORTEST: usize = 4096;
@@ -131,8 +131,8 @@ impl Grammars {
             field,
             problem: message(&problem),
         };
-        let limits = work::limits(source);
-        let most_items = limits.max_items_in_row;
+        let bounds = Bounds::of(source);
+        let limits = bounds.limits();
         let description = source.description(&limits)?;
         let parser = self.factory.create_parser_from_init_ext(
             description,
@@ -155,7 +155,7 @@ impl Grammars {
         if mask.is_zero() {
             return Err(invalid("no text satisfies it".into()));
         }
-        let start = GrammarState::new(matcher, Arc::clone(&self.ending), most_items);
+        let start = GrammarState::new(matcher, Arc::clone(&self.ending), bounds);
         // Rows are too long from the start only where there are more alternatives than fit into a short text.
         if source.num_bytes() > MIN_LONG_BYTES {
             closing::check_first_step(&start).map_err(|limit| {
@@ -164,7 +164,7 @@ impl Grammars {
                 ))
             })?;
         }
-        let shortest = closing::closing_within(&start, MAX_SHORTEST, Fuel::first(source));
+        let shortest = closing::closing_within(&start, MAX_SHORTEST, bounds.first_fuel()).ok();
         let least_tokens = start.least_tokens();
         Ok(Grammar {
             start,

@@ -172,11 +172,11 @@ fn bad_descriptions_are_refused_by_name() {
         ),
         (
             schema(&json!({"type": "object", "patternProperties": {"^a{999}{999}$": {}}})),
-            "more than 60000 letters",
+            "more than 32000 letters",
         ),
         (
             GrammarSource::Regex("(x|(?:ab?c{999}){999})?".into()),
-            "more than 60000 letters",
+            "more than 32000 letters",
         ),
         (
             GrammarSource::Regex("a(?=b)".into()),
@@ -193,8 +193,8 @@ fn bad_descriptions_are_refused_by_name() {
             "choices [1] is empty",
         ),
         (
-            GrammarSource::Choices(vec!["a".into(), "b".repeat(60_001)]),
-            "choices [1] has 60001 bytes; at most 60000",
+            GrammarSource::Choices(vec!["a".into(), "b".repeat(32_001)]),
+            "choices [1] has 32001 bytes; at most 32000",
         ),
         (GrammarSource::Choices(many), "choices has 10001 entries"),
         (

@@ -3,9 +3,9 @@
 //! Needed when the tokens that a sequence may still have run out. Whatever the grammar is, it is asked one mask after
 //! another: first along one way, which takes at each place what most likely ends something (closing quotes and brackets,
 //! the smallest values, punctuation); if that leads nowhere, a best-first search that leaves this way as little as
-//! possible. Both are bounded by a number of masks, so that the answer does not depend on how fast the machine is. What is
-//! found need not be the shortest. When a grammar is compiled the parser's work is bounded, too: what comes to no end
-//! then has no way at all. Later it could not be, since it depends on what others have made of the shared automata.
+//! possible. Both are bounded by a number of masks and by the parser's work in them, so that the answer does not depend on
+//! how fast the machine is. What is found need not be the shortest; what comes to no end when it is compiled has no way at
+//! all.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -127,19 +127,37 @@ impl Enders {
     }
 }
 
-/// Tokens that end the text validly, at most `most`; `None` if none were found.
-///
-/// The state is left as it is. End-of-sequence tokens are no part of the answer: it leads to where the text may end.
-pub(super) fn closing(state: &GrammarState, most: usize) -> Option<Vec<u32>> {
-    closing_within(state, most, Fuel::endless())
+/// Why there is no way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum NoWay {
+    /// None was found where it was looked for.
+    NotFound,
+    /// Looking for it takes too much work.
+    TooMuchWork,
 }
 
-/// The same, with so much work; what a grammar takes that nobody has used before depends on nothing else.
-pub(super) fn closing_within(state: &GrammarState, most: usize, fuel: Fuel) -> Option<Vec<u32>> {
+/// Tokens that end the text validly, at most `most`.
+///
+/// The state is left as it is. End-of-sequence tokens are no part of the answer: it leads to where the text may end.
+pub(super) fn closing(state: &GrammarState, most: usize) -> Result<Vec<u32>, NoWay> {
+    closing_within(state, most, state.fuel())
+}
+
+/// The same, with so much work.
+pub(super) fn closing_within(
+    state: &GrammarState,
+    most: usize,
+    fuel: Fuel,
+) -> Result<Vec<u32>, NoWay> {
     let mut walk = Walk::new(state, fuel);
-    walk.straight(most).or_else(|| {
+    let way = walk.straight(most).or_else(|| {
         walk.matcher = state.fork().into_matcher();
         walk.search(most)
+    });
+    way.ok_or(if walk.is_spent {
+        NoWay::TooMuchWork
+    } else {
+        NoWay::NotFound
     })
 }
 
@@ -149,7 +167,7 @@ pub(super) fn closing_within(state: &GrammarState, most: usize, fuel: Fuel) -> O
 ///
 /// The limit that the parser reached.
 pub(super) fn check_first_step(state: &GrammarState) -> Result<(), String> {
-    let ways = Walk::new(state, Fuel::endless()).next().ways();
+    let ways = Walk::new(state, state.fuel()).next().ways();
     ways.iter().try_for_each(|tokens| {
         let consumed = state.fork().into_matcher().consume_tokens(tokens);
         consumed.map_err(|error| error.to_string())
@@ -187,6 +205,8 @@ struct Walk<'a> {
     matcher: Matcher,
     ending: &'a Ending,
     fuel: Fuel,
+    /// There was too little of it.
+    is_spent: bool,
 }
 
 impl<'a> Walk<'a> {
@@ -195,6 +215,7 @@ impl<'a> Walk<'a> {
             matcher: state.fork().into_matcher(),
             ending: state.ending(),
             fuel,
+            is_spent: false,
         }
     }
 
@@ -214,7 +235,8 @@ impl<'a> Walk<'a> {
             return Next::Nothing;
         };
         let stats = matcher.last_step_stats();
-        if !stats.is_ok_and(|stats| self.fuel.spend(stats)) {
+        self.is_spent |= !stats.is_ok_and(|stats| self.fuel.spend(stats));
+        if self.is_spent {
             return Next::Nothing;
         }
         let mut mask = mask.as_slice().to_vec();

@@ -4,8 +4,10 @@
 //! *slack*. Far from the limit the way is looked for now and then only. Within [`MARGIN`] tokens and the length of the
 //! shortest text it is known at every place, and a drawn token behind which no way fits is drawn again without it. Where
 //! the slack is used up, only the way's own tokens are left. So a text grows to its limit and no further.
+//!
+//! All of it follows from the text and from what was drawn at its places, whoever drafted it.
 
-use super::closing::closing;
+use super::closing::{NoWay, closing};
 use super::state::GrammarState;
 
 /// Slack from which on every token is looked at, beside the length of the shortest text.
@@ -20,10 +22,21 @@ const MAX_REDRAWS: usize = 8;
 pub(super) enum Limit {
     /// Nothing.
     Free,
-    /// What is drawn has to be looked at: [`Guard::fits`].
+    /// What is drawn has to be looked at: [`Guard::fit`].
     Guarded,
     /// No other token.
     Only(u32),
+}
+
+/// What a drawn token leads to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fit {
+    /// The text can end in time behind it.
+    Fits,
+    /// No way that is short enough was found.
+    TooLong,
+    /// Finding out takes too much work.
+    Unknown,
 }
 
 /// The limit of one sequence.
@@ -43,6 +56,8 @@ pub(super) struct Guard {
     is_hopeless: bool,
     /// It ends by the shortest way from now on, whatever its limit is.
     pub(super) is_closing: bool,
+    /// Looking behind drawn tokens takes too much work: near the limit only the way is left.
+    is_spent: bool,
     /// Output tokens, and the tokens that were refused behind them.
     refused: (usize, Vec<u32>),
 }
@@ -59,8 +74,16 @@ impl Guard {
             next_look: 0,
             is_hopeless: !closes || shortest.is_none(),
             is_closing: false,
+            is_spent: false,
             refused: (0, Vec::new()),
         }
+    }
+
+    /// What followed the same text before an interrupt knew this, too.
+    pub(super) fn resume(&mut self, interrupted: Self) {
+        self.is_closing = interrupted.is_closing;
+        self.is_spent = interrupted.is_spent;
+        self.refused = interrupted.refused;
     }
 
     /// What is allowed in `state`, behind `num_tokens` tokens.
@@ -85,7 +108,7 @@ impl Guard {
         if beyond > 0 {
             return Limit::Free;
         }
-        if self.refused.0 == num_tokens && self.refused.1.len() >= MAX_REDRAWS {
+        if self.is_spent || self.refused.0 == num_tokens && self.refused.1.len() >= MAX_REDRAWS {
             let end = state.eos_token_ids().first().copied();
             return first.or(end).map_or(Limit::Free, Limit::Only);
         }
@@ -103,38 +126,43 @@ impl Guard {
             self.way = if earlier.len() <= room && state.fork().ends_with(&earlier) {
                 Some(earlier)
             } else {
-                closing(state, room)
+                closing(state, room).ok()
             };
         }
         self.way.as_deref()
     }
 
     /// Whether the text can still end in time behind `token`.
-    pub(super) fn fits(&mut self, state: &GrammarState, num_tokens: usize, token: u32) -> bool {
+    pub(super) fn fit(&mut self, state: &GrammarState, num_tokens: usize, token: u32) -> Fit {
         let room = self.max_tokens.saturating_sub(num_tokens + 1);
         let way = self.way.clone().unwrap_or_default();
         if way.first() == Some(&token) {
-            return true;
+            return Fit::Fits;
         }
         let mut next = state.fork();
         if next.append(token).is_err() {
-            return true; // the sequence says so itself
+            return Fit::Fits; // the sequence says so itself
         }
         if next.is_complete() {
-            return true;
+            return Fit::Fits;
         }
         let ahead = if way.len() <= room && next.fork().ends_with(&way) {
-            Some(way)
+            Ok(way)
         } else {
             closing(&next, room)
         };
-        let fits = ahead.is_some();
-        self.ahead = ahead.map(|way| (token, way));
-        fits
+        let fit = match &ahead {
+            Ok(_) => Fit::Fits,
+            Err(NoWay::NotFound) => Fit::TooLong,
+            Err(NoWay::TooMuchWork) => Fit::Unknown,
+        };
+        self.ahead = ahead.ok().map(|way| (token, way));
+        fit
     }
 
     /// A token was drawn that does not fit.
-    pub(super) fn refuse(&mut self, num_tokens: usize, token: u32) {
+    pub(super) fn refuse(&mut self, num_tokens: usize, token: u32, fit: Fit) {
+        self.is_spent |= fit == Fit::Unknown;
         if self.refused.0 != num_tokens {
             self.refused = (num_tokens, Vec::new());
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use llguidance::Matcher;
 
 use super::closing::Enders;
-use super::work::items_per_row;
+use super::work::{Bounds, Fuel, items_per_row};
 use super::{GrammarError, message};
 use crate::tokenizer::Tokenizer;
 
@@ -31,8 +31,7 @@ impl Ending {
 pub struct GrammarState {
     matcher: Matcher,
     ending: Arc<Ending>,
-    /// Most items of a row.
-    most_items: usize,
+    bounds: Bounds,
 }
 
 impl std::fmt::Debug for GrammarState {
@@ -44,16 +43,16 @@ impl std::fmt::Debug for GrammarState {
 }
 
 impl GrammarState {
-    pub(super) fn new(matcher: Matcher, ending: Arc<Ending>, most_items: usize) -> Self {
+    pub(super) fn new(matcher: Matcher, ending: Arc<Ending>, bounds: Bounds) -> Self {
         Self {
             matcher,
             ending,
-            most_items,
+            bounds,
         }
     }
 
     fn with(&self, matcher: Matcher) -> Self {
-        Self::new(matcher, Arc::clone(&self.ending), self.most_items)
+        Self::new(matcher, Arc::clone(&self.ending), self.bounds)
     }
 
     /// A state that goes on from here. It shares the automata, so that the two take turns.
@@ -70,6 +69,11 @@ impl GrammarState {
 
     pub(super) fn into_matcher(self) -> Matcher {
         self.matcher
+    }
+
+    /// For a way to the end from here.
+    pub(super) fn fuel(&self) -> Fuel {
+        self.bounds.later_fuel()
     }
 
     pub(super) fn ending(&self) -> &Ending {
@@ -117,11 +121,11 @@ impl GrammarState {
         let mask = self.matcher.compute_mask_or_eos().map_err(stuck)?;
         // The parser looks at the row behind a token's text itself, but not behind a token that was asked for by its id.
         let stats = self.matcher.last_step_stats();
-        if stats.is_ok_and(|stats| items_per_row(stats) > 2 * self.most_items) {
+        if stats.is_ok_and(|stats| items_per_row(stats) > 2 * self.bounds.items_per_row) {
             return Err(GrammarError::Stuck {
                 problem: format!(
                     "it may be read in too many ways (more than {} items)",
-                    self.most_items
+                    self.bounds.items_per_row
                 ),
             });
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use hashbrown::HashMap;
 
-use super::guard::{Guard, Limit};
+use super::guard::{Fit, Guard, Limit};
 use super::{Grammar, GrammarError, GrammarState};
 use crate::error::TextError;
 
@@ -137,17 +137,13 @@ impl GrammarStates {
                 } else {
                     None
                 };
-                let mut next = next.filter(|&token| is_set(&mask, token));
-                if limit == Limit::Guarded {
-                    sequence.is_guarded = true;
-                    if let Some(token) = next
-                        && !sequence.fits(token)
-                    {
-                        clear(&mut mask, token.cast_unsigned());
-                        next = None;
-                    }
-                }
-                let goes_on = next.is_some_and(|token| sequence.try_append(token));
+                let next = next.filter(|&token| is_set(&mask, token));
+                sequence.is_guarded |= limit == Limit::Guarded;
+                // One that does not fit stays in the mask: it is refused once it is drawn, as if nobody had drafted it.
+                let goes_on = next.is_some_and(|token| {
+                    let fits = limit != Limit::Guarded || sequence.fit(token) == Fit::Fits;
+                    fits && sequence.try_append(token)
+                });
                 masks[row] = Some(mask.into());
                 if !goes_on {
                     break;
@@ -191,9 +187,13 @@ impl GrammarStates {
                 let Some(token) = drawn(row) else {
                     break;
                 };
-                if sequence.limit() == Limit::Guarded && !sequence.fits(token) {
+                let fit = match sequence.limit() {
+                    Limit::Guarded => sequence.fit(token),
+                    Limit::Free | Limit::Only(_) => Fit::Fits,
+                };
+                if fit != Fit::Fits {
                     refused.push(row);
-                    guard.refuse(sequence.num_output_tokens, token.cast_unsigned());
+                    guard.refuse(sequence.num_output_tokens, token.cast_unsigned(), fit);
                     break;
                 }
                 let is_drafted = row + 1 < group.end && draft(row) == Some(token);
@@ -244,12 +244,12 @@ impl GrammarStates {
             let SequenceLimit {
                 max_tokens, closes, ..
             } = sequence.limit;
-            let is_closing = sequence.guard.is_closing;
-            sequence.guard = Guard::new(max_tokens, sequence.shortest.as_deref(), closes);
-            sequence.guard.is_closing = is_closing;
+            let fresh = Guard::new(max_tokens, sequence.shortest.as_deref(), closes);
+            let interrupted = std::mem::replace(&mut sequence.guard, fresh);
             for &token in token_ids {
                 sequence.append(token);
             }
+            sequence.guard.resume(interrupted);
         }
     }
 
@@ -340,9 +340,9 @@ impl Sequence {
         self.guard.look(&mut self.state, self.num_output_tokens)
     }
 
-    fn fits(&mut self, token: i32) -> bool {
+    fn fit(&mut self, token: i32) -> Fit {
         let token = token.cast_unsigned();
-        self.guard.fits(&self.state, self.num_output_tokens, token)
+        self.guard.fit(&self.state, self.num_output_tokens, token)
     }
 
     /// All zero if nothing may follow.
@@ -375,11 +375,14 @@ impl Sequence {
     }
 
     fn append(&mut self, token: i32) {
-        self.num_output_tokens += 1;
         // Behind the end there are only end-of-sequence tokens.
         if self.failure.is_some() || self.state.is_complete() {
+            self.num_output_tokens += 1;
             return;
         }
+        // At every place, a step's first row or a draft's: what is known of the end depends on the text alone.
+        self.limit();
+        self.num_output_tokens += 1;
         self.guard.append(token.cast_unsigned());
         if let Err(error) = self.state.append(token.cast_unsigned()) {
             self.failure = Some(error);
