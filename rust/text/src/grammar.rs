@@ -11,11 +11,13 @@
 //! | `grammar/vocabulary.rs` | the tokens of a model as the parser sees them |
 //! | `grammar/state.rs` | the state of one sequence: masks, forced tokens, steps forward and back |
 //! | `grammar/work.rs` | what compiling, and a step, may take |
+//! | `grammar/forcing.rs` | text that must follow without an end |
 //! | `grammar/closing.rs` | a short way to the end of a text |
 //! | `grammar/guard.rs` | a text is closed before its tokens run out |
 //! | `grammar/states.rs` | the states of all running sequences, step by step |
 
 mod closing;
+mod forcing;
 mod guard;
 mod letters;
 mod schema_bounds;
@@ -133,13 +135,19 @@ impl Grammars {
         };
         let bounds = Bounds::of(source);
         let limits = bounds.limits();
-        let description = source.description(&limits)?;
-        let parser = self.factory.create_parser_from_init_ext(
-            description,
-            Logger::new(0, 0),
-            capabilities(),
-            limits,
-        );
+        let create = |description| {
+            let (logger, limits) = (Logger::new(0, 0), limits.clone());
+            (self.factory).create_parser_from_init_ext(description, logger, capabilities(), limits)
+        };
+        let mut parser = create(source.description(&limits)?);
+        if let GrammarSource::Lark(text) = source
+            && (parser.as_ref()).is_ok_and(|parser| {
+                let spec = parser.parser.grammar().lexer_spec();
+                forcing::may_be_endless(spec, &limits)
+            })
+        {
+            parser = create(forcing::without(text));
+        }
         let mut matcher = Matcher::new(parser);
         if let Some(problem) = matcher.get_error() {
             return Err(invalid(problem));

@@ -345,6 +345,35 @@ fn no_more_tokens_are_taken_back_than_there_are() {
 }
 
 #[test]
+fn text_that_must_follow_without_an_end_is_not_written_at_once() {
+    let forced = |text: &str| {
+        let grammars = grammars(&tokenizer());
+        let grammar = grammars.compile(&GrammarSource::Lark(text.into())).unwrap();
+        let mut state = grammar.start();
+        state.append(b'x'.into()).unwrap();
+        (state.forced(), allowed(&mut state))
+    };
+    // The first part takes what the second one begins with.
+    let zero = u32::from(b'0');
+    assert_eq!(forced("start: /.0*/ /0/"), (vec![], vec![zero]));
+    let abc = *b"abc";
+    for (rest, is_forced) in [
+        ("/[a-z]+/", true),
+        ("/0*1/ (\"d\" \"e\")*", true),
+        ("/[01]+/ \"2\"~3", true),
+        ("A\nA: \"d\" B+\nB: \"e\" | \"f\"+ \"g\"", true),
+        ("n\nn: %json {\"type\": \"object\"}", true),
+        ("A \"d\"\nA: (\"de\")+", false),
+        ("/d{2500}/", false), // too many states to look at
+    ] {
+        let (seen, _) = forced(&format!("start: \"x\" \"abc\" {rest}"));
+        let seen: Vec<u8> = seen.into_iter().map(|id| id.try_into().unwrap()).collect();
+        assert_eq!(seen.starts_with(&abc), is_forced, "{rest}: {seen:?}");
+        assert!(is_forced || seen.is_empty(), "{rest}: {seen:?}");
+    }
+}
+
+#[test]
 fn every_value_satisfies_the_schema_that_is_true() {
     let source = GrammarSource::JsonSchema("true".into());
     let mut state = grammars(&tokenizer()).compile(&source).unwrap().start();
