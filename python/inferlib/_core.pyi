@@ -377,6 +377,11 @@ class Grammar:
         No text of it has fewer tokens.
         """
     @property
+    def num_bytes(self, /) -> int:
+        """
+        Bytes of the automata that each of its sequences has.
+        """
+    @property
     def shortest(self, /) -> list[int] | None:
         """
         Tokens of a short text; `None` if none was found with a bounded effort.
@@ -392,10 +397,14 @@ class GrammarStates:
         Sequences with a grammar.
         """
     def __new__(
-        cls, /, vocab_size: SupportsIndex, sequences_per_request: SupportsIndex
+        cls,
+        /,
+        vocab_size: SupportsIndex,
+        sequences_per_request: SupportsIndex,
+        max_bytes: SupportsIndex,
     ) -> GrammarStates:
         """
-        No sequence yet.
+        No sequence yet. Where the automata of all take more than `max_bytes`, the sequence with the largest ones fails.
         """
     def advance(
         self, /, keys: NDArray[uint64], token_ids: NDArray[int32]
@@ -433,6 +442,11 @@ class GrammarStates:
     def mask(self, /, batch: Batch) -> bool:
         """
         Put the masks of a step into its batch. Whether what is drawn must go through `refuse`.
+        """
+    @property
+    def num_bytes(self, /) -> int:
+        """
+        Bytes of the automata of all sequences.
         """
     def rebuild(self, /, key: SupportsIndex, token_ids: NDArray[int32]) -> tuple[bool, bool]:
         """

@@ -135,6 +135,7 @@ def assemble(
         executor,
         None if tokenizer is None else TextStreams(tokenizer),
         vocab_size=checkpoint.spec.vocab_size,
+        structure_memory=config.limits.structure_memory,
         dedicated=config.driver == "thread",
         clock=stand_ins.clock,
         draft_model=draft_model,

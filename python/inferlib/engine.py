@@ -58,6 +58,7 @@ class Engine:
         executor: Runs it.
         text: Turns tokens into text; ``None`` if there is no tokenizer.
         vocab_size: Number of logits.
+        structure_memory: Bytes of the automata of all running sequences' structures.
         dedicated: Whether a thread drives while there is work, not the callers.
         clock: Seconds, for deadlines and timings; tests have one of their own.
         draft_model: Suggests tokens before each step; ``None``: nobody does.
@@ -73,6 +74,7 @@ class Engine:
         text: TextStreams | None,
         *,
         vocab_size: int,
+        structure_memory: int,
         dedicated: bool = False,
         clock: Callable[[], float] = time.monotonic,
         draft_model: Drafting | None = None,
@@ -90,6 +92,7 @@ class Engine:
             text,
             self._requests,
             vocab_size=vocab_size,
+            structure_memory=structure_memory,
             clock=clock,
             lock=self._driver.lock,
             give_up=self._cancelled.append,

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 MAX_MESSAGE = 400
 MAX_KEPT = 64
 """Compiled descriptions that are kept for further requests; the least recently used one goes."""
+MAX_KEPT_BYTES = 256 << 20
+"""What they take together; the latest one is kept whatever it takes."""
 
 
 class GrammarCompiler:
@@ -67,9 +69,14 @@ class GrammarCompiler:
             raise
         with self._lock:
             self._kept[key] = grammar
-            if len(self._kept) > MAX_KEPT:
-                self._kept.popitem(last=False)
+            self._bound_kept()
         return grammar
+
+    def _bound_kept(self) -> None:
+        num_bytes = sum(grammar.num_bytes for grammar in self._kept.values())
+        while len(self._kept) > 1 and (len(self._kept) > MAX_KEPT or num_bytes > MAX_KEPT_BYTES):
+            _, oldest = self._kept.popitem(last=False)
+            num_bytes -= oldest.num_bytes
 
 
 def _shortened(message: str) -> str:

@@ -26,6 +26,9 @@ MAX_CAPTURE_BYTES = 1 << 31
 MAX_STRUCTURE_BYTES = 1_000_000
 """Longest description of structured output; the same number in ``rust/text``."""
 
+MAX_STRUCTURE_MEMORY = 1 << 30
+"""Of the automata of all structures of a model that are followed at the same time."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
@@ -45,6 +48,9 @@ class Limits:
         prompt_bytes: Bytes of a prompt's text.
         capture_bytes: What ``forward`` hands out for all prompts of a call; while it runs, it takes
             up to three times as much.
+        structure_memory: Bytes of the automata of all running sequences' structures. Where they
+            would take more, the sequence with the largest ones ends with
+            ``finish_reason="error"``; usual ones take 30 to 300 kB.
         waiting_requests: Requests that wait for their first step; ``None``: any number.
         waiting_tokens: Prompt tokens of those; ``None``: any number.
     """
@@ -57,6 +63,7 @@ class Limits:
     structure_bytes: int = MAX_STRUCTURE_BYTES
     prompt_bytes: int = MAX_PROMPT_BYTES
     capture_bytes: int = MAX_CAPTURE_BYTES
+    structure_memory: int = MAX_STRUCTURE_MEMORY
     waiting_requests: int | None = None
     waiting_tokens: int | None = None
 

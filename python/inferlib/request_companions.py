@@ -53,6 +53,7 @@ class RequestCompanions:
         text: Turns tokens into text; ``None`` if there is no tokenizer.
         requests: Those that have not ended, by id.
         vocab_size: Number of logits.
+        structure_memory: Of the automata of structures, in bytes.
         clock: Seconds.
         lock: The engine's.
         give_up: Lets a request that has its error end before the next step.
@@ -66,6 +67,7 @@ class RequestCompanions:
         requests: Mapping[int, Request],
         *,
         vocab_size: int,
+        structure_memory: int,
         clock: Callable[[], float],
         lock: threading.RLock,
         give_up: Callable[[Request], object],
@@ -78,7 +80,9 @@ class RequestCompanions:
         self._draft_model = draft_model
         self.texts = RequestTexts(text, clock)
         # What is written in Rust takes no stand-in (`inferlib.testing`), but what that wraps.
-        self.grammars = RequestGrammars(vocab_size, getattr(scheduler, "wrapped", scheduler))
+        self.grammars = RequestGrammars(
+            vocab_size, getattr(scheduler, "wrapped", scheduler), structure_memory
+        )
         self.confidence = RequestConfidence(scheduler)
         self.thinking = RequestThinking(vocab_size, scheduler)
         self.processors = RequestProcessors(vocab_size, scheduler, give_up)

@@ -28,10 +28,12 @@ class RequestGrammars:
     Args:
         vocab_size: Number of logits.
         scheduler: Is told tokens that must follow.
+        max_bytes: Of the automata of all running sequences: the largest ones end before they take
+            more.
     """
 
-    def __init__(self, vocab_size: int, scheduler: Scheduler) -> None:
-        self._states = GrammarStates(vocab_size, SEQUENCES_PER_REQUEST)
+    def __init__(self, vocab_size: int, scheduler: Scheduler, max_bytes: int) -> None:
+        self._states = GrammarStates(vocab_size, SEQUENCES_PER_REQUEST, max_bytes)
         self._scheduler = scheduler
         self._due: dict[int, tuple[float, Request]] = {}
 

@@ -116,6 +116,12 @@ def odd_prompts(stage: Stage) -> None:
         assert len(stage.model.generate(prompt, max_tokens=3, **GREEDY).token_ids) == 3
 
 
+@fault("request", "a grammar whose text must go on for ever", '`finish_reason="length"`')
+def without_an_end(stage: Stage) -> None:
+    completion = stage.model.generate("x", grammar="start: /a0*/ /0/", max_tokens=6)
+    assert (completion.finish_reason, completion.text) == ("length", "a00000")
+
+
 @fault("request", "logits that are not numbers", '`finish_reason="error"`, nothing cached')
 def not_a_number(stage: Stage) -> None:
     prompt = [7] * 40 + [NAN_TOKEN] * 40

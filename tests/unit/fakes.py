@@ -19,6 +19,7 @@ from inferlib.assembly import ModelParts
 from inferlib.config import EngineConfig
 from inferlib.engine import Engine
 from inferlib.errors import RequestError
+from inferlib.limits import MAX_STRUCTURE_MEMORY
 from inferlib.model import Model
 from inferlib.request_builder import RequestBuilder
 from inferlib.scheduler_params import bad_word_ids, num_logprobs
@@ -434,7 +435,14 @@ def fake_model(
                 quantization=None,
             ),
             config=EngineConfig(driver="thread" if dedicated else "caller"),
-            engine=Engine(scheduler, executor, text, vocab_size=VOCAB_SIZE, dedicated=dedicated),
+            engine=Engine(
+                scheduler,
+                executor,
+                text,
+                vocab_size=VOCAB_SIZE,
+                structure_memory=MAX_STRUCTURE_MEMORY,
+                dedicated=dedicated,
+            ),
             builder=FakeBuilder(
                 tokenizer=fake_tokenizer,
                 generation_config=generation_config or {},

@@ -81,3 +81,28 @@ def test_the_page_names_every_limit_and_its_default():
     for field in dataclasses.fields(Limits):
         default = "none" if field.default is None else f"{field.default:,}"
         assert f"| `{field.name}` | {default} |" in page
+
+
+def test_automata_of_structures_take_so_much_and_the_largest_ones_end_first():
+    calls = [{"regex": "[ab]{5}"}, {"choices": ["abc" * 300]}, {"schema": {"type": "integer"}}]
+    common = {"prompt": "x", "max_tokens": 1000, "temperature": 0.0}
+    with tiny_model() as model:
+        alone = [model.generate(**common, **call) for call in calls]
+    with tiny_model(limits=Limits(structure_memory=400_000)) as model:
+        handles = [model.submit(**common, **call) for call in calls]
+        first, large, last = [handle.result() for handle in handles]
+        assert (first.text, last.text) == (alone[0].text, alone[2].text)
+        assert large.finish_reason == "error"
+        assert "more than 400000 bytes" in large.error
+        assert not any(model._engine._companions.num_known().values())
+
+
+def test_what_is_kept_of_large_descriptions_is_bounded(monkeypatch):
+    monkeypatch.setattr("inferlib.grammar_compiler.MAX_KEPT_BYTES", 1 << 20)
+    with tiny_model() as model:
+        kept = model._parts.builder.grammars._kept
+        for letter in "abcdefgh":
+            model.generate("x", max_tokens=1000, choices=[f"{letter}xy" * 300])
+        sizes = [grammar.num_bytes for grammar in kept.values()]
+        assert 2 <= len(sizes) < 8
+        assert sum(sizes) <= 1 << 20

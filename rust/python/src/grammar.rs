@@ -82,6 +82,13 @@ impl Grammar {
         grammar.least_tokens()
     }
 
+    /// Bytes of the automata that each of its sequences has.
+    #[getter]
+    fn num_bytes(&self) -> usize {
+        let grammar = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        grammar.num_bytes()
+    }
+
     /// Tokens of a short text; `None` if none was found with a bounded effort.
     #[getter]
     fn shortest(&self) -> Option<Vec<u32>> {
@@ -120,12 +127,12 @@ impl GrammarStates {
     reason = "pyo3 hands over owned arrays"
 )]
 impl GrammarStates {
-    /// No sequence yet.
+    /// No sequence yet. Where the automata of all take more than `max_bytes`, the sequence with the largest ones fails.
     #[new]
-    fn new(vocab_size: usize, sequences_per_request: u64) -> Self {
+    fn new(vocab_size: usize, sequences_per_request: u64, max_bytes: usize) -> Self {
         Self {
             sequences_per_request,
-            inner: Mutex::new(inferlib_text::GrammarStates::new(vocab_size)),
+            inner: Mutex::new(inferlib_text::GrammarStates::new(vocab_size, max_bytes)),
         }
     }
 
@@ -155,6 +162,12 @@ impl GrammarStates {
     /// A sequence is over; false if it has no grammar.
     fn remove(&self, key: u64) -> bool {
         self.lock().remove(key)
+    }
+
+    /// Bytes of the automata of all sequences.
+    #[getter]
+    fn num_bytes(&self) -> usize {
+        self.lock().num_bytes()
     }
 
     /// Sequences with a grammar.

@@ -29,13 +29,13 @@ mod work;
 
 use llguidance::earley::SlicedBiasComputer;
 use llguidance::toktrie::InferenceCapabilities;
-use llguidance::{Logger, Matcher, ParserFactory};
+use llguidance::{Logger, ParserFactory};
 use std::sync::Arc;
 
 use crate::tokenizer::Tokenizer;
 pub use source::{GrammarSource, MAX_CHOICES, MAX_GRAMMAR_BYTES};
-use state::Ending;
 pub use state::GrammarState;
+use state::{Automata, Ending};
 pub use states::{Complete, GrammarStates, MaskedRow, SequenceLimit};
 use work::Bounds;
 
@@ -148,10 +148,9 @@ impl Grammars {
         {
             parser = create(forcing::without(text));
         }
-        let mut matcher = Matcher::new(parser);
-        if let Some(problem) = matcher.get_error() {
-            return Err(invalid(problem));
-        }
+        let parser = parser.map_err(|error| invalid(error.to_string()))?;
+        let automata = Automata::new(parser);
+        let mut matcher = automata.matcher();
         let warnings = matcher.grammar_warnings();
         if !warnings.is_empty() {
             return Err(invalid(warnings.join("; ")));
@@ -174,17 +173,24 @@ impl Grammars {
         }
         let shortest = closing::closing_within(&start, MAX_SHORTEST, bounds.first_fuel()).ok();
         let least_tokens = start.least_tokens();
-        Ok(Grammar {
-            start,
+        Ok(Grammar(Arc::new(Compiled {
+            automata,
+            ending: Arc::clone(&self.ending),
+            bounds,
             shortest,
             least_tokens,
-        })
+        })))
     }
 }
 
-/// A compiled description. Cheap to share; states are independent of each other.
-pub struct Grammar {
-    start: GrammarState,
+/// A compiled description. A clone is the same one; states are independent of each other.
+#[derive(Clone)]
+pub struct Grammar(Arc<Compiled>);
+
+struct Compiled {
+    automata: Automata,
+    ending: Arc<Ending>,
+    bounds: Bounds,
     shortest: Option<Vec<u32>>,
     least_tokens: usize,
 }
@@ -199,19 +205,35 @@ impl Grammar {
     /// The state of a sequence that has no output yet.
     #[must_use]
     pub fn start(&self) -> GrammarState {
-        self.start.separate()
+        self.state(&self.automata().separate())
+    }
+
+    /// The same with these automata, which are the grammar's or come from them.
+    fn state(&self, automata: &Automata) -> GrammarState {
+        let ending = Arc::clone(&self.0.ending);
+        GrammarState::new(automata.matcher(), ending, self.0.bounds)
+    }
+
+    fn automata(&self) -> &Automata {
+        &self.0.automata
+    }
+
+    /// Bytes of its automata, which each sequence that runs has for itself.
+    #[must_use]
+    pub fn num_bytes(&self) -> usize {
+        self.automata().num_bytes()
     }
 
     /// No text of it has fewer tokens; there need not be one of so few.
     #[must_use]
     pub fn least_tokens(&self) -> usize {
-        self.least_tokens
+        self.0.least_tokens
     }
 
     /// A text of few tokens; `None` if none was found with a bounded effort.
     #[must_use]
     pub fn shortest(&self) -> Option<&[u32]> {
-        self.shortest.as_deref()
+        self.0.shortest.as_deref()
     }
 }
 

@@ -63,7 +63,7 @@ fn generate(
         closes: true,
         forces: true,
     };
-    let mut states = GrammarStates::new(VOCAB_SIZE);
+    let mut states = GrammarStates::new(VOCAB_SIZE, usize::MAX);
     states.insert(KEY, grammar, limit).unwrap();
     let mut output: Vec<i32> = Vec::new();
     let mut refusals = BTreeSet::new();

@@ -45,7 +45,7 @@ fn run(
     close_at: Option<usize>,
     mut choose: impl FnMut(usize, &[u32]) -> u32,
 ) -> Run {
-    let mut states = GrammarStates::new(VOCAB_SIZE);
+    let mut states = GrammarStates::new(VOCAB_SIZE, usize::MAX);
     states.insert(KEY, grammar, limit).unwrap();
     let mut run = Run {
         tokens: Vec::new(),
@@ -171,7 +171,7 @@ fn nothing_is_drafted_behind_what_opens_more_than_can_be_closed() {
             {"type": "array", "items": {"enum": ["a".repeat(150)]}, "minItems": 1},
         ]
     })));
-    let mut states = GrammarStates::new(VOCAB_SIZE);
+    let mut states = GrammarStates::new(VOCAB_SIZE, usize::MAX);
     states.insert(KEY, &grammar, limit(60)).unwrap();
     let rows = [0, 1].map(|num_output_tokens| MaskedRow {
         key: KEY,

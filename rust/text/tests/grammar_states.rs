@@ -33,7 +33,7 @@ fn each_row_of_a_draft_has_the_mask_behind_the_tokens_before_it() {
     let letters = grammars
         .compile(&GrammarSource::Regex("[a-c]+".into()))
         .unwrap();
-    let mut states = GrammarStates::new(VOCAB_SIZE);
+    let mut states = GrammarStates::new(VOCAB_SIZE, usize::MAX);
     states.insert(7, &digits, LIMIT).unwrap();
     states.insert(9, &letters, LIMIT).unwrap();
     assert!(states.insert(9, &letters, LIMIT).is_err());
@@ -98,7 +98,7 @@ fn sequences_without_a_grammar_or_with_a_failure_have_nothing_to_tell() {
     let grammar = grammars(&tokenizer)
         .compile(&GrammarSource::Regex("abc[0-9]".into()))
         .unwrap();
-    let mut states = GrammarStates::new(VOCAB_SIZE);
+    let mut states = GrammarStates::new(VOCAB_SIZE, usize::MAX);
     assert!(states.is_empty());
     states.insert(1, &grammar, LIMIT).unwrap();
     assert!(!states.is_empty());
@@ -139,7 +139,7 @@ fn nothing_is_drafted_behind_a_complete_text() {
     let grammar = grammars(&tokenizer)
         .compile(&GrammarSource::Regex("[ab]c".into()))
         .unwrap();
-    let mut states = GrammarStates::new(VOCAB_SIZE);
+    let mut states = GrammarStates::new(VOCAB_SIZE, usize::MAX);
     states.insert(1, &grammar, LIMIT).unwrap();
     let rows: Vec<MaskedRow> = (0..4)
         .map(|num_output_tokens| MaskedRow {
@@ -169,4 +169,65 @@ fn nothing_is_drafted_behind_a_complete_text() {
         masks.iter().map(Option::is_some).collect::<Vec<_>>(),
         [true, false, false, false]
     );
+}
+
+#[test]
+fn automata_take_so_much_and_the_largest_ones_end_first() {
+    let tokenizer = tokenizer();
+    let grammars = grammars(&tokenizer);
+    let compile = |source| grammars.compile(&source).unwrap();
+    let small = compile(GrammarSource::Regex("a|b{40}".into()));
+    let large = compile(GrammarSource::Choices(vec!["abc".repeat(3000)]));
+    assert!(large.num_bytes() > 20 * small.num_bytes());
+    let max_bytes = 2 * large.num_bytes() + large.num_bytes() / 2;
+    let mut states = GrammarStates::new(VOCAB_SIZE, max_bytes);
+    let row = |key, num_output_tokens| MaskedRow {
+        key,
+        num_output_tokens,
+    };
+    for key in 0..50 {
+        let grammar = if key < 5 { &large } else { &small };
+        states.insert(key, grammar, LIMIT).unwrap();
+        assert_eq!(
+            states.forced(key).is_empty(),
+            key >= 5,
+            "what is certain is known before"
+        );
+    }
+    assert_eq!(states.num_bytes(), 0, "nobody runs yet");
+    let rows = [0, 1, 5].map(|key| row(key, 0));
+    let masks = states.masks(&rows, |_| None);
+    assert!(masks.iter().flatten().all(|mask| !bits(mask).is_empty()));
+    let two = states.num_bytes();
+    assert!((2 * large.num_bytes()..=max_bytes).contains(&two), "{two}");
+    // The third one is too much. Of equal ones the latest goes, and small ones never.
+    let rows = [2, 0, 6].map(|key| row(key, 0));
+    let masks = states.masks(&rows, |_| None);
+    let is_stuck: Vec<bool> = masks
+        .iter()
+        .flatten()
+        .map(|mask| bits(mask).is_empty())
+        .collect();
+    assert_eq!(is_stuck, [true, false, false]);
+    let problem = states.failure(2).unwrap().to_string();
+    assert!(
+        problem.contains("the largest of those that take more than"),
+        "{problem}"
+    );
+    assert!(states.num_bytes() <= max_bytes);
+    // Who ends leaves room.
+    states.remove(0);
+    assert!(!only(&states.masks(&[row(3, 0)], |_| None)).is_empty());
+    assert!(states.failure(1).is_none() && states.failure(3).is_none());
+    // What tokens add counts.
+    let before = states.num_bytes();
+    for num_output_tokens in 0..20 {
+        states.masks(&[row(6, num_output_tokens)], |_| None);
+        states.append(&[6], &[i32::from(b'b')]);
+    }
+    assert!(states.num_bytes() > before);
+    states.rebuild(4, &[i32::from(b'a')]);
+    states.rebuild(7, &[]);
+    states.masks(&[row(6, 20)], |_| None);
+    assert!(states.failure(4).is_some() && states.failure(7).is_none());
 }

@@ -229,7 +229,12 @@ impl<'a> Walk<'a> {
         }
         let certain = matcher.compute_ff_tokens();
         if !certain.is_empty() {
-            return Next::Certain(certain);
+            self.is_spent |= !self.fuel.spend_certain(certain.len());
+            return if self.is_spent {
+                Next::Nothing
+            } else {
+                Next::Certain(certain)
+            };
         }
         let Ok(mask) = matcher.compute_mask() else {
             return Next::Nothing;

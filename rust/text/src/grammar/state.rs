@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use llguidance::Matcher;
+use llguidance::{Matcher, TokenParser};
 
 use super::closing::Enders;
 use super::work::{Bounds, Fuel, items_per_row};
@@ -24,6 +24,37 @@ impl Ending {
             enders: Enders::new(tokenizer, vocab_size),
             eos_token_ids: eos_token_ids.to_vec(),
         }
+    }
+}
+
+/// The automata that a state and its forks share: they grow with what is asked of them.
+pub(super) struct Automata(TokenParser);
+
+impl std::fmt::Debug for Automata {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(out, "Automata({} bytes)", self.num_bytes())
+    }
+}
+
+impl Automata {
+    /// Those of a parser that has read nothing.
+    pub(super) fn new(parser: TokenParser) -> Self {
+        Self(parser)
+    }
+
+    /// The same, no longer shared with anyone.
+    pub(super) fn separate(&self) -> Self {
+        Self(self.0.deep_clone())
+    }
+
+    /// A matcher at the beginning of a text.
+    pub(super) fn matcher(&self) -> Matcher {
+        Matcher::new(Ok(self.0.clone()))
+    }
+
+    /// What they take, as their crate estimates it.
+    pub(super) fn num_bytes(&self) -> usize {
+        self.0.parser.lexer_stats().num_bytes
     }
 }
 
@@ -59,12 +90,6 @@ impl GrammarState {
     #[must_use]
     pub fn fork(&self) -> Self {
         self.with(self.matcher.clone())
-    }
-
-    /// The same with automata of its own.
-    #[must_use]
-    pub fn separate(&self) -> Self {
-        self.with(self.matcher.deep_clone())
     }
 
     pub(super) fn into_matcher(self) -> Matcher {

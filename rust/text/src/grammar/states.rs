@@ -6,6 +6,7 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 
 use super::guard::{Fit, Guard, Limit};
+use super::state::Automata;
 use super::{Grammar, GrammarError, GrammarState};
 use crate::error::TextError;
 
@@ -44,17 +45,20 @@ pub struct Complete {
 #[derive(Debug)]
 pub struct GrammarStates {
     vocab_size: usize,
+    max_bytes: usize,
     sequences: HashMap<u64, Sequence>,
 }
 
 #[derive(Debug)]
 struct Sequence {
-    /// As it began, for `rebuild`.
-    start: GrammarState,
+    grammar: Grammar,
+    /// Its own, once it runs; a sequence that waits has the grammar's.
+    automata: Option<Automata>,
+    /// Of its own automata, with the tokens appended so far.
+    num_bytes: usize,
     state: GrammarState,
     num_output_tokens: usize,
     limit: SequenceLimit,
-    shortest: Option<Arc<[u32]>>,
     guard: Guard,
     /// What the latest masks draw must be looked at.
     is_guarded: bool,
@@ -62,11 +66,13 @@ struct Sequence {
 }
 
 impl GrammarStates {
-    /// For masks of `vocab_size` bits.
+    /// For masks of `vocab_size` bits. The automata of all sequences take `max_bytes` and no more than a step adds to
+    /// them: where they do, the sequence with the largest ones fails.
     #[must_use]
-    pub fn new(vocab_size: usize) -> Self {
+    pub fn new(vocab_size: usize, max_bytes: usize) -> Self {
         Self {
             vocab_size,
+            max_bytes,
             sequences: HashMap::new(),
         }
     }
@@ -88,15 +94,14 @@ impl GrammarStates {
         grammar: &Grammar,
         limit: SequenceLimit,
     ) -> Result<(), TextError> {
-        let start = grammar.start();
-        let shortest: Option<Arc<[u32]>> = grammar.shortest().map(Arc::from);
         let sequence = Sequence {
-            state: start.fork(),
-            start,
+            grammar: grammar.clone(),
+            automata: None,
+            num_bytes: 0,
+            state: grammar.state(grammar.automata()),
             num_output_tokens: 0,
             limit,
-            guard: Guard::new(limit.max_tokens, shortest.as_deref(), limit.closes),
-            shortest,
+            guard: Guard::new(limit.max_tokens, grammar.shortest(), limit.closes),
             is_guarded: false,
             failure: None,
         };
@@ -116,6 +121,12 @@ impl GrammarStates {
         rows: &[MaskedRow],
         draft: impl Fn(usize) -> Option<i32>,
     ) -> Vec<Option<Arc<[u32]>>> {
+        for group in groups(rows) {
+            if let Some(sequence) = self.sequences.get_mut(&rows[group.start].key) {
+                sequence.begin();
+            }
+        }
+        self.bound_bytes();
         let words = self.mask_words();
         let mut masks = vec![None; rows.len()];
         for group in groups(rows) {
@@ -223,7 +234,9 @@ impl GrammarStates {
             let Some(sequence) = self.sequences.get_mut(&key) else {
                 continue;
             };
+            sequence.begin();
             sequence.append(token);
+            sequence.count_bytes();
             if sequence.is_complete() && complete.iter().all(|each| each.key != key) {
                 complete.push(Complete {
                     key,
@@ -235,16 +248,45 @@ impl GrammarStates {
         complete
     }
 
+    /// Bytes of the automata of all sequences that have not failed.
+    #[must_use]
+    pub fn num_bytes(&self) -> usize {
+        let sequences = self.sequences.values();
+        let living = sequences.filter(|sequence| sequence.failure.is_none());
+        living.map(|sequence| sequence.num_bytes).sum()
+    }
+
+    fn bound_bytes(&mut self) {
+        while self.num_bytes() > self.max_bytes {
+            let sequences = self.sequences.iter_mut();
+            let living = sequences.filter(|(_, sequence)| sequence.failure.is_none());
+            let Some((_, largest)) =
+                living.max_by_key(|(key, sequence)| (sequence.num_bytes, **key))
+            else {
+                return;
+            };
+            largest.failure = Some(GrammarError::Stuck {
+                problem: format!(
+                    "its automata are the largest of those that take more than {} bytes together",
+                    self.max_bytes
+                ),
+            });
+        }
+    }
+
     /// Start again with these output tokens: what was appended meanwhile is unknown.
     pub fn rebuild(&mut self, key: u64, token_ids: &[i32]) {
         if let Some(sequence) = self.sequences.get_mut(&key) {
-            sequence.state = sequence.start.fork();
+            if !token_ids.is_empty() {
+                sequence.begin();
+            }
+            sequence.restart();
             sequence.num_output_tokens = 0;
             sequence.failure = None;
             let SequenceLimit {
                 max_tokens, closes, ..
             } = sequence.limit;
-            let fresh = Guard::new(max_tokens, sequence.shortest.as_deref(), closes);
+            let fresh = Guard::new(max_tokens, sequence.grammar.shortest(), closes);
             let interrupted = std::mem::replace(&mut sequence.guard, fresh);
             for &token in token_ids {
                 sequence.append(token);
@@ -319,6 +361,25 @@ impl GrammarStates {
 }
 
 impl Sequence {
+    /// It runs from now on.
+    fn begin(&mut self) {
+        if self.automata.is_none() {
+            self.automata = Some(self.grammar.automata().separate());
+            self.restart();
+            self.count_bytes();
+        }
+    }
+
+    fn restart(&mut self) {
+        let automata = self.automata.as_ref();
+        let automata = automata.unwrap_or_else(|| self.grammar.automata());
+        self.state = self.grammar.state(automata);
+    }
+
+    fn count_bytes(&mut self) {
+        self.num_bytes = self.automata.as_ref().map_or(0, Automata::num_bytes);
+    }
+
     /// A state that is not the sequence's must not mask it.
     fn check(&mut self, num_output_tokens: usize) {
         if num_output_tokens != self.num_output_tokens && self.failure.is_none() {

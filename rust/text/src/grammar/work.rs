@@ -12,6 +12,9 @@ const PARSER_FUEL: u64 = 20_000_000;
 /// What the parser may spend on each later one, about 50 ms.
 const LATER_PARSER_FUEL: u64 = 5_000_000;
 
+/// What each token that must follow costs, of the parser's: as much as so many items.
+const CERTAIN_ITEMS: u64 = 16;
+
 /// Work and memory of one grammar. Lexer states take up to 2 kB each, so that 25,000 of them are 50 MB.
 ///
 /// The items of a row are what may be going on at one place of the text. Of a schema they are four for each field that
@@ -88,6 +91,14 @@ pub(super) struct Fuel {
 }
 
 impl Fuel {
+    /// Pay for tokens that must follow; false where there is too little.
+    pub(super) fn spend_certain(&mut self, num_tokens: usize) -> bool {
+        let items = CERTAIN_ITEMS.saturating_mul(num_tokens as u64);
+        let left = self.parser.checked_sub(items);
+        self.parser = left.unwrap_or(0);
+        left.is_some()
+    }
+
     /// Pay for a step; false where there is too little.
     pub(super) fn spend(&mut self, stats: &ParserStats) -> bool {
         let factor = 1 + items_per_row(stats) / self.many_items;
@@ -129,6 +140,13 @@ mod tests {
         assert_eq!(steps(lark, step(4, 4 * 500, 0)), 19);
         assert_eq!(steps(lark, step(4, 8, 1_000_000)), 5);
         assert_eq!(steps(lark, step(0, 0, 0)), 10_000);
+        let mut certain = schema.later_fuel();
+        let many = std::iter::repeat_n(1_000, 10_000);
+        assert_eq!(
+            many.take_while(|&count| certain.spend_certain(count))
+                .count(),
+            312
+        );
         let mut later = lark.later_fuel();
         assert!((0..100).all(|_| later.spend(&step(1, 1, 1 << 40))));
         assert!(!later.spend(&step(4, 100_000, 0)));
