@@ -460,6 +460,11 @@ class GrammarStates:
         """
         A sequence is over; false if it has no grammar.
         """
+    @property
+    def vocab_size(self, /) -> int:
+        """
+        Number of logits.
+        """
 
 @final
 class Grammars:

@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from ._core import CpuExecutor, Scheduler, TextStreams
+from ._core import CpuExecutor, GrammarStates, Scheduler, TextStreams
 from .checkpoint import read_checkpoint
 from .config import BLOCK_SIZE, format_bytes
 from .device_choice import open_device
@@ -17,6 +17,7 @@ from .executors import cpu
 from .loading import load
 from .model_size import size_of
 from .origin import Origin
+from .request import SEQUENCES_PER_REQUEST
 from .request_builder import RequestBuilder
 from .scheduler_options import policy_options, speculation_options
 
@@ -134,8 +135,9 @@ def assemble(
         stand_ins.wrap_scheduler(scheduler),
         executor,
         None if tokenizer is None else TextStreams(tokenizer),
-        vocab_size=checkpoint.spec.vocab_size,
-        structure_memory=config.limits.structure_memory,
+        grammars=GrammarStates(
+            checkpoint.spec.vocab_size, SEQUENCES_PER_REQUEST, config.limits.structure_memory
+        ),
         dedicated=config.driver == "thread",
         clock=stand_ins.clock,
         draft_model=draft_model,

@@ -37,7 +37,7 @@ from .stats import ModelStats, model_stats
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from ._core import Events, HeldSequences, Scheduler, TextStreams
+    from ._core import Events, GrammarStates, HeldSequences, Scheduler, TextStreams
     from .drafting import Drafting
     from .executors.base import Executor
     from .request import Request
@@ -57,8 +57,7 @@ class Engine:
         scheduler: Decides what runs.
         executor: Runs it.
         text: Turns tokens into text; ``None`` if there is no tokenizer.
-        vocab_size: Number of logits.
-        structure_memory: Bytes of the automata of all running sequences' structures.
+        grammars: Where sequences are in their structures, of none yet.
         dedicated: Whether a thread drives while there is work, not the callers.
         clock: Seconds, for deadlines and timings; tests have one of their own.
         draft_model: Suggests tokens before each step; ``None``: nobody does.
@@ -73,8 +72,7 @@ class Engine:
         executor: Executor,
         text: TextStreams | None,
         *,
-        vocab_size: int,
-        structure_memory: int,
+        grammars: GrammarStates,
         dedicated: bool = False,
         clock: Callable[[], float] = time.monotonic,
         draft_model: Drafting | None = None,
@@ -91,8 +89,7 @@ class Engine:
             scheduler,
             text,
             self._requests,
-            vocab_size=vocab_size,
-            structure_memory=structure_memory,
+            grammars=grammars,
             clock=clock,
             lock=self._driver.lock,
             give_up=self._cancelled.append,

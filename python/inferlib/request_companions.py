@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import threading
     from collections.abc import Callable, Iterator, Mapping
 
-    from ._core import Batch, Events, Scheduler, StepOutput, TextStreams
+    from ._core import Batch, Events, GrammarStates, Scheduler, StepOutput, TextStreams
     from .drafting import Drafting
     from .request_sequences import SequenceView
     from .request_texts import StepTokens
@@ -52,8 +52,7 @@ class RequestCompanions:
         scheduler: Has the tokens, and is told which of them are a sequence's last.
         text: Turns tokens into text; ``None`` if there is no tokenizer.
         requests: Those that have not ended, by id.
-        vocab_size: Number of logits.
-        structure_memory: Of the automata of structures, in bytes.
+        grammars: Where sequences are in their structures.
         clock: Seconds.
         lock: The engine's.
         give_up: Lets a request that has its error end before the next step.
@@ -66,8 +65,7 @@ class RequestCompanions:
         text: TextStreams | None,
         requests: Mapping[int, Request],
         *,
-        vocab_size: int,
-        structure_memory: int,
+        grammars: GrammarStates,
         clock: Callable[[], float],
         lock: threading.RLock,
         give_up: Callable[[Request], object],
@@ -80,12 +78,10 @@ class RequestCompanions:
         self._draft_model = draft_model
         self.texts = RequestTexts(text, clock)
         # What is written in Rust takes no stand-in (`inferlib.testing`), but what that wraps.
-        self.grammars = RequestGrammars(
-            vocab_size, getattr(scheduler, "wrapped", scheduler), structure_memory
-        )
+        self.grammars = RequestGrammars(grammars, getattr(scheduler, "wrapped", scheduler))
         self.confidence = RequestConfidence(scheduler)
-        self.thinking = RequestThinking(vocab_size, scheduler)
-        self.processors = RequestProcessors(vocab_size, scheduler, give_up)
+        self.thinking = RequestThinking(grammars.vocab_size, scheduler)
+        self.processors = RequestProcessors(grammars.vocab_size, scheduler, give_up)
 
     # From submission to end
 

@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ._core import GrammarStates
 from .request import SEQUENCES_PER_REQUEST, Request
 from .request_texts import TextEnd
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from ._core import Batch, Scheduler, StepOutput
+    from ._core import Batch, GrammarStates, Scheduler, StepOutput
     from .request_sequences import SequenceView
     from .request_texts import StepTokens
 
@@ -26,14 +25,12 @@ class RequestGrammars:
     """Follows what requests with a grammar generate.
 
     Args:
-        vocab_size: Number of logits.
+        states: Those of no sequence yet.
         scheduler: Is told tokens that must follow.
-        max_bytes: Of the automata of all running sequences: the largest ones end before they take
-            more.
     """
 
-    def __init__(self, vocab_size: int, scheduler: Scheduler, max_bytes: int) -> None:
-        self._states = GrammarStates(vocab_size, SEQUENCES_PER_REQUEST, max_bytes)
+    def __init__(self, states: GrammarStates, scheduler: Scheduler) -> None:
+        self._states = states
         self._scheduler = scheduler
         self._due: dict[int, tuple[float, Request]] = {}
 

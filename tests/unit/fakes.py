@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from inferlib._core import GrammarStates
 from inferlib.assembly import ModelParts
 from inferlib.config import EngineConfig
 from inferlib.engine import Engine
 from inferlib.errors import RequestError
 from inferlib.limits import MAX_STRUCTURE_MEMORY
 from inferlib.model import Model
+from inferlib.request import SEQUENCES_PER_REQUEST
 from inferlib.request_builder import RequestBuilder
 from inferlib.scheduler_params import bad_word_ids, num_logprobs
 
@@ -439,8 +441,7 @@ def fake_model(
                 scheduler,
                 executor,
                 text,
-                vocab_size=VOCAB_SIZE,
-                structure_memory=MAX_STRUCTURE_MEMORY,
+                grammars=GrammarStates(VOCAB_SIZE, SEQUENCES_PER_REQUEST, MAX_STRUCTURE_MEMORY),
                 dedicated=dedicated,
             ),
             builder=FakeBuilder(

@@ -164,6 +164,12 @@ impl GrammarStates {
         self.lock().remove(key)
     }
 
+    /// Number of logits.
+    #[getter]
+    fn vocab_size(&self) -> usize {
+        self.lock().vocab_size()
+    }
+
     /// Bytes of the automata of all sequences.
     #[getter]
     fn num_bytes(&self) -> usize {

@@ -77,6 +77,12 @@ impl GrammarStates {
         }
     }
 
+    /// Bits of a mask.
+    #[must_use]
+    pub fn vocab_size(&self) -> usize {
+        self.vocab_size
+    }
+
     /// Words of a mask.
     #[must_use]
     pub fn mask_words(&self) -> usize {
