@@ -70,6 +70,11 @@ UNUSABLE: list[tuple[str, str, dict[str, Any]]] = [
     ("an expression of 5,000 brackets", "regex", {"regex": "(" * 5000 + ")" * 5000}),
     ("a million letters in nine", "regex", {"regex": "a{999}{999}"}),
     ("a grammar without a start", "grammar", {"grammar": 'other: "a"'}),
+    (
+        "a chain of 5,000 rules",
+        "grammar",
+        {"grammar": "".join(f"a{i}: a{i + 1}\n" for i in range(5000)) + 'start: a0\na5000: "x"'},
+    ),
     ("a grammar with a syntax error", "grammar", {"grammar": "start: ("}),
     ("choices that are empty", "choices", {"choices": []}),
 ]

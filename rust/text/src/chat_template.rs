@@ -18,6 +18,7 @@ use minijinja::{Environment, Error, ErrorKind, State};
 use minijinja_contrib::pycompat;
 
 use crate::generation_tag;
+use crate::large_stack::on_large_stack;
 use crate::strftime::{self, Clock};
 use crate::template_json;
 
@@ -35,10 +36,6 @@ const FUEL_PER_VALUE: usize = 200;
 
 /// One more unit of fuel for this many bytes of messages and tools: a template may copy each byte 32 times.
 const BYTES_PER_FUEL: usize = 2;
-
-/// Stack of the thread that runs the engine; committed as it is used. What the deepest expressions in
-/// [`MAX_SOURCE_BYTES`] need was measured: less than half of it.
-const STACK_BYTES: usize = 128 << 20;
 
 const NAME: &str = "chat_template";
 
@@ -121,7 +118,7 @@ impl ChatTemplate {
                 ),
             });
         }
-        on_large_stack(|| Self::compile(source, special_tokens))
+        with_room(|| Self::compile(source, special_tokens))
     }
 
     fn compile(
@@ -164,7 +161,7 @@ impl ChatTemplate {
                 ),
             });
         }
-        on_large_stack(|| self.run(input))
+        with_room(|| self.run(input))
     }
 
     fn run(&self, input: &TemplateInput) -> Result<String, TemplateError> {
@@ -237,24 +234,16 @@ fn to_value(value: &serde_json::Value) -> Value {
     }
 }
 
-/// Run `f` on a thread with a stack of [`STACK_BYTES`], and wait for it.
-fn on_large_stack<T: Send>(
+/// Templates nest as deep as [`MAX_SOURCE_BYTES`] allow.
+fn with_room<T: Send>(
     f: impl FnOnce() -> Result<T, TemplateError> + Send,
 ) -> Result<T, TemplateError> {
-    std::thread::scope(|scope| {
-        let builder = std::thread::Builder::new()
-            .name("inferlib-template".to_owned())
-            .stack_size(STACK_BYTES);
-        let thread = builder
-            .spawn_scoped(scope, f)
-            .map_err(|error| TemplateError {
-                problem: TemplateProblem::Limit,
-                line: None,
-                message: format!("there is no memory for the stack that templates run on: {error}"),
-            })?;
-        thread
-            .join()
-            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    on_large_stack("inferlib-template", f).unwrap_or_else(|error| {
+        Err(TemplateError {
+            problem: TemplateProblem::Limit,
+            line: None,
+            message: format!("there is no memory for the stack that templates run on: {error}"),
+        })
     })
 }
 

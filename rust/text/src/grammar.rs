@@ -32,6 +32,7 @@ use llguidance::toktrie::InferenceCapabilities;
 use llguidance::{Logger, ParserFactory};
 use std::sync::Arc;
 
+use crate::large_stack::on_large_stack;
 use crate::tokenizer::Tokenizer;
 pub use source::{GrammarSource, MAX_CHOICES, MAX_GRAMMAR_BYTES};
 pub use state::GrammarState;
@@ -128,6 +129,18 @@ impl Grammars {
     ///
     /// What is wrong with it.
     pub fn compile(&self, source: &GrammarSource) -> Result<Grammar, GrammarError> {
+        // The parser goes down from rule to rule, and from field to field of an object, by recursion.
+        on_large_stack("inferlib-grammar", || self.compile_here(source)).unwrap_or_else(|error| {
+            Err(GrammarError::Invalid {
+                field: source.field(),
+                problem: format!(
+                    "there is no memory for the stack that it is compiled on: {error}"
+                ),
+            })
+        })
+    }
+
+    fn compile_here(&self, source: &GrammarSource) -> Result<Grammar, GrammarError> {
         let field = source.field();
         let invalid = |problem: String| GrammarError::Invalid {
             field,

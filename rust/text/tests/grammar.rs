@@ -374,6 +374,35 @@ fn text_that_must_follow_without_an_end_is_not_written_at_once() {
 }
 
 #[test]
+fn descriptions_that_go_deep_need_no_stack_of_their_callers() {
+    let links = (0..3_900).map(|i| format!("a{i}: a{}\n", i + 1));
+    let chain = links.collect::<Vec<_>>().concat();
+    let chain = format!("start: a0\n{chain}a3900: \"x\"\n");
+    let terminals = chain.replace('a', "A").replace("stArt", "start");
+    let names: Vec<String> = (0..4_000).map(|i| format!("{i:x}")).collect();
+    let fields: serde_json::Map<String, Value> = (names.iter())
+        .map(|name| (name.clone(), json!(true)))
+        .collect();
+    let object = json!({"type": "object", "properties": fields, "required": names});
+    let grammars = grammars(&tokenizer());
+    let compile = || {
+        for source in [
+            GrammarSource::Lark(chain),
+            GrammarSource::Lark(terminals),
+            schema(&object),
+        ] {
+            let grammar = grammars.compile(&source).unwrap();
+            assert!(!allowed(&mut grammar.start()).is_empty());
+        }
+    };
+    std::thread::scope(|scope| {
+        let small = std::thread::Builder::new().stack_size(256 << 10);
+        let done = small.spawn_scoped(scope, compile).unwrap().join();
+        done.unwrap();
+    });
+}
+
+#[test]
 fn every_value_satisfies_the_schema_that_is_true() {
     let source = GrammarSource::JsonSchema("true".into());
     let mut state = grammars(&tokenizer()).compile(&source).unwrap().start();

@@ -17,6 +17,9 @@ pub(super) const MAX_LETTERS: usize = 32_000;
 /// Of a rule of Lark, and of a terminal.
 const MAX_RULE_LETTERS: usize = MAX_LETTERS;
 const MAX_TERMINAL_LETTERS: usize = 20_000;
+/// Rules and terminals, each counted with the brackets that it has within each other: the parser goes down by recursion, from
+/// one to the next, and needs up to 4 kB of stack for each.
+const MAX_LEVELS: usize = 4_000;
 /// Grammars of Lark within each other.
 const MAX_NESTED: usize = 16;
 
@@ -31,6 +34,14 @@ pub(super) fn check_expression(field: &'static str, pattern: &str) -> Result<(),
 /// Refuse a grammar of Lark with a rule, a terminal or an expression that repeats too much.
 pub(super) fn check_lark(text: &str) -> Result<(), GrammarError> {
     let (definitions, _) = definitions(text, 0)?;
+    if definitions.num_levels() > MAX_LEVELS {
+        return Err(GrammarError::Invalid {
+            field: "grammar",
+            problem: format!(
+                "it has more than {MAX_LEVELS} rules and terminals, with the brackets of each within each other"
+            ),
+        });
+    }
     check_definitions(&definitions).map(drop)
 }
 
@@ -102,6 +113,8 @@ struct Definitions<'g> {
     by_name: HashMap<&'g str, usize>,
     /// Which one is being read.
     open: usize,
+    /// Of grammars within this one.
+    num_inner_levels: usize,
 }
 
 impl<'g> Definitions<'g> {
@@ -116,6 +129,12 @@ impl<'g> Definitions<'g> {
 
     fn parts(&mut self) -> &mut Vec<Part<'g>> {
         &mut self.all[self.open].1
+    }
+
+    /// How deep the parser may go.
+    fn num_levels(&self) -> usize {
+        let own = self.all.iter().map(|(_, parts)| 1 + num_nested(parts));
+        self.num_inner_levels + own.sum::<usize>()
     }
 }
 
@@ -149,8 +168,9 @@ fn definitions(text: &str, depth: usize) -> Result<(Definitions<'_>, usize), Gra
                 rest.find(['>', '\n']).map_or(1, |end| end + 1)
             }
             '%' => {
-                let (letters, length) = embedded(rest, depth)?;
+                let (letters, num_levels, length) = embedded(rest, depth)?;
                 all.parts().extend(letters.map(Part::Letters));
+                all.num_inner_levels += num_levels;
                 length
             }
             '}' if num_braces == 0 && depth > 0 => break,
@@ -220,8 +240,8 @@ fn literal(text: &str, quote: char) -> Result<(usize, usize), GrammarError> {
     Ok((letters.max(1), length + flags))
 }
 
-/// A directive, or what is described in another language: its letters, and how long it is.
-fn embedded(text: &str, depth: usize) -> Result<(Option<usize>, usize), GrammarError> {
+/// A directive, or what is described in another language: its letters, how deep it goes, and how long it is.
+fn embedded(text: &str, depth: usize) -> Result<(Option<usize>, usize, usize), GrammarError> {
     let word = name(&text[1..]);
     let behind = text[1 + word.len()..].trim_start();
     let skipped = text.len() - behind.len();
@@ -234,21 +254,25 @@ fn embedded(text: &str, depth: usize) -> Result<(Option<usize>, usize), GrammarE
             let (inner, length) = definitions(&behind[1..], depth + 1)?;
             let letters = check_definitions(&inner)?;
             let end = usize::from(behind[1 + length..].starts_with('}'));
-            Ok((Some(letters), skipped + 1 + length + end))
+            Ok((
+                Some(letters),
+                inner.num_levels(),
+                skipped + 1 + length + end,
+            ))
         }
         ("json" | "regex", true) => {
             let mut values = serde_json::Deserializer::from_str(behind).into_iter::<Value>();
             let Some(Ok(value)) = values.next() else {
-                return Ok((None, skipped + 1)); // the parser will say so
+                return Ok((None, 0, skipped + 1)); // the parser will say so
             };
             let letters = if word == "json" {
                 schema_bounds::check(&value)?
             } else {
                 1
             };
-            Ok((Some(letters), skipped + values.byte_offset()))
+            Ok((Some(letters), 0, skipped + values.byte_offset()))
         }
-        _ => Ok((None, 1 + word.len())),
+        _ => Ok((None, 0, 1 + word.len())),
     }
 }
 
@@ -324,6 +348,20 @@ fn written_out(definitions: &Definitions<'_>) -> Vec<usize> {
         }
     }
     letters.into_iter().map(Option::unwrap_or_default).collect()
+}
+
+/// How many brackets are open at once, at most.
+fn num_nested(parts: &[Part<'_>]) -> usize {
+    let (mut open, mut most) = (0_usize, 0);
+    for part in parts {
+        match part {
+            Part::Open => open += 1,
+            Part::Close => open = open.saturating_sub(1),
+            _ => {}
+        }
+        most = most.max(open);
+    }
+    most
 }
 
 /// The letters of a definition's longest alternative.
@@ -473,6 +511,23 @@ mod tests {
         }
         let nested = |depth: usize| format!("start: {}", "%lark {\nstart: ".repeat(depth));
         assert!(problem(&nested(100_000)).contains("nested more than 16 deep"));
+        let chain = |length: usize| {
+            let links = (0..length).map(|i| format!("a{i}: a{}\n", i + 1));
+            links
+                .chain([format!("a{length}: \"x\"\n")])
+                .collect::<Vec<_>>()
+                .concat()
+        };
+        check_lark(&chain(3_990)).unwrap();
+        let too_deep = "has more than 4000 rules and terminals";
+        assert!(problem(&chain(4_000)).contains(too_deep));
+        let inner = format!("start: a\na: %lark {{\n{}}}\n", chain(2_000));
+        check_lark(&inner).unwrap();
+        assert!(problem(&format!("{inner}b: %lark {{\n{}}}\n", chain(2_000))).contains(too_deep));
+        let brackets = |i: usize| format!("b{i}: {}a{}\n", "(\"x\" [".repeat(3), "])".repeat(3));
+        let many = (0..571).map(brackets).collect::<Vec<_>>().concat();
+        check_lark(&many).unwrap();
+        assert!(problem(&format!("{many}c: ((((a))))\n")).contains(too_deep));
         check_lark(&nested(16)).unwrap();
         for text in [
             "start: A~2\nA: \"a\"~16000\n",
