@@ -62,6 +62,11 @@ UNUSABLE: list[tuple[str, str, dict[str, Any]]] = [
         "schema",
         {"schema": {"properties": {f"field{number}": {} for number in range(5000)}}},
     ),
+    (
+        "500 expressions for the names of fields",
+        "schema",
+        {"schema": {"patternProperties": {f"^p{number}[a-z]+$": {} for number in range(500)}}},
+    ),
     ("a constant of 900 KB", "schema", {"schema": {"const": "x" * 900_000}}),
     ("a remote `$ref`", "schema", {"schema": {"$ref": "https://example.com/schema.json"}}),
     ("a schema that nothing satisfies", "schema", {"schema": {"enum": []}}),

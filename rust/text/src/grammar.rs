@@ -250,9 +250,20 @@ impl Grammar {
     }
 }
 
-/// The parser's message without its mark for what it leaves out.
+/// The parser's message without its mark for what it leaves out, and without the stack of a panic that it caught.
 fn message(text: &str) -> String {
-    text.replace("<non-verbose/>", "").trim().to_owned()
+    let text = text.replace("<non-verbose/>", "");
+    let text = text
+        .split("\n<backtrace>")
+        .next()
+        .unwrap_or_default()
+        .trim();
+    match text.strip_prefix("panic: ") {
+        Some(panic) => {
+            format!("its parser gave up, as it does where there is too much of it ({panic})")
+        }
+        None => text.to_owned(),
+    }
 }
 
 fn capabilities() -> InferenceCapabilities {

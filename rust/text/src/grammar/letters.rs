@@ -9,7 +9,8 @@ use std::collections::HashMap;
 use regex_syntax::hir::{Hir, HirKind};
 use serde_json::Value;
 
-use super::{GrammarError, schema_bounds};
+use super::GrammarError;
+use super::schema_bounds::{self, Asked};
 
 /// Most letters of a choice, an expression or a schema. Each is a state of the lexer: up to 900 bytes, and a row of as many
 /// words as there are kinds of bytes in a table that doubles at 2^15 states.
@@ -42,6 +43,7 @@ pub(super) fn check_lark(text: &str) -> Result<(), GrammarError> {
             ),
         });
     }
+    schema_bounds::check_patterns("grammar", definitions.num_patterns)?;
     check_definitions(&definitions).map(drop)
 }
 
@@ -115,6 +117,8 @@ struct Definitions<'g> {
     open: usize,
     /// Of grammars within this one.
     num_inner_levels: usize,
+    /// `patternProperties` of all schemas in it.
+    num_patterns: usize,
 }
 
 impl<'g> Definitions<'g> {
@@ -168,10 +172,11 @@ fn definitions(text: &str, depth: usize) -> Result<(Definitions<'_>, usize), Gra
                 rest.find(['>', '\n']).map_or(1, |end| end + 1)
             }
             '%' => {
-                let (letters, num_levels, length) = embedded(rest, depth)?;
-                all.parts().extend(letters.map(Part::Letters));
-                all.num_inner_levels += num_levels;
-                length
+                let inner = embedded(rest, depth)?;
+                all.parts().extend(inner.letters.map(Part::Letters));
+                all.num_inner_levels += inner.num_levels;
+                all.num_patterns += inner.num_patterns;
+                inner.length
             }
             '}' if num_braces == 0 && depth > 0 => break,
             '}' => {
@@ -240,8 +245,28 @@ fn literal(text: &str, quote: char) -> Result<(usize, usize), GrammarError> {
     Ok((letters.max(1), length + flags))
 }
 
-/// A directive, or what is described in another language: its letters, how deep it goes, and how long it is.
-fn embedded(text: &str, depth: usize) -> Result<(Option<usize>, usize, usize), GrammarError> {
+/// A directive, or what is described in another language.
+#[derive(Debug, Default)]
+struct Embedded {
+    /// None of a directive.
+    letters: Option<usize>,
+    num_levels: usize,
+    num_patterns: usize,
+    /// Bytes of its text.
+    length: usize,
+}
+
+impl Embedded {
+    /// What says nothing, or what only the parser knows.
+    fn nothing(length: usize) -> Self {
+        Self {
+            length,
+            ..Self::default()
+        }
+    }
+}
+
+fn embedded(text: &str, depth: usize) -> Result<Embedded, GrammarError> {
     let word = name(&text[1..]);
     let behind = text[1 + word.len()..].trim_start();
     let skipped = text.len() - behind.len();
@@ -252,27 +277,35 @@ fn embedded(text: &str, depth: usize) -> Result<(Option<usize>, usize, usize), G
         }),
         ("lark", true) => {
             let (inner, length) = definitions(&behind[1..], depth + 1)?;
-            let letters = check_definitions(&inner)?;
             let end = usize::from(behind[1 + length..].starts_with('}'));
-            Ok((
-                Some(letters),
-                inner.num_levels(),
-                skipped + 1 + length + end,
-            ))
+            Ok(Embedded {
+                letters: Some(check_definitions(&inner)?),
+                num_levels: inner.num_levels(),
+                num_patterns: inner.num_patterns,
+                length: skipped + 1 + length + end,
+            })
         }
         ("json" | "regex", true) => {
             let mut values = serde_json::Deserializer::from_str(behind).into_iter::<Value>();
             let Some(Ok(value)) = values.next() else {
-                return Ok((None, 0, skipped + 1)); // the parser will say so
+                return Ok(Embedded::nothing(skipped + 1));
             };
-            let letters = if word == "json" {
+            let asked = if word == "json" {
                 schema_bounds::check(&value)?
             } else {
-                1
+                Asked {
+                    letters: 1,
+                    patterns: 0,
+                }
             };
-            Ok((Some(letters), 0, skipped + values.byte_offset()))
+            Ok(Embedded {
+                letters: Some(asked.letters),
+                num_levels: 0,
+                num_patterns: asked.patterns,
+                length: skipped + values.byte_offset(),
+            })
         }
-        _ => Ok((None, 0, 1 + word.len())),
+        _ => Ok(Embedded::nothing(1 + word.len())),
     }
 }
 
@@ -524,6 +557,14 @@ mod tests {
         let inner = format!("start: a\na: %lark {{\n{}}}\n", chain(2_000));
         check_lark(&inner).unwrap();
         assert!(problem(&format!("{inner}b: %lark {{\n{}}}\n", chain(2_000))).contains(too_deep));
+        let named = |count: usize| {
+            let names = (0..count).map(|i| format!("\"p{i}\": {{}}"));
+            let names = names.collect::<Vec<_>>().join(", ");
+            format!("%json {{\"patternProperties\": {{{names}}}}} ")
+        };
+        let many = format!("start: {}{}", named(50), named(50));
+        check_lark(&many).unwrap();
+        assert!(problem(&format!("{many}{}", named(1))).contains("has 101 expressions in all"));
         let brackets = |i: usize| format!("b{i}: {}a{}\n", "(\"x\" [".repeat(3), "])".repeat(3));
         let many = (0..571).map(brackets).collect::<Vec<_>>().concat();
         check_lark(&many).unwrap();

@@ -9,6 +9,8 @@ use super::letters::{MAX_LETTERS, check_expression, of_expression, too_many};
 
 /// Largest number in the digits of `multipleOf`: the parser has a state for each remainder.
 const MAX_MULTIPLE: u64 = 20_000;
+/// Expressions of `patternProperties` in all: each is held against each other one, which is cubic work. 100 take 0.15 s.
+const MAX_PATTERNS: usize = 100;
 /// Schemas within each other, references followed.
 const MAX_DEPTH: usize = 256;
 /// Keywords whose schemas apply to the same value, or to the same parts of it.
@@ -27,12 +29,23 @@ const JOINING: [&str; 12] = [
     "not",
 ];
 
-/// Refuse a schema with too much that must follow, repeated by expressions and arrays as often as they must, or with
-/// multiples of large numbers; how many letters must follow, at most.
-pub(super) fn check(schema: &Value) -> Result<usize, GrammarError> {
+/// What a schema asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Asked {
+    /// Letters that must follow, at most.
+    pub(super) letters: usize,
+    /// Expressions of `patternProperties`.
+    pub(super) patterns: usize,
+}
+
+/// Refuse a schema with too much that must follow, repeated by expressions and arrays as often as they must, with
+/// multiples of large numbers, or with too many expressions for names.
+pub(super) fn check(schema: &Value) -> Result<Asked, GrammarError> {
     let mut multiples = Multiples::default();
-    check_part(schema, &mut multiples)?;
+    let mut patterns = 0;
+    check_part(schema, &mut multiples, &mut patterns)?;
     multiples.check()?;
+    check_patterns("schema", patterns)?;
     let mut letters = Letters {
         root: schema,
         known: HashMap::new(),
@@ -42,26 +55,43 @@ pub(super) fn check(schema: &Value) -> Result<usize, GrammarError> {
     if letters > MAX_LETTERS {
         return Err(too_many("schema", "it", MAX_LETTERS));
     }
-    Ok(letters)
+    Ok(Asked { letters, patterns })
 }
 
-fn check_part(schema: &Value, multiples: &mut Multiples) -> Result<(), GrammarError> {
+pub(super) fn check_patterns(field: &'static str, patterns: usize) -> Result<(), GrammarError> {
+    if patterns > MAX_PATTERNS {
+        return Err(GrammarError::Invalid {
+            field,
+            problem: format!(
+                "patternProperties has {patterns} expressions in all; at most {MAX_PATTERNS} are allowed"
+            ),
+        });
+    }
+    Ok(())
+}
+
+fn check_part(
+    schema: &Value,
+    multiples: &mut Multiples,
+    num_patterns: &mut usize,
+) -> Result<(), GrammarError> {
     match schema {
         Value::Array(parts) => parts
             .iter()
-            .try_for_each(|part| check_part(part, multiples)),
+            .try_for_each(|part| check_part(part, multiples, num_patterns)),
         Value::Object(keys) => {
             multiples.add(keys);
             keys.iter().try_for_each(|(key, value)| {
                 match (key.as_str(), value) {
                     ("pattern", Value::String(pattern)) => check_expression("schema", pattern)?,
                     ("patternProperties", Value::Object(patterns)) => {
+                        *num_patterns += patterns.len();
                         let mut names = patterns.keys();
                         names.try_for_each(|pattern| check_expression("schema", pattern))?;
                     }
                     _ => {}
                 }
-                check_part(value, multiples)
+                check_part(value, multiples, num_patterns)
             })
         }
         _ => Ok(()),
@@ -307,6 +337,12 @@ mod tests {
         ] {
             assert_eq!(letters(&schema), expected, "{schema}");
         }
+        let names = |count: usize| {
+            let names = (0..count).map(|i| (format!("p{i}"), json!(true)));
+            json!({"items": {"patternProperties": names.collect::<Map<_, _>>()}})
+        };
+        assert_eq!(check(&names(100)).unwrap().patterns, 100);
+        check(&json!({"anyOf": [names(50), names(51)]})).unwrap_err();
         check(&array(8_000, json!({"const": 1234}))).unwrap();
         let error = check(&array(10_000, array(10, word)))
             .unwrap_err()
