@@ -136,8 +136,8 @@ fn bad_descriptions_are_refused_by_name() {
     let grammars = grammars(&tokenizer());
     let nested = "[".repeat(100_000);
     let many = vec![String::from("a"); 10_001];
-    let alternatives: String = (0..70_000).map(|i| format!("|\"{i:x}\"")).collect();
-    let alternatives = format!("start: \"\"{alternatives}");
+    let alternatives: Vec<String> = (0..70_000).map(|i| format!("\"{i:x}\"")).collect();
+    let alternatives = format!("start: {}", alternatives.join("|"));
     for (source, message) in [
         (
             GrammarSource::JsonSchema("{".into()),
