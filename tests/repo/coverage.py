@@ -3,8 +3,9 @@
     make coverage [ARGS="--show"]
 
 The tests are built with the compiler's own counters and run; ``llvm-profdata`` and ``llvm-cov``
-read what they counted (Debian's ``llvm-19``, or any later one). Lines of tests do not count. Fails
-below 98 % of ``rust/core`` or 95 % of the parsers, and names the lines that were not run.
+read what they counted: the toolchain's own (``rustup component add llvm-tools``), or Debian's
+``llvm-19`` or any later one. Lines of tests do not count. Fails below 98 % of ``rust/core`` or
+95 % of the parsers, and names the lines that were not run.
 """
 
 from __future__ import annotations
@@ -54,16 +55,23 @@ class File:
 
 
 def tool(name: str) -> str:
-    """Path of an LLVM tool, the latest that there is.
+    """Path of an LLVM tool: the toolchain's, or the latest that there is.
 
     Raises:
         NoLlvmError: There is none.
     """
+    command = ["rustc", "--print", "target-libdir"]
+    libraries = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    own = Path(libraries.stdout.strip()).parent / "bin" / name
+    if own.exists():
+        return str(own)
     for version in range(40, OLDEST_LLVM - 1, -1):
         found = shutil.which(f"{name}-{version}")
         if found:
             return found
-    raise NoLlvmError(f"{name} is not installed (Debian: apt install llvm-19)")
+    raise NoLlvmError(
+        f"{name} is not installed: rustup component add llvm-tools, or apt install llvm-19"
+    )
 
 
 def run_tests(folder: Path, packages: list[str]) -> list[str]:
