@@ -7,7 +7,8 @@
 //! | file | holds |
 //! |---|---|
 //! | `grammar/source.rs` | what callers describe, as the parser reads it |
-//! | `grammar/letters.rs`, `grammar/schema_bounds.rs` | how much a description says once its repetitions are written out |
+//! | `grammar/letters.rs`, `grammar/schema_bounds.rs`, `grammar/lark_bounds.rs` | how much a description says once its repetitions are written out |
+//! | `grammar/lark_text.rs` | what a grammar of Lark defines |
 //! | `grammar/vocabulary.rs` | the tokens of a model as the parser sees them |
 //! | `grammar/state.rs` | the state of one sequence: masks, forced tokens, steps forward and back |
 //! | `grammar/work.rs` | what compiling, and a step, may take |
@@ -19,6 +20,8 @@
 mod closing;
 mod forcing;
 mod guard;
+mod lark_bounds;
+mod lark_text;
 mod letters;
 mod schema_bounds;
 mod source;

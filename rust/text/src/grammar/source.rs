@@ -8,7 +8,7 @@ use llguidance::panic_utils::catch_unwind;
 use serde_json::{Value, json};
 
 use super::letters::{self, MAX_LETTERS};
-use super::{GrammarError, schema_bounds};
+use super::{GrammarError, lark_bounds, schema_bounds};
 
 /// Longest description: 1 MB.
 pub const MAX_GRAMMAR_BYTES: usize = 1_000_000;
@@ -49,7 +49,7 @@ impl GrammarSource {
                 return Ok(GrammarInit::Serialized(grammar));
             }
             Self::Lark(grammar) => {
-                letters::check_lark(grammar)?;
+                lark_bounds::check(grammar)?;
                 let grammar = TopLevelGrammar::from_lark(grammar.clone());
                 return Ok(GrammarInit::Serialized(grammar));
             }
