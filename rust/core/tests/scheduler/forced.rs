@@ -118,6 +118,7 @@ fn certain_tokens_are_rows_of_one_step_behind_the_prompt_too() {
     let output = executor.run(batch);
     assert_eq!(scheduler.update(&output, 0.0).unwrap().token_ids.len(), 11);
     assert_eq!(scheduler.output(id).unwrap().num_forced_tokens, 10);
+    assert_eq!(scheduler.stats().num_forced_tokens, 10);
     // A token came: what was said before it is of no use.
     assert_eq!(scheduler.schedule(0.0).unwrap().num_tokens(), 1);
     scheduler.discard_step();
