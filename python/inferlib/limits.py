@@ -25,7 +25,6 @@ MAX_CAPTURE_BYTES = 1 << 31
 """Of what one call may capture."""
 MAX_STRUCTURE_BYTES = 1_000_000
 """Longest description of structured output; the same number in ``rust/text``."""
-
 MAX_STRUCTURE_MEMORY = 1 << 30
 """Of the automata of all structures of a model that are followed at the same time."""
 

@@ -9,8 +9,8 @@ mod vocabularies;
 
 use std::collections::BTreeSet;
 
-use grammar_cases::{VOCAB_SIZE, bits, grammars, schema, schemas, tokenizer};
-use inferlib_text::{Grammar, GrammarSource, GrammarStates, MaskedRow, SequenceLimit};
+use grammar_cases::{VOCAB_SIZE, bits, grammars, rows, schema, schemas, tokenizer};
+use inferlib_text::{Grammar, GrammarSource, GrammarStates, SequenceLimit};
 use proptest::prelude::*;
 use serde_json::json;
 
@@ -80,12 +80,7 @@ fn generate(
             }
         });
         drafted.truncate(max_tokens - output.len() - 1);
-        let rows: Vec<MaskedRow> = (output.len()..=output.len() + drafted.len())
-            .map(|num_output_tokens| MaskedRow {
-                key: KEY,
-                num_output_tokens,
-            })
-            .collect();
+        let rows = rows(KEY, output.len(), drafted.len());
         let draft = |row: usize| drafted.get(row).copied();
         let masks = states.masks(&rows, draft);
         assert!(states.failure(KEY).is_none());

@@ -7,7 +7,7 @@
 mod grammar_cases;
 mod vocabularies;
 
-use grammar_cases::{VOCAB_SIZE, bits, end, grammars, satisfies, schema, schemas, tokenizer};
+use grammar_cases::{VOCAB_SIZE, bits, end, grammars, rows, satisfies, schema, schemas, tokenizer};
 use inferlib_text::{
     EncodeOptions, Grammar, GrammarSource, GrammarStates, MaskedRow, SequenceLimit,
 };
@@ -62,12 +62,7 @@ fn run(
         let done = run.tokens.len();
         let mut drafts = states.forced(KEY);
         drafts.truncate(limit.max_tokens - done - 1);
-        let rows: Vec<MaskedRow> = (done..=done + drafts.len())
-            .map(|num_output_tokens| MaskedRow {
-                key: KEY,
-                num_output_tokens,
-            })
-            .collect();
+        let rows = rows(KEY, done, drafts.len());
         let draft = |row: usize| drafts.get(row).copied();
         let masks = states.masks(&rows, draft);
         let drawn: Vec<i32> = masks

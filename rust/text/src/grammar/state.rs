@@ -1,7 +1,9 @@
 //! Where one sequence is in its grammar.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
+use llguidance::panic_utils::catch_unwind;
 use llguidance::{Matcher, TokenParser};
 
 use super::closing::Enders;
@@ -42,9 +44,11 @@ impl Automata {
         Self(parser)
     }
 
-    /// The same, no longer shared with anyone.
+    /// The same, no longer shared with anyone. Where the parser panicked while it worked on them there is nothing left to
+    /// separate: whatever a matcher is asked then is an error.
     pub(super) fn separate(&self) -> Self {
-        Self(self.0.deep_clone())
+        let copy = catch_unwind(AssertUnwindSafe(|| Ok(self.0.deep_clone())));
+        Self(copy.unwrap_or_else(|_| self.0.clone()))
     }
 
     /// A matcher at the beginning of a text.
@@ -52,9 +56,10 @@ impl Automata {
         Matcher::new(Ok(self.0.clone()))
     }
 
-    /// What they take, as their crate estimates it.
+    /// What they take, as their crate estimates it; 0 where the parser panicked.
     pub(super) fn num_bytes(&self) -> usize {
-        self.0.parser.lexer_stats().num_bytes
+        let stats = catch_unwind(AssertUnwindSafe(|| Ok(self.0.parser.lexer_stats())));
+        stats.map_or(0, |stats| stats.num_bytes)
     }
 }
 

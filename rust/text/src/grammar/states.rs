@@ -506,3 +506,6 @@ fn is_set(words: &[u32], token: i32) -> bool {
         })
         .unwrap_or(false)
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,7 +9,7 @@
 
 use std::sync::Arc;
 
-use inferlib_text::{GrammarSource, Grammars, Tokenizer};
+use inferlib_text::{GrammarSource, Grammars, MaskedRow, Tokenizer};
 use proptest::prelude::*;
 use regex_automata::meta::Regex;
 use serde_json::{Value, json};
@@ -42,6 +42,16 @@ pub fn grammars(tokenizer: &Arc<Tokenizer>) -> Grammars {
 
 pub fn schema(value: &Value) -> GrammarSource {
     GrammarSource::JsonSchema(value.to_string())
+}
+
+/// A sequence's rows of a step behind so many tokens: one, and one for each draft.
+pub fn rows(key: u64, num_tokens: usize, num_drafts: usize) -> Vec<MaskedRow> {
+    (num_tokens..=num_tokens + num_drafts)
+        .map(|num_output_tokens| MaskedRow {
+            key,
+            num_output_tokens,
+        })
+        .collect()
 }
 
 /// Bits of a row of masks.
